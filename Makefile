@@ -1,0 +1,34 @@
+# `make` alone lists the targets. Every target that needs packages sets them up first.
+
+GAME ?= pong
+# Environment frames (agent steps x action repeat): 1 % of the papers' 200 million, a run for a small
+# CPU machine.
+FRAMES ?= 2000000
+PRESET ?= local
+WORKDIR ?= runs/$(GAME)
+# More options of `bmg train`, such as ARGS="--seed 1".
+ARGS ?=
+# cpu, cuda or tpu; empty keeps what was chosen before.
+ACCELERATOR ?=
+# What `make test` runs, such as TESTS=tests/meta.
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+setup: ## install the locked packages into .venv (ACCELERATOR=cpu|cuda|tpu)
+	@scripts/setup.sh $(ACCELERATOR)
+
+train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong ARGS=...
+	.venv/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)
+
+test: setup ## run every test (TESTS=tests/meta for some)
+	.venv/bin/python -m pytest -q --durations=10 $(TESTS)
+
+clean: ## remove what setup, tests and builds made; runs/ stays
+	rm -rf .venv .tools build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
