@@ -1,0 +1,1 @@
+"""Meta-gradients of any update rule: pure JAX, no reinforcement learning."""

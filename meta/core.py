@@ -1,0 +1,129 @@
+"""The meta-gradient of any inner learner: start, step, unroll, objective, meta_gradient.
+
+    x(0)  = start(w, origin)                      where the inner learner begins
+    x(k)  = step(w, x(k-1), batch_k)              one update, differentiable in w
+    loss  = objective(w, [x(0) ... x(K)], batch)  what the meta-learner minimises
+    meta_gradient = d loss / d w
+
+Everything the papers compare is a choice of these three functions: `objectives.final_value` is
+the ordinary meta-gradient (BMG Eq. 1), `objectives.bootstrapped` is BMG (Eq. 2).
+
+References:
+  Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022 (https://arxiv.org/abs/2109.04504).
+  Xu et al., "Meta-Gradient Reinforcement Learning", NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+PyTree = Any
+Key = jax.Array
+
+
+class Start(Protocol):
+    """Where the inner learner begins: identity online, the initialisation itself in MAML."""
+
+    def __call__(self, meta_params: PyTree, origin: PyTree, key: Key) -> PyTree: ...
+
+
+class Step(Protocol):
+    """One update of the inner learner, phi in the papers; differentiable in `meta_params`."""
+
+    def __call__(
+        self, meta_params: PyTree, state: PyTree, batch: PyTree, key: Key
+    ) -> tuple[PyTree, PyTree]: ...
+
+
+class Unroll(NamedTuple):
+    """The inner learner's trajectory x(0), ..., x(K), all differentiable in the meta-parameters."""
+
+    states: tuple[PyTree, ...]  # K + 1 states
+    aux: tuple[PyTree, ...]  # K auxiliary outputs of `step`
+
+
+class Objective(Protocol):
+    """The meta-learner's loss; `next_state` says where the inner learner goes on from."""
+
+    def __call__(
+        self, meta_params: PyTree, unrolled: Unroll, batch: PyTree, key: Key
+    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]: ...
+
+
+class MetaGradient(NamedTuple):
+    """What one evaluation of the meta-gradient gives."""
+
+    gradient: PyTree  # like the meta-parameters
+    loss: jax.Array  # []
+    next_state: PyTree  # like the inner learner's state
+    aux: tuple[PyTree, ...]  # K auxiliary outputs of `step`
+    metrics: dict[str, jax.Array]  # of the objective
+
+
+def online_start(meta_params: PyTree, origin: PyTree, key: Key) -> PyTree:
+    """Online meta-learning: the inner learner goes on from where it is."""
+    del meta_params, key
+    return origin
+
+
+def unroll(
+    step: Step, meta_params: PyTree, state: PyTree, batches: Sequence[PyTree], key: Key
+) -> Unroll:
+    """Takes K = len(batches) steps from `state`.
+
+    The loop is unrolled in Python: K is small, and on CPU a convolution inside `lax.scan` is an
+    order of magnitude slower than outside of it.
+
+    Args:
+      step: the inner learner's update.
+      meta_params: w.
+      state: x(0).
+      batches: K batches, one for each step.
+      key: random key, split over the steps.
+
+    Returns:
+      The K + 1 states and the K auxiliary outputs.
+    """
+    states, auxs = [state], []
+    for batch, step_key in zip(batches, jax.random.split(key, max(len(batches), 1))):
+        state, aux = step(meta_params, state, batch, step_key)
+        states.append(state)
+        auxs.append(aux)
+    return Unroll(tuple(states), tuple(auxs))
+
+
+def meta_gradient(start: Start, step: Step, objective: Objective) -> Callable[..., MetaGradient]:
+    """Composes start, step and objective, and differentiates in the meta-parameters.
+
+    Args:
+      start: where the inner learner begins.
+      step: the inner learner's update.
+      objective: the meta-learner's loss.
+
+    Returns:
+      A function (meta_params, origin, batches, objective_batch, key) -> MetaGradient, in which
+      `batches` is a sequence of K batches. Means over tasks or devices and the meta-optimiser
+      are the caller's.
+    """
+
+    def loss_fn(meta_params, origin, batches, objective_batch, key):
+        start_key, unroll_key, objective_key = jax.random.split(key, 3)
+        state = start(meta_params, origin, start_key)
+        unrolled = unroll(step, meta_params, state, batches, unroll_key)
+        loss, (next_state, metrics) = objective(
+            meta_params, unrolled, objective_batch, objective_key
+        )
+        return loss, (next_state, unrolled.aux, metrics)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def compute(meta_params, origin, batches, objective_batch, key) -> MetaGradient:
+        (loss, (next_state, aux, metrics)), gradient = grad_fn(
+            meta_params, origin, batches, objective_batch, key
+        )
+        return MetaGradient(gradient, loss, next_state, aux, metrics)
+
+    return compute

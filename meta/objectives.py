@@ -1,0 +1,100 @@
+"""What the meta-learner minimises: the ordinary meta-objective and the bootstrapped one.
+
+    final_value     f(x(K))                                       BMG Eq. 1
+    bootstrapped    mu(target, x(K)), target = x(K) moved on by   BMG Eq. 2
+                    L - 1 learned steps and one step on f itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from meta.core import Objective, Step, unroll
+
+PyTree = Any
+
+
+class BootstrapBatch(NamedTuple):
+    """The data of one bootstrapped objective."""
+
+    target: Sequence[PyTree]  # L - 1 batches, one for each learned target step
+    final: PyTree  # batch of the last target step
+    matching: PyTree  # inputs on which target and updated learner are compared
+
+
+def final_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Objective:
+    """The ordinary meta-gradient's objective: the loss at x(K) (BMG Eq. 1).
+
+    Args:
+      loss: (state, batch) -> (scalar, metrics).
+
+    Returns:
+      An objective; the learner goes on from x(K).
+    """
+
+    def objective(meta_params, unrolled, batch, key):
+        del meta_params, key
+        state = unrolled.states[-1]
+        value, metrics = loss(state, batch)
+        return value, (state, metrics)
+
+    return objective
+
+
+def bootstrapped(
+    target_step: Step,
+    final_step: Step,
+    predict: Callable[[PyTree, PyTree], PyTree],
+    matching: Callable[[PyTree, PyTree], jax.Array],
+    num_target_steps: int,
+    continue_from: Literal["updated", "bootstrap", "target"] = "updated",
+) -> Objective:
+    """Bootstrapped meta-gradients: match a target the learner itself will reach (BMG Eq. 2).
+
+    From x(K), L - 1 steps of `target_step` under frozen meta-parameters and one `final_step` on
+    the objective itself give the target. No gradient flows through any of them: with respect to
+    the meta-parameters the target is a constant, and only x(K) is differentiated.
+
+    Args:
+      target_step: one step of the learned update rule, as in the unroll.
+      final_step: the last target step, on the true objective (or on the learned one, BMG's "w").
+      predict: (state, matching batch) -> what `matching` compares.
+      matching: (target's predictions, updated learner's predictions) -> scalar, minimal at equal.
+      num_target_steps: L >= 1, the final one included.
+      continue_from: where the learner goes on: "updated" is x(K) (Atari: the target is thrown
+        away), "bootstrap" the target before its final step (two colours, where the L - 1 steps
+        are real updates), "target" the target itself (variant DB of BMG figure 17).
+
+    Returns:
+      An objective over a `BootstrapBatch`.
+
+    Raises:
+      ValueError: for L < 1, or where the batch does not hold L - 1 target batches.
+    """
+    if num_target_steps < 1:
+        raise ValueError(f"num_target_steps is {num_target_steps}; BMG needs at least 1.")
+
+    def objective(meta_params, unrolled, batch: BootstrapBatch, key):
+        if len(batch.target) != num_target_steps - 1:
+            raise ValueError(
+                f"{len(batch.target)} target batches for L = {num_target_steps}; "
+                f"{num_target_steps - 1} are needed."
+            )
+        updated = unrolled.states[-1]
+        frozen_params, frozen_state = jax.lax.stop_gradient((meta_params, updated))
+        target_key, final_key = jax.random.split(key)
+        bootstrap = unroll(target_step, frozen_params, frozen_state, batch.target, target_key)
+        target, _ = final_step(frozen_params, bootstrap.states[-1], batch.final, final_key)
+        target_prediction = jax.lax.stop_gradient(predict(target, batch.matching))
+        loss = matching(target_prediction, predict(updated, batch.matching))
+        next_state = {
+            "updated": updated,
+            "bootstrap": bootstrap.states[-1],
+            "target": target,
+        }[continue_from]
+        return loss, (next_state, {"matching_loss": loss})
+
+    return objective

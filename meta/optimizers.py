@@ -1,0 +1,57 @@
+"""Optimisers that can be differentiated through, also where a gradient is exactly zero."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def squared_norm(tree) -> jax.Array:
+    """Sum of squares over all leaves; [] float32."""
+    return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales an update down to `max_norm`, as `optax.clip_by_global_norm` does.
+
+    optax's own divides by the norm and takes its root at zero, so that the meta-gradient through
+    an all-zero gradient is NaN. Here the root is taken of clipped norms only.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        square = squared_norm(updates)
+        clipped = square > max_norm**2
+        scale = jnp.where(clipped, max_norm * jax.lax.rsqrt(jnp.where(clipped, square, 1.0)), 1.0)
+        return jax.tree.map(lambda u: u * scale, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_rms(decay: float, epsilon: float, epsilon_in_root: bool) -> optax.GradientTransformation:
+    """RMSProp's scaling, equal to `optax.scale_by_rms`, with a finite slope at zero.
+
+    With epsilon outside the root, the root of a zero second moment has an infinite slope and the
+    meta-gradient is NaN wherever a gradient is exactly zero (a dead unit, an unused action); a
+    tiny constant inside the root, far below epsilon, keeps it finite.
+
+    Args:
+      decay: of the second moment.
+      epsilon: added to the second moment (inside the root) or to its root.
+      epsilon_in_root: which of the two.
+    """
+    if epsilon_in_root:
+        return optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=True)
+    tiny = (1e-4 * epsilon) ** 2
+
+    def init(params):
+        return optax.ScaleByRmsState(nu=jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        nu = jax.tree.map(lambda n, u: decay * n + (1 - decay) * jnp.square(u), state.nu, updates)
+        scaled = jax.tree.map(lambda n, u: u / (jnp.sqrt(n + tiny) + epsilon), nu, updates)
+        return scaled, optax.ScaleByRmsState(nu=nu)
+
+    return optax.GradientTransformation(init, update)
