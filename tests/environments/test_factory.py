@@ -1,0 +1,67 @@
+"""Games by name, and specs without a vector of environments."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from environments import atari, catch, factory, scores
+
+
+@pytest.mark.parametrize("game", ["catch", "pong", "breakout"])
+@pytest.mark.parametrize("config", [atari.PAPER, atari.LIGHT], ids=["paper", "light"])
+def test_spec_is_that_of_the_environment(game, config):
+    environment = factory.make(game, 2, seed=0, worker_index=0, config=config, num_threads=1)
+    spec = factory.make_spec(game, config)
+    assert environment.spec == spec
+    assert environment.num_envs == 2
+    frame = environment.reset().frame
+    assert frame.shape == (2, *spec.frame_shape) and frame.dtype == np.uint8
+    # The last action is one that the environment takes, and the first that it does not.
+    environment.step(np.full(2, spec.num_actions - 1))
+    with pytest.raises(ValueError, match=f"allowed are 0 to {spec.num_actions - 1}"):
+        environment.step(np.full(2, spec.num_actions))
+    environment.close()
+
+
+def test_catch_is_catch():
+    environment = factory.make("catch", 3, 0, 0, atari.PAPER, 1)
+    assert isinstance(environment, catch.Catch)
+    assert environment.spec.frame_shape == (10, 5, 1)
+
+
+def test_action_sets():
+    full = dataclasses.replace(atari.LIGHT, full_action_space=True)
+    assert factory.make_spec("pong", atari.LIGHT).num_actions == 6
+    assert factory.make_spec("breakout", atari.LIGHT).num_actions == 4
+    assert factory.make_spec("breakout", full).num_actions == 18
+
+
+def test_workers_and_seeds_see_different_episodes():
+    def frames(seed, worker):
+        environment = factory.make("catch", 200, seed, worker, atari.LIGHT, 1)
+        return environment.reset().frame
+
+    np.testing.assert_array_equal(frames(1, 2), frames(1, 2))
+    assert (frames(1, 2) != frames(1, 3)).any()
+    assert (frames(1, 2) != frames(2, 2)).any()
+
+
+def test_unknown_games_are_refused():
+    for call in (
+        lambda: factory.make("pogn", 1, 0, 0, atari.LIGHT, 1),
+        lambda: factory.make_spec("pogn", atari.LIGHT),
+    ):
+        with pytest.raises(ValueError, match="did you mean 'pong'"):
+            call()
+
+
+def test_every_game_has_a_rom_with_the_papers_screen():
+    import ale_py
+
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    for game in scores.GAMES:
+        assert ale_py.roms.get_rom_path(game) is not None, game
+        ale = ale_py.ALEInterface()
+        ale.loadROM(ale_py.roms.get_rom_path(game))
+        assert tuple(ale.getScreenDims()) == atari.frame_shape(atari.PAPER)[:2], game
