@@ -1,0 +1,1 @@
+"""Experience on its way from actors to learner: a queue and a uniform replay, over Reverb."""

@@ -1,0 +1,52 @@
+"""The tables that the Reverb server holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tree
+
+from replay.backend import reverb, tf
+from replay.config import ReplayConfig
+from replay.signature import Signature
+
+ONLINE = "online"
+REPLAY = "replay"
+
+
+def table_names(config: ReplayConfig) -> tuple[str, ...]:
+    """Returns the tables' names, in the order in which a writer fills them.
+
+    The replay comes first: a writer held back by a full queue has then served the replay already,
+    so that the replay always holds what the queue holds, and its minimum size is reached.
+    """
+    return (REPLAY, ONLINE) if config.replay_capacity else (ONLINE,)
+
+
+def make_tables(signature: Any, config: ReplayConfig) -> list[reverb.Table]:
+    """Returns the tables: `online`, and `replay` if it has a capacity.
+
+        unroll ──► one chunk ──┬─► online: a queue, each unroll once, in order; full: writers wait
+                               └─► replay: drawn uniformly, with replacement; full: oldest goes
+
+    Args:
+        signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
+        config: sizes.
+    """
+    checked = Signature(signature)
+    spec = tree.unflatten_as(signature, [
+        tf.TensorSpec(shape, dtype, name)
+        for shape, dtype, name in zip(checked.shapes, checked.dtypes, checked.names)
+    ])
+    tables = [reverb.Table.queue(ONLINE, config.online_capacity, signature=spec)]
+    if config.replay_capacity:
+        tables.append(reverb.Table(
+            name=REPLAY,
+            sampler=reverb.selectors.Uniform(),
+            remover=reverb.selectors.Fifo(),
+            max_size=config.replay_capacity,
+            rate_limiter=reverb.rate_limiters.MinSize(config.min_replay_size),
+            max_times_sampled=0,  # no limit
+            signature=spec,
+        ))
+    return tables

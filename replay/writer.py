@@ -1,0 +1,120 @@
+"""The actors' side: one unroll in, one write, an item in each table."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from replay import client as client_lib
+from replay import server as server_lib
+from replay.backend import reverb
+from replay.config import ReplayConfig
+from replay.signature import Signature
+
+
+class Writer:
+    """Writes whole unrolls, and is held back while the online queue is full.
+
+    An unroll is one Reverb timestep and one chunk: it is sent once, and both tables' items point to
+    it. Not for use by several threads at once.
+
+    Args:
+        server: `host:port` or a Reverb client.
+        signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
+        config: sizes and deadlines, the same as the server's.
+        should_stop: asked every `config.poll_interval` seconds (once a second or so while there is
+            no server yet); True frees a writer that waits.
+    """
+
+    def __init__(
+        self,
+        server: str | reverb.Client,
+        signature: Any,
+        config: ReplayConfig,
+        should_stop: Callable[[], bool],
+    ):
+        self._client = client_lib.as_client(server)
+        self._signature = Signature(signature)
+        self._config = config
+        self._should_stop = should_stop
+        self._tables = server_lib.table_names(config)
+        self._writer = None
+        self._closed = False
+
+    def append(self, unroll: Any) -> bool:
+        """Writes one unroll, after waiting for room; the arrays may be reused afterwards.
+
+        Returns:
+            True if it was written, False if asked to stop while waiting: then it was not.
+
+        Raises:
+            ValueError: the unroll is not of the signature, or the server's tables are not.
+            TimeoutError: no room within `config.write_timeout` seconds. All in one line.
+            RuntimeError: closed before, or Reverb's own error.
+        """
+        if self._closed:
+            raise RuntimeError("append to a closed replay writer: make a new one")
+        arrays = self._signature.flatten(unroll)
+        if self._writer is None and not self._connect():
+            return False
+        if not self._wait(self._config.max_unconfirmed - 1):
+            return False
+        self._writer.append(arrays)
+        step = [column[-1] for column in self._writer.history]
+        for table in self._tables:
+            self._writer.create_item(table, priority=1.0, trajectory=step)
+        return True
+
+    def close(self) -> None:
+        """Closes after at most `config.close_timeout` seconds; unrolls not taken by then are lost.
+
+        Gives up waiting at once when asked to stop. May be called twice.
+        """
+        if self._writer is not None and not self._closed:
+            try:
+                deadline = time.monotonic() + self._config.close_timeout
+                while not self._flush(0, deadline) and time.monotonic() < deadline:
+                    if self._should_stop():
+                        break
+            except RuntimeError:
+                pass  # the stream is broken: nothing more can be delivered
+            self._writer.close()  # drops what is unconfirmed, does not wait
+        self._closed = True
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _connect(self) -> bool:
+        if not client_lib.connect(self._client, self._tables, self._signature,
+                                  self._config.write_timeout, self._should_stop):
+            return False
+        # Signatures are compared above. Left to Reverb, fetching them would block unasked.
+        self._writer = self._client.trajectory_writer(
+            num_keep_alive_refs=1, get_signature_timeout_ms=None)
+        return True
+
+    def _wait(self, unconfirmed: int) -> bool:
+        """Waits until at most that many unrolls are unconfirmed; False if asked to stop."""
+        deadline = time.monotonic() + self._config.write_timeout
+        while not self._flush(unconfirmed, deadline):
+            if self._should_stop():
+                return False
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"no unroll was taken for {self._config.write_timeout:g} s (is the learner "
+                    f"dead, or slower than that?): "
+                    f"{client_lib.describe(self._client, server_lib.ONLINE)}"
+                )
+        return True
+
+    def _flush(self, unconfirmed: int, deadline: float) -> bool:
+        """Waits for one poll interval, not beyond the deadline; True if few enough remain."""
+        seconds = min(self._config.poll_interval, max(deadline - time.monotonic(), 0.001))
+        try:
+            self._writer.flush(unconfirmed * len(self._tables), max(int(1000 * seconds), 1))
+        except reverb.DeadlineExceededError:
+            return False
+        return True
