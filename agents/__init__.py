@@ -1,0 +1,1 @@
+"""Networks, losses and update rules of the agents: pure JAX functions."""

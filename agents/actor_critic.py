@@ -1,0 +1,165 @@
+"""The actor-critic's gradient and update, shared by IMPALA, STACX and BMG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from agents.config import LossConfig, OptimizerConfig
+from agents.losses import Hyperparameters, LossTerms, actor_critic_loss
+from agents.networks import Network, Predictions
+from agents.trajectory import Sequences
+from meta.optimizers import clip_by_global_norm, scale_by_rms, squared_norm
+
+
+class AgentState(NamedTuple):
+    """The inner learner: (u, h) of BMG appendix C."""
+
+    params: hk.Params  # u, all tasks
+    opt_state: optax.OptState  # h
+
+
+class StepAux(NamedTuple):
+    """What one agent update tells."""
+
+    terms: LossTerms  # [n] each, means over the batch
+    gradient_norm: jax.Array  # [] before clipping
+    clipped: jax.Array  # [] 1 where the gradient was clipped
+
+
+def mean_over_devices(tree, axis_name: str | None):
+    """`pmean` inside a mapped function, the identity outside (axis_name None)."""
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def total_loss(
+    predictions: Predictions,
+    bootstrap: Predictions,
+    hyper: Hyperparameters,
+    sequences: Sequences,
+    config: LossConfig,
+) -> tuple[jax.Array, LossTerms]:
+    """Sum over n tasks of the batch's mean loss.
+
+    Args:
+      predictions: logits [n, B, T + 1, A], values [n, B, T + 1]; differentiate these.
+      bootstrap: the same again, constants inside the targets.
+      hyper: [n] of each.
+      sequences: B sequences.
+      config: what is fixed in every loss.
+
+    Returns:
+      The loss [] and its terms [n].
+    """
+    over_batch = jax.vmap(actor_critic_loss, in_axes=(0, 0, None, 0, None))
+    over_tasks = jax.vmap(over_batch, in_axes=(0, 0, 0, None, None))
+    # The observation is large and no loss looks at it: keep it out of the maps.
+    lean = sequences._replace(observation=sequences.discount)
+    terms = over_tasks(predictions, bootstrap, hyper, lean, config)
+    terms = jax.tree.map(lambda x: jnp.mean(x, axis=1), terms)
+    return jnp.sum(terms.total), terms
+
+
+def reduction_scale(config: LossConfig, sequences: Sequences, axis_name: str | None) -> int:
+    """What turns a device's mean loss into the configured reduction over the global batch."""
+    if config.reduction == "mean":
+        return 1
+    return sequences.action.size * (1 if axis_name is None else jax.lax.psum(1, axis_name))
+
+
+def loss_gradient(
+    network: Network,
+    params: hk.Params,
+    hyper: Hyperparameters,
+    sequences: Sequences,
+    config: LossConfig,
+    axis_name: str | None,
+) -> tuple[hk.Params, LossTerms]:
+    """The semi-gradient of the first n tasks' loss, n being the length of `hyper`.
+
+    One forward pass: the loss is differentiated in the predictions, with the same predictions as
+    its second, undifferentiated argument, and pulled back to the parameters. The result stays
+    differentiable in `hyper` and, for K > 1, in `params`, through both arguments.
+
+    Returns:
+      The gradient, averaged over devices, and the terms [n] of this device.
+    """
+    num_tasks = hyper.discount.shape[0]
+    predictions, pullback = jax.vjp(
+        lambda p: network.apply(p, sequences.observation, num_tasks), params
+    )
+    cotangent, terms = jax.grad(total_loss, argnums=0, has_aux=True)(
+        predictions, predictions, hyper, sequences, config
+    )
+    scale = reduction_scale(config, sequences, axis_name)
+    (gradient,) = pullback(jax.tree.map(lambda x: x * scale, cotangent))
+    return mean_over_devices(gradient, axis_name), terms
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by global norm, then RMSProp, without the step size (BMG Table 2)."""
+    return optax.chain(
+        clip_by_global_norm(config.max_norm),
+        scale_by_rms(config.decay, config.epsilon, config.epsilon_in_root),
+    )
+
+
+def learning_rate(config: OptimizerConfig, frames: jax.Array) -> jax.Array:
+    """The step size after so many environment frames: linear to zero (BMG Table 2)."""
+    if config.decay_frames == 0:
+        return jnp.float32(config.learning_rate)
+    left = 1.0 - frames.astype(jnp.float32) / config.decay_frames
+    return config.learning_rate * jnp.maximum(left, 0.0)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    state: AgentState,
+    gradient: hk.Params,
+    step_size: jax.Array,
+) -> AgentState:
+    """One step of the agent's optimiser against `gradient`."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
+    return AgentState(params, opt_state)
+
+
+def make_step(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    config: LossConfig,
+    hyperparameters: Callable[..., Hyperparameters],
+    step_size: jax.Array,
+    max_norm: float,
+    axis_name: str | None,
+):
+    """The agent's update rule phi as a `meta.core.Step`.
+
+    Args:
+      network: its network.
+      optimizer: clip and RMSProp.
+      config: what is fixed in every loss.
+      hyperparameters: meta-parameters -> hyper-parameters [n] of the first n tasks.
+      step_size: [] this update's learning rate.
+      max_norm: the optimiser's clip, for the metrics.
+      axis_name: the device axis, or None.
+
+    Returns:
+      step(meta_params, state, sequences, key) -> (state, StepAux).
+    """
+
+    def step(meta_params, state: AgentState, sequences: Sequences, key):
+        del key  # the update is deterministic
+        gradient, terms = loss_gradient(
+            network, state.params, hyperparameters(meta_params), sequences, config, axis_name
+        )
+        square = jax.lax.stop_gradient(squared_norm(gradient))  # a metric, cuts nothing else
+        aux = StepAux(terms, jnp.sqrt(square), (square > max_norm**2).astype(jnp.float32))
+        return descend(optimizer, state, gradient, step_size), aux
+
+    return step

@@ -1,0 +1,290 @@
+"""One learner update of any agent: IMPALA, STACX or BMG, chosen by `AgentConfig.algorithm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from agents.actor_critic import (
+    AgentState,
+    StepAux,
+    learning_rate,
+    make_optimizer,
+    make_step,
+    mean_over_devices,
+)
+from agents.bmg import bmg_objective
+from agents.config import AgentConfig
+from agents.impala import fixed_hyperparameters
+from agents.losses import Hyperparameters
+from agents.networks import Network, make_network
+from agents.stacx import (
+    MetaParameters,
+    hyperparameters,
+    initial_meta_parameters,
+    stacx_objective,
+)
+from agents.trajectory import Sequences, Trajectory, concatenate, prepare
+from meta import core
+from meta.optimizers import clip_by_global_norm, squared_norm
+from meta.objectives import BootstrapBatch
+
+
+class MetaState(NamedTuple):
+    """The meta-learner."""
+
+    params: MetaParameters  # logits [n] of each
+    opt_state: optax.OptState
+    gradient: MetaParameters  # the last meta-gradient
+    gradient_mean: MetaParameters  # moving average
+    gradient_square: MetaParameters  # moving average of the squares
+
+
+class TrainState(NamedTuple):
+    """Everything a learner update changes; what a checkpoint holds."""
+
+    agent: AgentState
+    meta: MetaState | None  # None for IMPALA
+    updates: jax.Array  # int32 [], learner updates so far
+    key: jax.Array  # random key
+
+
+class UpdateBatch(NamedTuple):
+    """The data of one learner update, of one device."""
+
+    online: Trajectory  # [B_online] unrolls, each used once
+    replay: Trajectory  # [B_replay] unrolls; B_replay may be 0
+    extra: tuple[Trajectory, ...]  # (K - 1) + (L - 1) + more replay batches of [B_replay]
+
+
+class Agent(NamedTuple):
+    """An agent as pure functions."""
+
+    network: Network
+    init: Callable[[jax.Array], TrainState]  # key -> state
+    update: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # state, UpdateBatch
+
+
+def task_name(index: int) -> str:
+    """Name of a task in metrics."""
+    return "main" if index == 0 else f"auxiliary_{index}"
+
+
+def make_agent(
+    config: AgentConfig,
+    observation_shape: tuple[int, int, int],
+    num_actions: int,
+    frames_per_update: int,
+    axis_name: str | None = None,
+) -> Agent:
+    """Builds the agent's pure functions.
+
+    Args:
+      config: which agent.
+      observation_shape: (H, W, S * C) of a stacked observation.
+      num_actions: A.
+      frames_per_update: environment frames of one update's online data, on all devices.
+      axis_name: the device axis that `update` is mapped over, or None.
+
+    Returns:
+      Its network, `init` and `update`.
+    """
+    network = make_network(config.network, observation_shape, num_actions, config.num_tasks)
+    optimizer = make_optimizer(config.optimizer)
+    meta_optimizer = make_meta_optimizer(config)
+
+    def init(key: jax.Array) -> TrainState:
+        network_key, key = jax.random.split(key)
+        params = network.init(network_key)
+        meta = None
+        if config.algorithm != "impala":
+            meta_params = initial_meta_parameters(config.num_tasks, config.meta.initial_logit)
+            zeros = jax.tree.map(jnp.zeros_like, meta_params)
+            meta = MetaState(meta_params, meta_optimizer.init(meta_params), zeros, zeros, zeros)
+        agent = AgentState(params, optimizer.init(params))
+        return TrainState(agent, meta, jnp.int32(0), key)
+
+    def update(state: TrainState, batch: UpdateBatch):
+        step_size = learning_rate(config.optimizer, state.updates * float(frames_per_update))
+        next_key, key = jax.random.split(state.key)
+        main, extra = prepare_batch(batch, config)
+        if config.algorithm == "impala":
+            step = make_step(
+                network, optimizer, config.loss, fixed_hyperparameters(config.loss), step_size,
+                config.optimizer.max_norm, axis_name,
+            )  # fmt: skip
+            agent, aux = step(None, state.agent, main, key)
+            meta, metrics = None, {}
+        else:
+            agent, meta, aux, metrics = meta_update(
+                config, network, optimizer, meta_optimizer, state, main, extra, step_size, key,
+                num_online=batch.online.action.shape[0], axis_name=axis_name,
+            )  # fmt: skip
+        metrics = {**step_metrics(aux), **metrics, "learner/learning_rate": step_size}
+        metrics = mean_over_devices(metrics, axis_name)
+        return TrainState(agent, meta, state.updates + 1, next_key), metrics
+
+    return Agent(network, init, update)
+
+
+def make_meta_optimizer(config: AgentConfig) -> optax.GradientTransformation:
+    """Adam on the meta-parameters' logits (BMG Table 2), after an optional clip."""
+    meta = config.meta
+    adam = optax.adam(meta.learning_rate, meta.b1, meta.b2, meta.epsilon)
+    if meta.max_norm:
+        return optax.chain(clip_by_global_norm(meta.max_norm), adam)
+    return adam
+
+
+def prepare_batch(
+    batch: UpdateBatch, config: AgentConfig
+) -> tuple[Sequences, tuple[Sequences, ...]]:
+    """Stacks and scales all of an update's data once; online sequences come first in `main`."""
+    clip = config.loss.max_abs_reward
+    if len(batch.extra) != config.num_extra_batches:
+        raise ValueError(
+            f"{len(batch.extra)} extra replay batches; "
+            f"K, L and extra_replay_batches need {config.num_extra_batches}."
+        )
+    main = prepare(batch.online, False, clip)
+    if batch.replay.action.shape[0]:
+        main = concatenate(main, prepare(batch.replay, True, clip))
+    return main, tuple(prepare(trajectories, True, clip) for trajectories in batch.extra)
+
+
+def meta_update(
+    config: AgentConfig,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    meta_optimizer: optax.GradientTransformation,
+    state: TrainState,
+    main: Sequences,
+    extra: Sequence[Sequences],
+    step_size: jax.Array,
+    key: jax.Array,
+    num_online: int,
+    axis_name: str | None,
+) -> tuple[AgentState, MetaState, StepAux, dict[str, jax.Array]]:
+    """One STACX or BMG update: K agent steps, the meta-gradient, Adam on the meta-parameters.
+
+    The first K - 1 agent steps use replay alone, the K-th the main batch (BMG appendix C.3).
+
+    Returns:
+      The agent, the meta-learner, the last agent step's aux and the meta-learner's metrics.
+    """
+    meta, max_norm = config.meta, config.optimizer.max_norm
+    first_target = config.num_inner_batches
+    first_objective = first_target + config.num_target_batches
+    inner_batches = (*extra[:first_target], main)
+    objective_data = concatenate(main, *extra[first_objective:])
+    step = make_step(
+        network, optimizer, config.loss, lambda w: hyperparameters(w, config.loss), step_size,
+        max_norm, axis_name,
+    )  # fmt: skip
+    if config.algorithm == "bmg":
+        objective = bmg_objective(
+            network, optimizer, config.loss, meta, step, step_size, max_norm, axis_name
+        )
+        replay_only = jax.tree.map(lambda x: x[num_online:], objective_data)
+        objective_batch = BootstrapBatch(
+            target=extra[first_target:first_objective],
+            final=replay_only if meta.final_data == "replay" else objective_data,
+            matching=objective_data,
+        )
+    else:
+        objective = stacx_objective(
+            network, config.loss, meta.stacx_kl_weight, state.agent, axis_name
+        )
+        objective_batch = objective_data
+
+    compute = core.meta_gradient(core.online_start, step, objective)
+    result = compute(state.meta.params, state.agent, inner_batches, objective_batch, key)
+    gradient = mean_over_devices(result.gradient, axis_name)
+    updates, opt_state = meta_optimizer.update(gradient, state.meta.opt_state)
+    meta_params = optax.apply_updates(state.meta.params, updates)
+
+    agent = result.next_state
+    if meta.continuation == "recomputed":
+        agent = core.unroll(step, meta_params, state.agent, inner_batches, key).states[-1]
+    new_meta, metrics = track_gradient(state.meta, gradient, state.updates)
+    new_meta = new_meta._replace(params=meta_params, opt_state=opt_state)
+    metrics |= {f"meta/{name}": value for name, value in result.metrics.items()}
+    metrics |= hyperparameter_metrics(hyperparameters(meta_params, config.loss))
+    return agent, new_meta, result.aux[-1], metrics
+
+
+_TRACKING_DECAY = 0.99  # of the meta-gradient's moving averages, about 100 updates; ours
+
+
+def track_gradient(
+    meta: MetaState, gradient: MetaParameters, updates: jax.Array
+) -> tuple[MetaState, dict[str, jax.Array]]:
+    """Norm, cosine similarity of consecutive meta-gradients, norm-to-variance ratio (BMG Table 3).
+
+    The paper does not define its variance; here it is the trace of the meta-gradient's
+    covariance over about the last hundred updates, from bias-corrected moving averages.
+    """
+    decay = _TRACKING_DECAY
+    mean = jax.tree.map(
+        lambda m, g: decay * m + (1 - decay) * g, meta.gradient_mean, gradient
+    )
+    square = jax.tree.map(
+        lambda s, g: decay * s + (1 - decay) * jnp.square(g), meta.gradient_square, gradient
+    )
+    weight = 1.0 - decay ** (updates + 1.0)
+    total_square = sum(jnp.sum(x) for x in jax.tree.leaves(square)) / weight
+    variance = jnp.maximum(total_square - squared_norm(mean) / weight**2, 0.0)
+    norm = jnp.sqrt(squared_norm(gradient))
+    last_norm = jnp.sqrt(squared_norm(meta.gradient))
+    dot = sum(
+        jnp.sum(a * b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(meta.gradient))
+    )
+    tiny = jnp.finfo(jnp.float32).tiny
+    metrics = {
+        "meta/gradient_norm": norm,
+        "meta/gradient_cosine": dot / jnp.maximum(norm * last_norm, tiny),
+        "meta/gradient_variance": variance,
+        "meta/gradient_norm_to_variance": norm / jnp.maximum(variance, tiny),
+    }
+    return meta._replace(gradient=gradient, gradient_mean=mean, gradient_square=square), metrics
+
+
+def step_metrics(aux: StepAux) -> dict[str, jax.Array]:
+    """Losses and diagnostics of every task."""
+    metrics = {
+        "learner/gradient_norm": aux.gradient_norm,
+        "learner/gradient_clipped": aux.clipped,
+    }
+    for task in range(aux.terms.total.shape[0]):
+        for name, value in aux.terms._asdict().items():
+            metrics[f"loss_{task_name(task)}/{name}"] = value[task]
+    return metrics
+
+
+def hyperparameter_metrics(hyper: Hyperparameters) -> dict[str, jax.Array]:
+    """Every meta-learned hyper-parameter of every task, after its sigmoid."""
+    return {
+        f"meta_{task_name(task)}/{name.rstrip('_')}": value[task]
+        for name, value in hyper._asdict().items()
+        for task in range(hyper.discount.shape[0])
+    }
+
+
+def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array], tuple]:
+    """What actors and evaluators run: (params, observation, key) -> (action, logits).
+
+    Returns:
+      A function of the main task's parameters, uint8 observations [N, H, W, S * C] and a key;
+      it samples actions int32 [N] and gives the policy's logits [N, A].
+    """
+
+    def act(params, observation, key):
+        logits = network.apply(params, observation.astype(jnp.float32) / 255.0, 1).logits[0]
+        return jax.random.categorical(key, logits), logits
+
+    return act

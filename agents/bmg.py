@@ -1,0 +1,99 @@
+"""BMG on Atari: STACX's agent, meta-learned by matching a bootstrapped target.
+
+    (u1, h1)  = RMSProp(u, h, grad sum_i f(u_i; w_i))            the agent's update, on tau
+    (u~, h~)  = (u1, h1), then L - 1 steps on fresh replay under frozen w, all tasks,
+                then one step on tau on the main task's outer loss f(.; p)
+    g_w       = grad_w mu(u~_0, u1_0(w)),  u~ constant
+    the agent goes on from (u1, h1); target and its optimiser state are thrown away
+
+Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, section 5.2, appendix C.
+"""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from agents.actor_critic import AgentState, loss_gradient, make_step
+from agents.config import LossConfig, MetaConfig
+from agents.impala import fixed_hyperparameters
+from agents.networks import Network, main_task_params
+from agents.trajectory import Sequences
+from meta import matching
+from meta.core import Objective, Step
+from meta.objectives import bootstrapped
+
+
+def matching_function(config: MetaConfig) -> matching.Matching:
+    """The matching function of that name (BMG appendix C)."""
+    return {
+        "kl": matching.kl,
+        "reverse_kl": matching.reverse_kl,
+        "symmetric_kl": matching.symmetric_kl,
+        "value": matching.value,
+        "kl_value": matching.kl_and_value(config.value_weight),
+        "l2": matching.squared_l2,
+    }[config.matching]
+
+
+def predict_main_task(network: Network):
+    """(state, sequences) -> the main task's policies and values of all states, and u_0."""
+
+    def predict(state: AgentState, sequences: Sequences) -> matching.Outputs:
+        main = network.apply(state.params, sequences.observation, 1).task(0)
+        return matching.Outputs(main.logits, main.value, main_task_params(state.params))
+
+    return predict
+
+
+def sgd_step(network: Network, config: LossConfig, rate: float, axis_name: str | None) -> Step:
+    """A plain gradient step on the outer loss (appendix C.1: rate 1/2 and l2 give STACX)."""
+    hyper = fixed_hyperparameters(config)(None)
+
+    def step(meta_params, state: AgentState, sequences: Sequences, key):
+        del meta_params, key
+        gradient, terms = loss_gradient(network, state.params, hyper, sequences, config, axis_name)
+        params = jax.tree.map(lambda p, g: p - rate * g, state.params, gradient)
+        return state._replace(params=params), terms
+
+    return step
+
+
+def bmg_objective(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig,
+    meta: MetaConfig,
+    learned_step: Step,
+    step_size: jax.Array,
+    max_norm: float,
+    axis_name: str | None,
+) -> Objective:
+    """BMG's meta-objective over a `BootstrapBatch` of `Sequences`.
+
+    Args:
+      network: the agent's network.
+      optimizer: the agent's optimiser, which the target's steps share.
+      loss: the outer loss.
+      meta: L, matching function and ablations.
+      learned_step: the agent's update rule, for the first L - 1 target steps.
+      step_size: [] the agent's learning rate.
+      max_norm: the optimiser's clip.
+      axis_name: the device axis, or None.
+    """
+    if meta.final_objective == "learned":
+        final_step = learned_step
+    elif meta.target_optimizer == "sgd":
+        final_step = sgd_step(network, loss, meta.sgd_target_rate, axis_name)
+    else:
+        final_step = make_step(
+            network, optimizer, loss, fixed_hyperparameters(loss), step_size, max_norm, axis_name
+        )
+    return bootstrapped(
+        target_step=learned_step,
+        final_step=final_step,
+        predict=predict_main_task(network),
+        matching=matching_function(meta),
+        num_target_steps=meta.target_steps,
+        continue_from="target" if meta.continuation == "target" else "updated",
+    )

@@ -1,0 +1,167 @@
+"""Configuration of the agents. Defaults are BMG Table 2 unless a field says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """The network: a torso shared by all tasks, then separate MLPs per task."""
+
+    torso: Literal["resnet", "shallow", "mlp"] = "resnet"
+    """resnet: IMPALA's deep torso; shallow: 32-64-64 convolutions (DQN); mlp: flattened pixels."""
+    channels: tuple[int, ...] = (64, 128, 128, 64)
+    """Channels of each resnet section; 4x of BMG App. C.4, 1x is 16 32 32 16. Table 2."""
+    residual_blocks: int = 2
+    """Residual blocks per resnet section. Table 2."""
+    features: int = 512
+    """Size of the projection from torso to heads ("conv-to-linear feature size"). Table 2."""
+    head_hidden: tuple[int, ...] = (256, 256)
+    """Hidden layers of each policy and value MLP; empty for linear heads. Table 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The outer loss's fixed hyper-parameters p, and what is fixed in every loss."""
+
+    discount: float = 0.995
+    """gamma of the outer loss, per agent step. Table 2."""
+    lambda_: float = 1.0
+    """lambda of the outer loss's traces. Table 2."""
+    alpha: float = 1.0
+    """Mixing weight of clipped (1) and unclipped (0) importance ratios. Table 2."""
+    rho_clip: float = 1.0
+    """rho-bar, clip of the ratios in the temporal differences; never learned. Table 2."""
+    c_clip: float = 1.0
+    """c-bar, clip of the ratios in the traces; never learned. Table 2."""
+    policy_cost: float = 1.0
+    """epsilon_PG, weight of the policy-gradient loss. Table 2."""
+    entropy_cost: float = 0.01
+    """epsilon_EN, weight of the entropy loss, nats. Table 2."""
+    value_cost: float = 0.25
+    """epsilon_TD, weight of half the squared value error. Table 2."""
+    max_entropy: float = 0.9
+    """No entropy bonus above this share of the uniform policy's entropy; 1 or more: no limit.
+    Table 2's "max entropy loss value", read as rlax's entropy clip."""
+    laser_threshold: float = 2.0
+    """Replayed states whose KL to the implicit V-trace policy is above this are left out, nats.
+    Table 2."""
+    advantage: Literal["target", "one_step"] = "target"
+    """Policy gradient's advantage: rho (G - v) as BMG Eq. 4 prints it, or IMPALA's
+    rho (r + gamma G' - v)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over batch and time; the paper is silent, IMPALA sums."""
+    max_abs_reward: float = 1.0
+    """Rewards are clipped to this magnitude in the losses, after the action repeat. Table 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The agent's RMSProp, used by agent and target steps alike."""
+
+    learning_rate: float = 1e-4
+    """Initial step size. Table 2."""
+    decay_frames: int = 200_000_000
+    """Environment frames over which the step size falls linearly to 0; 0 keeps it constant.
+    Table 2 prints 200 000; read in thousands, as IMPALA decays over the whole run."""
+    decay: float = 0.99
+    """Decay of the second moment ("momentum decay"). Table 2."""
+    epsilon: float = 1e-4
+    """Added to the second moment. Table 2."""
+    epsilon_in_root: bool = True
+    """Whether epsilon stands inside the square root; optax's default, the paper is silent."""
+    max_norm: float = 0.3
+    """Clip of the gradient's global norm; 0.2 for BMG with L = 4. Table 2 and App. C.6."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaConfig:
+    """Meta-learning: what is learned, from which target, how it is matched."""
+
+    inner_steps: int = 1
+    """K, agent updates that are backpropagated through; the first K - 1 use replay only."""
+    target_steps: int = 1
+    """L, steps of the bootstrapped target; the first L - 1 use a replay batch each. BMG only."""
+    matching: Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2"] = "kl_value"
+    """How target and updated agent are compared. BMG only; App. C."""
+    value_weight: float = 0.25
+    """Weight of value matching in kl_value. App. C."""
+    target_optimizer: Literal["rmsprop", "sgd"] = "rmsprop"
+    """Optimiser of the last target step; sgd with l2 is STACX. App. C.1."""
+    sgd_target_rate: float = 0.5
+    """Step size of the sgd target step; 0.5 in App. C.1."""
+    final_data: Literal["all", "replay"] = "all"
+    """Data of the last target step; replay is the ablation "R" of Fig. 13."""
+    final_objective: Literal["outer", "learned"] = "outer"
+    """Loss of the last target step; learned is the ablation "w" of Fig. 13."""
+    continuation: Literal["updated", "recomputed", "target"] = "updated"
+    """Where the agent goes on: its update, its update anew under the new meta-parameters (NS),
+    or the target (DB). Fig. 17."""
+    extra_replay_batches: int = 0
+    """Replay batches added to the meta-objective's data; 3 is the ablation "R" of Fig. 14."""
+    auxiliary_tasks: int = 2
+    """Tasks beside the main one, each with its own heads and meta-parameters. Table 2."""
+    initial_logit: float = 4.6
+    """Initial value of each meta-parameter before its sigmoid (0.990 after). STACX."""
+    learning_rate: float = 1e-3
+    """Adam's step size. Table 2."""
+    b1: float = 0.9
+    """Adam's beta_1. Table 2."""
+    b2: float = 0.999
+    """Adam's beta_2. Table 2."""
+    epsilon: float = 1e-4
+    """Adam's epsilon. Table 2."""
+    max_norm: float = 0.0
+    """Clip of the meta-gradient's global norm; 0 for none. Table 2 lists none."""
+    stacx_kl_weight: float = 0.0
+    """Weight of KL(updated || old policy) in STACX's outer loss; 1 in the original STACX, 0 in
+    BMG's baseline."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentConfig:
+    """An agent: IMPALA (nothing is meta-learned), STACX, or BMG."""
+
+    algorithm: Literal["impala", "stacx", "bmg"] = "bmg"
+    """Which update rule the learner runs."""
+    network: NetworkConfig = NetworkConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    meta: MetaConfig = MetaConfig()
+
+    @property
+    def num_tasks(self) -> int:
+        """Main task and auxiliary tasks; IMPALA has the main task alone."""
+        return 1 if self.algorithm == "impala" else 1 + self.meta.auxiliary_tasks
+
+    @property
+    def num_inner_batches(self) -> int:
+        """Replay-only batches of the first K - 1 agent steps."""
+        return 0 if self.algorithm == "impala" else self.meta.inner_steps - 1
+
+    @property
+    def num_target_batches(self) -> int:
+        """Replay-only batches of the first L - 1 target steps."""
+        return self.meta.target_steps - 1 if self.algorithm == "bmg" else 0
+
+    @property
+    def num_objective_batches(self) -> int:
+        """Replay-only batches added to the meta-objective's own data."""
+        return 0 if self.algorithm == "impala" else self.meta.extra_replay_batches
+
+    @property
+    def num_extra_batches(self) -> int:
+        """All replay-only batches of one learner update, beside the main one."""
+        return self.num_inner_batches + self.num_target_batches + self.num_objective_batches
+
+    def __post_init__(self):
+        if self.meta.inner_steps < 1:
+            raise ValueError(f"inner_steps is {self.meta.inner_steps}; give K >= 1.")
+        if self.meta.target_steps < 1:
+            raise ValueError(f"target_steps is {self.meta.target_steps}; give L >= 1.")
+        if self.meta.auxiliary_tasks < 0:
+            raise ValueError(f"auxiliary_tasks is {self.meta.auxiliary_tasks}; give 0 or more.")
+        if self.algorithm != "bmg" and self.meta.continuation == "target":
+            raise ValueError("continuation 'target' needs a target; give --agent.algorithm bmg.")

@@ -1,0 +1,127 @@
+"""Networks: a convolutional torso shared by all tasks, a policy and a value MLP for each task.
+
+References:
+  Espeholt et al., "IMPALA", ICML 2018, Fig. 3 (https://arxiv.org/abs/1802.01561).
+  Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, Table 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from agents.config import NetworkConfig
+
+
+class Predictions(NamedTuple):
+    """Policies and values of n tasks; task 0 is the main one, the only one that acts."""
+
+    logits: jax.Array  # float32 [n, ..., A]
+    value: jax.Array  # float32 [n, ...]
+
+    def task(self, index: int) -> Predictions:
+        """The predictions of one task, without the leading axis."""
+        return Predictions(self.logits[index], self.value[index])
+
+
+class Network(NamedTuple):
+    """Pure functions of a network."""
+
+    init: Callable[[jax.Array], hk.Params]  # key -> params of all tasks
+    apply: Callable[..., Predictions]  # params, float32 [..., H, W, C], number of first tasks
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """3x3 max-pooling with stride 2, "SAME"; [N, H, W, C] -> [N, ceil(H/2), ceil(W/2), C]."""
+    return hk.max_pool(x, window_shape=(3, 3, 1), strides=(2, 2, 1), padding="SAME")
+
+
+def _resnet(x: jax.Array, channels: tuple[int, ...], residual_blocks: int) -> jax.Array:
+    """IMPALA's deep torso without its LSTM (IMPALA Fig. 3, right)."""
+    for section, depth in enumerate(channels):
+        x = hk.Conv2D(depth, 3, name=f"section_{section}")(x)
+        x = _max_pool(x)
+        for block in range(residual_blocks):
+            y = jax.nn.relu(x)
+            y = hk.Conv2D(depth, 3, name=f"section_{section}_block_{block}_first")(y)
+            y = jax.nn.relu(y)
+            y = hk.Conv2D(depth, 3, name=f"section_{section}_block_{block}_second")(y)
+            x = x + y
+    return jax.nn.relu(x)
+
+
+def _shallow(x: jax.Array) -> jax.Array:
+    """The DQN torso: 32 8x8/4, 64 4x4/2, 64 3x3/1 (Mnih et al., Nature 2015)."""
+    for index, (depth, kernel, stride) in enumerate([(32, 8, 4), (64, 4, 2), (64, 3, 1)]):
+        layer = hk.Conv2D(depth, kernel, stride, padding="VALID", name=f"conv_{index}")
+        x = jax.nn.relu(layer(x))
+    return x
+
+
+def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
+    """[N, H, W, C] -> [N, features]."""
+    if config.torso == "resnet":
+        x = _resnet(observation, config.channels, config.residual_blocks)
+    elif config.torso == "shallow":
+        x = _shallow(observation)
+    else:
+        x = observation
+    x = hk.Flatten()(x)
+    return jax.nn.relu(hk.Linear(config.features, name="projection")(x))
+
+
+def make_network(
+    config: NetworkConfig, observation_shape: tuple[int, int, int], num_actions: int, num_tasks: int
+) -> Network:
+    """Builds the network of `num_tasks` tasks.
+
+    `apply` is told how many of them to evaluate: actors and the outer loss need the main task
+    alone, and for them `main_task_params` suffice.
+
+    Args:
+      config: its architecture.
+      observation_shape: (H, W, S * C) of a stacked observation.
+      num_actions: A.
+      num_tasks: n, main task included.
+
+    Returns:
+      `init(key)` and `apply(params, observation [..., H, W, C], num_tasks)`.
+    """
+
+    def head(features: jax.Array, size: int) -> jax.Array:
+        return hk.nets.MLP([*config.head_hidden, size])(features)
+
+    def forward(observation: jax.Array, tasks: int = num_tasks) -> Predictions:
+        chex.assert_shape(observation, (..., *observation_shape))
+        leading = observation.shape[:-3]
+        with hk.experimental.name_scope("torso"):
+            features = _torso(observation.reshape(-1, *observation_shape), config)
+        logits, values = [], []
+        for task in range(tasks):
+            with hk.experimental.name_scope(f"task_{task}"):
+                with hk.experimental.name_scope("policy"):
+                    logits.append(head(features, num_actions))
+                with hk.experimental.name_scope("value"):
+                    values.append(head(features, 1)[..., 0])
+        return Predictions(
+            jnp.stack(logits).reshape(tasks, *leading, num_actions),
+            jnp.stack(values).reshape(tasks, *leading),
+        )
+
+    transformed = hk.without_apply_rng(hk.transform(forward))
+    example = jnp.zeros((1, *observation_shape), jnp.float32)
+    return Network(lambda key: transformed.init(key, example), transformed.apply)
+
+
+def main_task_params(params: hk.Params) -> hk.Params:
+    """The parameters u_0 = (m, x_0, z_0) of torso and main task, which actors need."""
+    return {
+        name: module
+        for name, module in params.items()
+        if name.startswith("torso/") or name.startswith("task_0/")
+    }

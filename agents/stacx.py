@@ -1,0 +1,108 @@
+"""STACX: an actor-critic that tunes all its losses' hyper-parameters by meta-gradients.
+
+Main task and auxiliary tasks share a torso and differ in their heads and in six meta-parameters
+each; the agent descends the sum of all tasks' losses, and the meta-parameters descend the outer
+(IMPALA) loss of the main task at the updated parameters (BMG appendix C).
+
+References:
+  Zahavy et al., "A Self-Tuning Actor-Critic Algorithm", NeurIPS 2020.
+  Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, appendix C and Table 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from agents.actor_critic import AgentState, reduction_scale, total_loss
+from agents.config import LossConfig
+from agents.impala import fixed_hyperparameters
+from agents.losses import Hyperparameters, outer_hyperparameters
+from agents.networks import Network
+from agents.trajectory import Sequences
+from meta.core import Objective
+from meta.matching import kl_divergence
+from meta.objectives import final_value
+
+MetaParameters = Hyperparameters  # the same six names, before their sigmoids: logits [n]
+
+
+def initial_meta_parameters(num_tasks: int, logit: float) -> MetaParameters:
+    """All meta-parameters at one logit; 4.6 gives 0.990 (STACX)."""
+    return MetaParameters(*(jnp.full([num_tasks], logit) for _ in MetaParameters._fields))
+
+
+def hyperparameters(meta_params: MetaParameters, config: LossConfig) -> Hyperparameters:
+    """Sigmoid of each logit; costs are scaled by the outer loss's, so they stay within (0, p).
+
+    Args:
+      meta_params: logits [n] of each.
+      config: the outer loss.
+
+    Returns:
+      Hyper-parameters [n] of each.
+    """
+    share = jax.tree.map(jax.nn.sigmoid, meta_params)
+    outer = outer_hyperparameters(config)
+    return share._replace(
+        policy_cost=share.policy_cost * outer.policy_cost,
+        entropy_cost=share.entropy_cost * outer.entropy_cost,
+        value_cost=share.value_cost * outer.value_cost,
+    )
+
+
+def outer_loss(network: Network, config: LossConfig, axis_name: str | None) -> Callable:
+    """f(u; p): the IMPALA loss of the main task, as a function of the parameters.
+
+    Returns:
+      (state, sequences) -> (loss [], its terms [1]). Its gradient in the parameters is the
+      semi-gradient of `loss_gradient`.
+    """
+    fixed = fixed_hyperparameters(config)(None)
+
+    def loss(state: AgentState, sequences: Sequences):
+        predictions = network.apply(state.params, sequences.observation, 1)
+        # Targets and ratios are constants of the outer loss, as in any actor-critic loss. This
+        # cuts the meta-gradient through the targets alone: it is grad_u f(u; p) du/dw.
+        bootstrap = jax.lax.stop_gradient(predictions)
+        value, terms = total_loss(predictions, bootstrap, fixed, sequences, config)
+        return value * reduction_scale(config, sequences, axis_name), terms
+
+    return loss
+
+
+def stacx_objective(
+    network: Network,
+    config: LossConfig,
+    kl_weight: float,
+    previous: AgentState,
+    axis_name: str | None,
+) -> Objective:
+    """STACX's meta-objective: the outer loss at the updated parameters.
+
+    Args:
+      network: the agent's network.
+      config: the outer loss.
+      kl_weight: weight of KL(updated || previous policy); 1 in the original STACX, 0 in BMG's.
+      previous: the agent before its update, which that term refers to.
+      axis_name: the device axis, or None.
+
+    Returns:
+      An objective over `Sequences`; the agent goes on from its updated parameters.
+    """
+    loss = outer_loss(network, config, axis_name)
+
+    def objective_loss(state: AgentState, sequences: Sequences):
+        value, terms = loss(state, sequences)
+        metrics = {"outer_loss": value, "outer_entropy": terms.policy_entropy[0]}
+        if kl_weight:
+            observation = sequences.observation
+            updated = network.apply(state.params, observation, 1).logits
+            value += kl_weight * kl_divergence(
+                updated, network.apply(previous.params, observation, 1).logits
+            )
+        return value, metrics
+
+    return final_value(objective_loss)
