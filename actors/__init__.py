@@ -1,0 +1,1 @@
+"""Processes that act: actors stream unrolls, evaluators report scores."""

@@ -1,0 +1,55 @@
+"""The actor's loop: newest parameters, one unroll of every environment, write, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax
+
+from actors.parameters import ParameterClient
+from actors.rollout import Rollout
+from agents.trajectory import Trajectory
+
+
+def run_actor(
+    rollout: Rollout,
+    parameters: ParameterClient,
+    append: Callable[[Trajectory], bool],
+    report: Callable[[dict[str, float]], None],
+    should_stop: Callable[[], bool],
+    report_interval: float,
+) -> None:
+    """Streams unrolls until asked to stop.
+
+    Args:
+      rollout: the environments and the policy.
+      parameters: where parameters come from.
+      append: writes one environment's unroll; blocks while the learner is slow, False to stop.
+      report: takes the share of time spent in each activity, and steps per second.
+      should_stop: polled between unrolls.
+      report_interval: seconds between reports.
+    """
+    last_report, steps, writing = time.monotonic(), 0, 0.0
+    while not should_stop():
+        latest = parameters.wait(should_stop)
+        if latest is None:
+            return
+        if latest.final:  # nothing more is learned; leave the cores to the last evaluation
+            time.sleep(0.2)
+            continue
+        unrolls = rollout.collect(latest.params, latest.version, time.monotonic)
+        start = time.monotonic()
+        num_envs, length = unrolls.action.shape
+        for index in range(num_envs):
+            if not append(jax.tree.map(lambda x: x[index], unrolls)):
+                return
+        now = time.monotonic()
+        writing += now - start
+        steps += num_envs * length
+        elapsed = now - last_report
+        if elapsed >= report_interval:
+            shares = {name: seconds / elapsed for name, seconds in rollout.seconds.items()}
+            report({**shares, "writing": writing / elapsed, "steps_per_second": steps / elapsed})
+            last_report, steps, writing = now, 0, 0.0
+            rollout.seconds = dict.fromkeys(rollout.seconds, 0.0)

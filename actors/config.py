@@ -1,0 +1,37 @@
+"""Configuration of actors and evaluators."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorConfig:
+    """The processes that stream unrolls. Defaults are BMG App. C.4: 48 environments."""
+
+    num_actors: int = 8
+    """Actor processes. The paper gives 48 environments on 2 accelerator cores."""
+    envs_per_actor: int = 6
+    """Environments of each actor, stepped as one C++ vector and acted on as one batch."""
+    env_threads: int = 1
+    """Threads that step one actor's environments."""
+    parameter_interval: float = 0.5
+    """Seconds between an actor's looks for newer parameters. Ours."""
+    report_interval: float = 5.0
+    """Seconds between an actor's reports of where its time goes. Ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatorConfig:
+    """The processes that play full episodes. The paper scores training episodes alone; a separate
+    evaluator with the same no-op starts and raw rewards is ours."""
+
+    num_evaluators: int = 1
+    """Evaluator processes; 0 for none."""
+    episodes: int = 10
+    """Episodes of one evaluation, played side by side."""
+    interval: float = 300.0
+    """Seconds from the end of one evaluation to the start of the next; the last one, of the final
+    parameters, always runs."""
+    final_timeout: float = 900.0
+    """Seconds that the end of a run waits for the last evaluation at most."""

@@ -1,0 +1,103 @@
+"""Evaluation: full episodes, raw rewards, the parameters that they belong to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from actors.parameters import ParameterClient
+from actors.rollout import FrameStack
+from agents.messages import Evaluation, VersionedParameters
+from environments.base import VectorEnvironment
+
+
+def play_episodes(
+    environment: VectorEnvironment,
+    act: Callable,
+    params,
+    key: jax.Array,
+    should_stop: Callable[[], bool],
+) -> np.ndarray | None:
+    """Plays one episode in each of N environments, side by side.
+
+    Each environment contributes its first episode whatever its length, so that short episodes
+    are not over-represented.
+
+    Args:
+      environment: N environments, reset here.
+      act: jitted (params, uint8 observations, key) -> (actions, logits).
+      params: the main task's parameters.
+      key: random key of the actions; the policy is sampled, as in training.
+      should_stop: polled at each step.
+
+    Returns:
+      Raw returns [N], or None when asked to stop.
+    """
+    stack = FrameStack(environment.num_envs, environment.spec)
+    stack.push(environment.reset())
+    returns = np.full(environment.num_envs, np.nan, np.float32)
+    while np.isnan(returns).any():
+        if should_stop():
+            return None
+        key, subkey = jax.random.split(key)
+        actions, _ = act(params, stack.stack, subkey)
+        step = environment.step(np.asarray(actions))
+        stack.push(step)
+        ended = np.isnan(returns) & ~np.isnan(step.episode_return)
+        returns[ended] = step.episode_return[ended]
+    return returns
+
+
+def run_evaluator(
+    environment: VectorEnvironment,
+    act: Callable,
+    parameters: ParameterClient,
+    report: Callable[[Evaluation], None],
+    should_stop: Callable[[], bool],
+    interval: float,
+    key: jax.Array,
+) -> None:
+    """Evaluates the newest parameters over and over, and the final ones once.
+
+    Args:
+      environment: as many environments as episodes.
+      act: (params, observations, key) -> (actions, logits).
+      parameters: where parameters come from.
+      report: takes each evaluation.
+      should_stop: polled at every step and while waiting.
+      interval: seconds between evaluations.
+      key: random key.
+    """
+    act = jax.jit(act)
+    while not should_stop():
+        latest = parameters.wait(should_stop)
+        if latest is None:
+            return
+        key, subkey = jax.random.split(key)
+
+        def interrupted(played: VersionedParameters = latest) -> bool:
+            # The final parameters end an evaluation of older ones: nobody waits for that one.
+            newest = parameters.wait(should_stop)
+            return newest is None or should_stop() or (newest.final and not played.final)
+
+        returns = play_episodes(environment, act, latest.params, subkey, interrupted)
+        if returns is None:
+            continue
+        report(
+            Evaluation(
+                version=latest.version,
+                frames=latest.frames,
+                mean_return=float(np.mean(returns)),
+                std_return=float(np.std(returns)),
+                episodes=len(returns),
+                final=latest.final,
+            )
+        )
+        if latest.final:
+            return
+        wake = time.monotonic() + interval
+        while time.monotonic() < wake and not interrupted():
+            time.sleep(0.2)

@@ -1,0 +1,150 @@
+"""Acting in a vector of environments and cutting what happens into unrolls.
+
+One unroll of T transitions per environment, T = 3 and S = 2 drawn here; all environments are in
+lockstep, and consecutive unrolls share S frames (the leading ones and the first):
+
+    agent step    0     1     2     3     4     5     6
+    frames     -1 0     1     2     3     4     5     6
+    unroll 1   [ f-1 | f0    f1    f2    f3 ]
+    unroll 2                     [ f2 |  f3    f4    f5    f6 ]
+    actions          a0    a1    a2 |    a3    a4    a5 |
+
+The transition t is (stack at t, a_t, r_{t+1}, discount_{t+1}). Where an episode ends, the next
+frame is already the next episode's first one (age 0): there is no transition between episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from agents.trajectory import Trajectory
+from environments.base import EnvironmentSpec, Step, VectorEnvironment
+
+
+class FrameStack:
+    """The last S frames of each of N environments, black where the episode is younger."""
+
+    def __init__(self, num_envs: int, spec: EnvironmentSpec):
+        height, width, channels = spec.frame_shape
+        self._channels = channels
+        self._max_age = spec.num_stack - 1
+        shape = (num_envs, height, width, spec.num_stack * channels)
+        self.stack = np.zeros(shape, np.uint8)  # [N, H, W, S * C], oldest first
+        self.age = np.zeros(num_envs, np.int32)  # [N], saturates at S - 1
+
+    def push(self, step: Step) -> None:
+        """Appends the newest frames; the stacks of new episodes start black."""
+        c = self._channels
+        self.stack[..., :-c] = self.stack[..., c:]
+        self.stack[step.first] = 0
+        self.stack[..., -c:] = step.frame
+        self.age = np.where(step.first, 0, np.minimum(self.age + 1, self._max_age))
+        self.age = self.age.astype(np.int32)
+
+
+class Rollout:
+    """Acts in N environments and yields unrolls."""
+
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        act: Callable,
+        unroll_length: int,
+        key: jax.Array,
+    ):
+        """Resets the environments.
+
+        Args:
+          environment: N environments.
+          act: (params, uint8 [N, H, W, S * C], key) -> (actions int32 [N], logits [N, A]).
+          unroll_length: T.
+          key: random key of the actions.
+        """
+        self._environment = environment
+        self._spec = environment.spec
+        self._length = unroll_length
+
+        def act_and_split(params, observation, key):
+            key, subkey = jax.random.split(key)
+            return *act(params, observation, subkey), key
+
+        self._act = jax.jit(act_and_split)
+        self._key = key
+        num_envs, stack = environment.num_envs, self._spec.num_stack
+        self._stack = FrameStack(num_envs, self._spec)
+        self._frames = np.zeros(
+            (num_envs, stack + unroll_length, *self._spec.frame_shape), np.uint8
+        )
+        self._age = np.zeros((num_envs, unroll_length + 1), np.int32)
+        self._observe(environment.reset(), 0)
+        self.seconds = {"environment": 0.0, "inference": 0.0}
+
+    def _observe(self, step: Step, t: int) -> None:
+        self._stack.push(step)
+        self._frames[:, self._spec.num_stack - 1 + t] = step.frame
+        self._age[:, t] = self._stack.age
+
+    def collect(self, params, version: int, clock: Callable[[], float]) -> Trajectory:
+        """Takes T steps in every environment.
+
+        Args:
+          params: the main task's parameters, on the inference device.
+          version: learner updates behind them.
+          clock: seconds, for `self.seconds`.
+
+        Returns:
+          A trajectory with a leading axis [N] on each field, owned by the caller.
+        """
+        num_envs, length = self._environment.num_envs, self._length
+        stack, frames, age = self._spec.num_stack, self._frames, self._age
+        action = np.zeros((num_envs, length), np.int32)
+        logits = np.zeros((num_envs, length, self._spec.num_actions), np.float32)
+        reward, discount, returns = np.zeros((3, num_envs, length), np.float32)
+        for t in range(length):
+            start = clock()
+            chosen, step_logits, self._key = self._act(params, self._stack.stack, self._key)
+            action[:, t], logits[:, t] = chosen, step_logits
+            middle = clock()
+            step = self._environment.step(action[:, t])
+            self._observe(step, t + 1)
+            reward[:, t], discount[:, t] = step.reward, step.discount
+            returns[:, t] = step.episode_return
+            self.seconds["inference"] += middle - start
+            self.seconds["environment"] += clock() - middle
+        trajectory = Trajectory(
+            frames=frames.copy(),
+            age=age.copy(),
+            action=action,
+            reward=reward,
+            discount=discount,
+            behaviour_logits=logits,
+            episode_return=returns,
+            parameter_version=np.full(num_envs, version, np.int32),
+        )
+        frames[:, :stack] = frames[:, length:]
+        age[:, 0] = age[:, length]
+        return trajectory
+
+
+def trajectory_signature(spec: EnvironmentSpec, unroll_length: int) -> Trajectory:
+    """Shapes and dtypes of one unroll of one environment."""
+    length, stack = unroll_length, spec.num_stack
+    return Trajectory(
+        frames=jax.ShapeDtypeStruct((stack + length, *spec.frame_shape), np.uint8),
+        age=jax.ShapeDtypeStruct((length + 1,), np.int32),
+        action=jax.ShapeDtypeStruct((length,), np.int32),
+        reward=jax.ShapeDtypeStruct((length,), np.float32),
+        discount=jax.ShapeDtypeStruct((length,), np.float32),
+        behaviour_logits=jax.ShapeDtypeStruct((length, spec.num_actions), np.float32),
+        episode_return=jax.ShapeDtypeStruct((length,), np.float32),
+        parameter_version=jax.ShapeDtypeStruct((), np.int32),
+    )
+
+
+def observation_shape(spec: EnvironmentSpec) -> tuple[int, int, int]:
+    """(H, W, S * C) of a stacked observation."""
+    height, width, channels = spec.frame_shape
+    return height, width, spec.num_stack * channels

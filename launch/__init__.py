@@ -1,0 +1,1 @@
+"""Commands, presets and the Launchpad program."""

@@ -1,0 +1,64 @@
+"""`bmg benchmark NAME`: measures, prints a table, and writes its rows as a JSON list."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import json
+import pathlib
+
+_BENCHMARKS = {
+    "pipeline": "actors into Reverb and out again, against the bare vector environment",
+    "impala": "the whole system as plain IMPALA without replay",
+    "learner": "one update of STACX and BMG against the plain IMPALA update",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Measure one part of the system."""
+
+    json: str = ""
+    """File for the rows, a JSON list; empty for none."""
+    quick: bool = False
+    """A shorter measurement: less precise."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg benchmark NAME`.
+
+    Raises:
+      ValueError: unknown benchmark; one line.
+    """
+    import tyro
+
+    names = ", ".join(_BENCHMARKS)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: bmg benchmark NAME [--json FILE] [--quick]\n")
+        print("\n".join(f"  {name:<10} {text}" for name, text in _BENCHMARKS.items()))
+        return 0
+    name = arguments[0]
+    if name not in _BENCHMARKS:
+        near = difflib.get_close_matches(name, _BENCHMARKS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no benchmark {name!r}; there are {names}.{hint}")
+    config = tyro.cli(BenchmarkConfig, prog=f"bmg benchmark {name}", args=arguments[1:])
+    rows = importlib.import_module(f"benchmarks.{name}").measure(config.quick)
+    print_table(rows)
+    if config.json:
+        pathlib.Path(config.json).write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+def print_table(rows: list[dict]) -> None:
+    """Prints rows that share their keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else str(x) for x in row.values()))
+    Console(width=max(100, 16 * len(rows[0]))).print(table)

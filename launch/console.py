@@ -1,0 +1,102 @@
+"""The console of a run: one live line, from the newest line of metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+_PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
+
+
+class RunConsole:
+    """Shows a run's progress until it is closed."""
+
+    def __init__(self, workdir: pathlib.Path, total_frames: int):
+        """Opens the live line; nothing that an earlier stretch of the run wrote is shown."""
+        self._path = workdir / "metrics.jsonl"
+        self._total = total_frames
+        self._position = self._path.stat().st_size if self._path.exists() else 0
+        self._latest: dict[str, Any] = {}
+        self._started = time.monotonic()
+        self._printed = self._started - _PLAIN_INTERVAL + 5.0
+        self._console = Console(highlight=False)
+        self._live = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+
+    def print(self, message: str) -> None:
+        """Prints a line above the live one."""
+        self._console.print(Text(message))
+
+    def refresh(self) -> None:
+        """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
+        self._read()
+        line = progress_line(self._latest, self._total, time.monotonic() - self._started)
+        if self._live is not None:
+            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._printed >= _PLAIN_INTERVAL:
+            self._printed = time.monotonic()
+            self.print(line)
+
+    def _read(self) -> None:
+        if not self._path.exists():
+            return
+        with open(self._path) as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith("\n"):
+                    break
+                self._position += len(line.encode())
+                self._latest |= json.loads(line)
+
+    def close(self) -> None:
+        """Ends the live line; the last state stays on screen."""
+        self._read()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._latest:
+            elapsed = time.monotonic() - self._started
+            self.print(progress_line(self._latest, self._total, elapsed))
+
+
+def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
+    """One line: frames, rates, lag, scores, time left.
+
+    Args:
+      latest: the newest value of each metric.
+      total: environment frames of the whole run.
+      elapsed: seconds since this stretch of the run began.
+    """
+    if "learner/frames_per_second" not in latest:
+        return f"starting: processes, environments, first compilation ({elapsed:.0f} s)"
+    frames, rate = min(int(latest["learner/frames"]), total), latest["learner/frames_per_second"]
+    parts = [
+        f"{frames:,} of {total:,} frames ({100 * frames / total:.0f} %)",
+        f"{rate:,.0f} frames/s",
+        f"{latest['learner/updates_per_second']:.2f} updates/s",
+        f"lag {latest['policy_lag/mean']:.1f}",
+    ]
+    if "training/return" in latest:
+        parts.append(f"training {latest['training/return']:.2f}")
+    if "evaluation/return" in latest:
+        score = 100 * latest["evaluation/human_normalized_score"]
+        parts.append(f"evaluation {latest['evaluation/return']:.2f} ({score:.0f} % human)")
+    left = duration((total - frames) / max(rate, 1e-9))
+    parts.append(f"{left} left" if frames < total else "last evaluation")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or seconds."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

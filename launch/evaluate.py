@@ -1,0 +1,85 @@
+"""`bmg evaluate`: full episodes with a run's newest checkpoint, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from launch.config import load_config
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Play episodes with the newest checkpoint of a run and report the score."""
+
+    workdir: str
+    """Run directory of `bmg train`."""
+    episodes: int = 10
+    """Full episodes, played side by side."""
+    seed: int = 1
+    """Seeds episodes and actions; other than the run's own, so that episodes are new."""
+
+    def __post_init__(self):
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}; give at least 1.")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg evaluate`: prints the score as JSON and writes evaluation.json.
+
+    Raises:
+      ValueError: no run, no usable checkpoint; one line.
+    """
+    import pathlib
+
+    import tyro
+
+    options = tyro.cli(EvaluateConfig, prog="bmg evaluate", args=arguments)
+    config = load_config(pathlib.Path(options.workdir))
+    config = dataclasses.replace(config, workdir=options.workdir)
+
+    import jax
+    import numpy as np
+
+    from actors.evaluator import play_episodes
+    from actors.rollout import observation_shape
+    from agents.agent import acting_policy, make_agent
+    from agents.networks import main_task_params
+    from environments.factory import make, make_spec
+    from environments.scores import human_normalized_score
+    from launch.nodes import protocol
+    from learner import checkpoint
+    from learner.learner import write_json
+
+    spec = make_spec(config.game, config.atari)
+    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
+    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    found, problems = checkpoint.load_newest(config.path / "checkpoints", template)
+    for problem in problems:
+        print(problem)
+    environment = make(
+        config.game, options.episodes, options.seed, 0, config.atari, num_threads=0
+    )
+    returns = play_episodes(
+        environment,
+        jax.jit(acting_policy(agent.network)),
+        main_task_params(found.state.agent.params),
+        jax.random.PRNGKey(options.seed),
+        should_stop=lambda: False,
+    )
+    environment.close()
+    mean_return = float(np.mean(returns))
+    result = {
+        "game": config.game,
+        "frames": found.header["frames"],
+        "updates": found.header["updates"],
+        "episodes": options.episodes,
+        "evaluation_return": mean_return,
+        "return_std": float(np.std(returns)),
+        "human_normalized_score": human_normalized_score(config.game, mean_return),
+        "returns": [float(x) for x in returns],
+        "protocol": protocol(config),
+    }
+    write_json(config.path / "evaluation.json", result)
+    print(json.dumps(result, indent=2))
+    return 0

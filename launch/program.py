@@ -1,0 +1,75 @@
+"""The Launchpad program: replay server, learner, actors, evaluators."""
+
+from __future__ import annotations
+
+import functools
+
+import launchpad as lp
+from launchpad.nodes.python.local_multi_processing import PythonProcess
+
+from environments.base import EnvironmentSpec
+from launch import nodes
+from launch.config import TrainConfig
+
+# Only the learner sees the accelerator. An actor's batch is small: one thread each, so that many
+# of them share the cores without fighting.
+_ACTING_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OMP_NUM_THREADS": "1",
+}
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+LEAVE_SECONDS = 10  # Launchpad's own notice, after which a node kills itself
+
+
+def make_program(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> lp.Program:
+    """Builds the program.
+
+    Args:
+      config: the run.
+      spec: the environment's shapes.
+      resume: whether the learner starts from the newest checkpoint.
+    """
+    program = lp.Program("bmg")
+    with program.group(nodes.REPLAY):
+        replay = program.add_node(
+            lp.ReverbNode(functools.partial(nodes.replay_tables, config, spec))
+        )
+    with program.group(nodes.LEARNER):
+        learner = program.add_node(
+            lp.CourierNode(
+                nodes.LearnerNode, config, spec, replay, resume, nodes.protocol(config)
+            )
+        )
+    with program.group(nodes.ACTOR):
+        for index in range(config.actors.num_actors):
+            program.add_node(lp.PyNode(nodes.run_actor, config, spec, index, learner, replay))
+    with program.group(nodes.EVALUATOR):
+        for index in range(config.evaluator.num_evaluators):
+            program.add_node(lp.PyNode(nodes.run_evaluator, config, spec, index, learner))
+    return program
+
+
+def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
+    """Environment variables of each group's processes."""
+    learner = {"JAX_PLATFORMS": config.learner.platform} if config.learner.platform else {}
+
+    def process(environment):
+        return PythonProcess(env={**_QUIET, **environment})
+
+    return {
+        nodes.REPLAY: process({"JAX_PLATFORMS": "cpu"}),
+        nodes.LEARNER: process(learner),
+        nodes.ACTOR: process(_ACTING_ENVIRONMENT),
+        nodes.EVALUATOR: process(_ACTING_ENVIRONMENT),
+    }
+
+
+def node_names(config: TrainConfig) -> list[str]:
+    """Names of all nodes, as in their logs."""
+    return [
+        nodes.REPLAY,
+        nodes.LEARNER,
+        *(f"{nodes.ACTOR}_{i}" for i in range(config.actors.num_actors)),
+        *(f"{nodes.EVALUATOR}_{i}" for i in range(config.evaluator.num_evaluators)),
+    ]

@@ -1,0 +1,254 @@
+"""`bmg train`: checks everything, launches the program, watches it, ends it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import os
+import pathlib
+import sys
+import time
+
+from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
+from launch.presets import PRESETS
+
+_LOG_LINES = 20  # of a failed node's log, shown
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg train`.
+
+    Returns:
+      The exit code: 0 complete, 1 a node failed, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    config = parse(arguments)
+    resume = prepare_workdir(config)
+    spec = check(config)
+    return launch(config, spec, resume)
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The command line on top of its preset, or of the run that is resumed."""
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="local")
+    first.add_argument("--game", default="pong")
+    first.add_argument("--workdir", default="")
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    if known.preset not in PRESETS:
+        near = difflib.get_close_matches(known.preset, PRESETS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no preset {known.preset!r}; there are {', '.join(PRESETS)}.{hint}")
+    from environments.scores import validate_game
+
+    default = PRESETS[known.preset](validate_game(known.game))
+    workdir = pathlib.Path(known.workdir or f"runs/{known.game}")
+    if known.resume and config_file(workdir).exists():
+        default = load_config(workdir)
+    return tyro.cli(TrainConfig, prog="bmg train", args=arguments, default=default)
+
+
+def prepare_workdir(config: TrainConfig) -> bool:
+    """Creates the run directory, or accepts the one to resume.
+
+    Returns:
+      Whether there is a checkpoint to go on from.
+
+    Raises:
+      ValueError: another run is there, or none to resume; one line.
+    """
+    workdir = config.path
+    if config_file(workdir).exists():
+        check_same(config, load_config(workdir))
+        if not config.resume:
+            raise ValueError(
+                f"{workdir} holds a run already; give --resume to go on with it, or another "
+                "--workdir."
+            )
+    elif config.resume:
+        raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
+    for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
+        (workdir / folder).mkdir(parents=True, exist_ok=True)
+    from launch.nodes import status_file
+
+    for old in status_file(workdir, "*").parent.glob("*.json"):
+        old.unlink()
+    return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
+
+
+def check(config: TrainConfig):
+    """Refuses what could only fail later, before any process starts.
+
+    Returns:
+      The environment's shapes.
+
+    Raises:
+      ValueError: one line.
+    """
+    from environments.factory import make_spec
+
+    spec = make_spec(config.game, config.atari)
+    height, width, _ = spec.frame_shape
+    if config.agent.network.torso == "shallow" and min(height, width) < 36:
+        raise ValueError(
+            f"torso 'shallow' needs frames of at least 36x36 pixels, {config.game} gives "
+            f"{height}x{width}; give --agent.network.torso mlp."
+        )
+    if config.learner.replay_batch and not config.replay.replay_capacity:
+        raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
+    if config.learner.platform or config.learner.num_devices > 1:
+        # The learner looks again in its own process; this look is for an early word.
+        from learner.update import check_batch, select_devices
+
+        check_batch(config.learner, config.agent, len(select_devices(config.learner)))
+    else:
+        from learner.update import check_batch
+
+        check_batch(config.learner, config.agent, max(config.learner.num_devices, 1))
+    return spec
+
+
+def launch(config: TrainConfig, spec, resume: bool) -> int:
+    """Launches the program and stays until it ended."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from launch.console import RunConsole
+
+    workdir = config.path
+    write = json.dumps(to_dict(dataclasses.replace(config, resume=False)), indent=2)
+    config_file(workdir).write_text(write + "\n")
+    console = RunConsole(workdir, config.frames)
+    console.print(
+        f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
+        f"(tensorboard --logdir {workdir.parent})"
+    )
+    program = Launched(config, spec, resume)
+    try:
+        # Ctrl-C does not raise: Launchpad's handler asks the nodes to leave, and `poll` tells.
+        while (state := program.poll()) == "running":
+            console.refresh()
+            time.sleep(0.2)
+    finally:
+        program.stop()
+        console.close()
+    return report_end(config, state, program)
+
+
+class Launched:
+    """A running program, watched by its nodes' state files."""
+
+    def __init__(self, config: TrainConfig, spec, resume: bool):
+        """Starts all processes (or threads)."""
+        import absl.flags
+        import launchpad as lp
+        import psutil
+
+        from launch.program import LEAVE_SECONDS, local_resources, make_program, node_names
+
+        self._config = config
+        self._leave_seconds = LEAVE_SECONDS + 5
+        self._names = node_names(config)
+        if not absl.flags.FLAGS.is_parsed():
+            absl.flags.FLAGS(["bmg"])
+        with contextlib.redirect_stdout(io.StringIO()):
+            before = set(psutil.Process().children())
+            self._manager = lp.launch(
+                make_program(config, spec, resume),
+                launch_type=config.launch,
+                local_resources=local_resources(config),
+                terminal="current_terminal",
+            )
+            self._wrappers = set(psutil.Process().children()) - before
+        self._interrupted = self._manager.stop_event()
+
+    def statuses(self) -> dict[str, dict]:
+        """What each node last said of itself."""
+        from launch.nodes import status_file
+
+        statuses = {}
+        for name in self._names:
+            with contextlib.suppress(FileNotFoundError):
+                statuses[name] = json.loads(status_file(self._config.path, name).read_text())
+        return statuses
+
+    def poll(self) -> str:
+        """running, finished, failed or interrupted."""
+        statuses = self.statuses()
+        self.failed = [n for n, status in statuses.items() if status["state"] == "failed"]
+        if self.failed:
+            return "failed"
+        if statuses.get("learner", {}).get("state") == "finished":
+            return "finished"
+        if self._interrupted.is_set():
+            return "interrupted"
+        if self._config.launch == "local_mp":
+            dead = [
+                name
+                for name, status in statuses.items()
+                if status["state"] == "running" and not _alive(status["pid"])
+            ]
+            if dead or any(not _alive(wrapper.pid) for wrapper in self._wrappers):
+                self.failed = dead
+                return "failed"
+        return "running"
+
+    def stop(self) -> None:
+        """Asks every node to leave, waits, and kills what is left."""
+        import psutil
+
+        pids = [status["pid"] for status in self.statuses().values()]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if self._config.launch == "local_mp":
+                processes = []
+                for pid in {*pids, *(wrapper.pid for wrapper in self._wrappers)}:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        processes.append(psutil.Process(pid))
+                for process in processes:
+                    if process.pid in pids:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.terminate()
+                _, left = psutil.wait_procs(processes, timeout=self._leave_seconds)
+                for process in left:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                psutil.wait_procs(left, timeout=5)
+                self._manager.wait(raise_error=False)
+            else:
+                self._manager.stop_and_wait()
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def report_end(config: TrainConfig, state: str, program: Launched) -> int:
+    """Says how the run ended; the exit code."""
+    from launch.nodes import log_file
+
+    workdir = config.path
+    if state == "finished":
+        print((workdir / "results.json").read_text(), end="")
+        return 0
+    if state == "interrupted":
+        print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
+        return 130
+    for name in program.failed or ["a node"]:
+        print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)
+        path = log_file(workdir, name)
+        if path.exists():
+            lines = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+    return 1

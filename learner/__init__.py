@@ -1,0 +1,1 @@
+"""The learner: a pmapped update, its data, its checkpoints and its metrics."""

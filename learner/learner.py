@@ -1,0 +1,349 @@
+"""The learner's process: batches in, parameters, metrics, checkpoints and results out."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from agents.agent import UpdateBatch
+from agents.messages import Evaluation, VersionedParameters
+from agents.networks import main_task_params
+from agents.trajectory import Trajectory
+from environments.scores import human_normalized_score
+from learner import checkpoint
+from learner.batches import BatchInfo, Prefetcher
+from learner.config import LearnerConfig
+from learner.metrics import MetricsWriter
+from learner.update import PmappedAgent, first
+
+_RETURNS_KEPT = 100  # training return: mean over this many last episodes
+
+
+class RunInfo(NamedTuple):
+    """What a learner must know of its run."""
+
+    workdir: pathlib.Path
+    game: str
+    total_frames: int  # environment frames at which the run is complete
+    frames_per_update: int
+    seed: int
+    resume: bool
+    protocol: dict[str, Any]  # goes into results.json
+    versions: dict[str, str]  # goes into results.json
+    num_evaluators: int
+    final_timeout: float  # seconds to wait for the last evaluation
+
+
+class Progress:
+    """Counters of a run that outlive its processes: a checkpoint's header."""
+
+    def __init__(self, header: dict | None = None):
+        """Starts at zero, or where a checkpoint's header says."""
+        header = header or {}
+        self.updates: int = header.get("updates", 0)
+        self.seconds: float = header.get("seconds", 0.0)
+        self.episodes: int = header.get("episodes", 0)
+        self.returns = collections.deque(header.get("returns", []), maxlen=_RETURNS_KEPT)
+        self.evaluation: dict | None = header.get("evaluation")
+
+    def header(self) -> dict:
+        """JSON values."""
+        return {
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "evaluation": self.evaluation,
+        }
+
+
+class Learner:
+    """Runs updates until the frames are used up; serves parameters; collects reports.
+
+    `get_parameters`, `report` and `report_evaluation` are called by other processes, from other
+    threads than `run`.
+    """
+
+    def __init__(self, agent: PmappedAgent, config: LearnerConfig, info: RunInfo):
+        """Starts from a seed, or from the newest checkpoint when the run is resumed.
+
+        Raises:
+          CheckpointError: no usable checkpoint to resume from; one line.
+        """
+        self._agent, self._config, self._info = agent, config, info
+        self._directory = info.workdir / "checkpoints"
+        state = agent.agent.init(jax.random.PRNGKey(info.seed))
+        self._progress = Progress()
+        if info.resume:
+            found, problems = checkpoint.load_newest(self._directory, state)
+            for problem in problems:
+                print(problem, flush=True)
+            state, self._progress = found.state, Progress(found.header)
+        self._state = agent.replicate(state)
+        self._lock = threading.Lock()
+        self._reports: dict[str, dict[str, float]] = {}
+        self._evaluated = threading.Event()
+        self._started = time.monotonic() - self._progress.seconds
+        self._metrics = MetricsWriter(info.workdir)
+        self._published: VersionedParameters | None = None
+        self._publish(final=False)
+
+    # Called by other processes.
+
+    def get_parameters(self, version: int) -> VersionedParameters | None:
+        """The published parameters, or None where `version` is no older."""
+        published = self._published
+        if published.version <= version and not published.final:
+            return None
+        return published
+
+    def report(self, source: str, metrics: dict[str, float]) -> None:
+        """Takes an actor's metrics; the newest of each actor count."""
+        with self._lock:
+            self._reports[source] = metrics
+
+    def report_evaluation(self, evaluation: Evaluation) -> None:
+        """Takes an evaluation and writes it at the frames that it belongs to."""
+        evaluation = Evaluation(*evaluation)
+        score = human_normalized_score(self._info.game, evaluation.mean_return)
+        with self._lock:
+            self._progress.evaluation = {**evaluation._asdict(), "human_normalized_score": score}
+            self._write(
+                evaluation.frames,
+                {
+                    "evaluation/return": evaluation.mean_return,
+                    "evaluation/return_std": evaluation.std_return,
+                    "evaluation/episodes": evaluation.episodes,
+                    "evaluation/parameter_version": evaluation.version,
+                    "evaluation/human_normalized_score": score,
+                },
+            )
+        if evaluation.final:
+            self._evaluated.set()
+
+    # The learner's own thread.
+
+    @property
+    def frames(self) -> int:
+        """Environment frames learned from so far."""
+        return self._progress.updates * self._info.frames_per_update
+
+    def run(
+        self,
+        online: Iterator[Trajectory],
+        replay: Iterator[Trajectory],
+        num_extra: int,
+        occupancy: Callable[[], dict[str, float]],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Learns until the frames are used up or it is asked to stop.
+
+        A checkpoint and results.json are written either way.
+
+        Args:
+          online: batches of fresh unrolls, host arrays.
+          replay: batches of replayed unrolls.
+          num_extra: replay batches per update beside the main one.
+          occupancy: state of the replay tables, for the metrics.
+          should_stop: polled between updates.
+
+        Returns:
+          Whether the run is complete.
+
+        Raises:
+          OSError: the last checkpoint or the results could not be written.
+          TimeoutError: no data came for too long.
+        """
+        prefetcher = Prefetcher(
+            online, replay, num_extra, self._agent.shard, self._config.prefetch
+        )
+        window = Window(self.frames)
+        last_checkpoint = time.monotonic()
+        try:
+            while self.frames < self._info.total_frames:
+                start = time.monotonic()
+                item = prefetcher.get(should_stop)
+                if item is None:
+                    break
+                window.seconds["waiting"] += time.monotonic() - start
+                self._learn(*item, window)
+                now = time.monotonic()
+                self._progress.seconds = now - self._started
+                if now - window.start >= self._config.log_interval:
+                    self._log(window, occupancy())
+                    window = Window(self.frames)
+                if now - last_checkpoint >= self._config.checkpoint_interval:
+                    self._try_checkpoint()
+                    last_checkpoint = time.monotonic()
+            if window.updates:
+                self._log(window, occupancy())
+        finally:
+            prefetcher.close()
+            self._checkpoint()
+            self._write_results()
+        complete = self.frames >= self._info.total_frames
+        if complete:
+            self._finish(should_stop)
+        self._metrics.close()
+        return complete
+
+    def _learn(self, batch: UpdateBatch, info: BatchInfo, window: Window) -> None:
+        """One update, and its publication."""
+        start = time.monotonic()
+        self._state, window.last_metrics = self._agent.update(self._state, batch)
+        version = self._progress.updates
+        self._progress.updates += 1
+        self._progress.episodes += len(info.episode_returns)
+        self._progress.returns.extend(float(x) for x in info.episode_returns)
+        window.updates += 1
+        window.lags.extend(version - info.versions)
+        publish = self._progress.updates % self._config.publish_interval == 0
+        if publish:
+            window.metrics.append(np.asarray(window.last_metrics))  # waits for the update
+        updated = time.monotonic()
+        window.seconds["updating"] += updated - start
+        if publish:
+            self._publish(final=False)
+            window.seconds["publishing"] += time.monotonic() - updated
+
+    def _publish(self, final: bool) -> None:
+        params = main_task_params(self._state.agent.params)
+        self._published = VersionedParameters(
+            first(params), self._progress.updates, self.frames, final
+        )
+
+    def _log(self, window: Window, occupancy: dict[str, float]) -> None:
+        """Writes the window's metrics; a full disk is reported and the run goes on."""
+        elapsed = time.monotonic() - window.start
+        values = window.metrics or [np.asarray(window.last_metrics)]
+        metrics = dict(zip(self._agent.metric_names, np.mean(values, axis=0)))
+        metrics |= {
+            "learner/frames": self.frames,
+            "learner/updates": self._progress.updates,
+            "learner/updates_per_second": window.updates / elapsed,
+            "learner/frames_per_second": (self.frames - window.frames) / elapsed,
+            "learner/wall_seconds": self._progress.seconds,
+            "policy_lag/min": np.min(window.lags),
+            "policy_lag/mean": np.mean(window.lags),
+            "policy_lag/max": np.max(window.lags),
+            **{f"learner_time/{k}": v / elapsed for k, v in window.seconds.items()},
+            **occupancy,
+        }
+        if self._progress.returns:
+            mean_return = float(np.mean(self._progress.returns))
+            metrics["training/return"] = mean_return
+            metrics["training/episodes"] = self._progress.episodes
+            metrics["training/human_normalized_score"] = human_normalized_score(
+                self._info.game, mean_return
+            )
+        with self._lock:
+            metrics |= summarise_reports(self._reports)
+            self._write(self.frames, metrics)
+
+    def _write(self, frames: int, metrics: dict[str, float]) -> None:
+        try:
+            self._metrics.write(frames, metrics)
+        except OSError as error:
+            print(f"metrics could not be written: {error}; the run goes on", flush=True)
+
+    def _checkpoint(self) -> None:
+        header = {**self._progress.header(), "game": self._info.game, "frames": self.frames}
+        checkpoint.save(
+            self._directory,
+            self._progress.updates,
+            first(self._state),
+            header,
+            self._config.checkpoints_kept,
+        )
+
+    def _try_checkpoint(self) -> None:
+        try:
+            self._checkpoint()
+        except OSError as error:
+            print(f"checkpoint could not be written: {error}; the run goes on", flush=True)
+
+    def _finish(self, should_stop: Callable[[], bool]) -> None:
+        """Publishes the final parameters and waits for their evaluation."""
+        self._publish(final=True)
+        deadline = time.monotonic() + self._info.final_timeout
+        while self._info.num_evaluators and not should_stop():
+            if self._evaluated.wait(0.2):
+                break
+            if time.monotonic() > deadline:
+                print("the last evaluation did not come in time", flush=True)
+                break
+        self._checkpoint()
+        self._write_results()
+
+    def _write_results(self) -> None:
+        progress, info = self._progress, self._info
+        evaluation = progress.evaluation or {}
+        results = {
+            "game": info.game,
+            "frames": self.frames,
+            "complete": self.frames >= info.total_frames,
+            "wall_seconds": progress.seconds,
+            "frames_per_second": self.frames / max(progress.seconds, 1e-9),
+            "updates": progress.updates,
+            "episodes": progress.episodes,
+            "training_return": float(np.mean(progress.returns)) if progress.returns else None,
+            "evaluation_return": evaluation.get("mean_return"),
+            "human_normalized_score": evaluation.get("human_normalized_score"),
+            "evaluation": progress.evaluation,
+            "protocol": info.protocol,
+            "versions": info.versions,
+        }
+        write_json(info.workdir / "results.json", results)
+
+
+class Window:
+    """What happened between two log lines."""
+
+    def __init__(self, frames: int):
+        """Opens a window at so many frames."""
+        self.start = time.monotonic()
+        self.frames = frames
+        self.updates = 0
+        self.metrics: list[np.ndarray] = []  # [M] each, of the published updates
+        self.last_metrics: jax.Array | None = None  # [M], still on the device
+        self.lags: list[int] = []
+        self.seconds = {"waiting": 0.0, "updating": 0.0, "publishing": 0.0}
+
+
+def summarise_reports(reports: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Actors' reports in one: rates are summed, shares of time averaged."""
+    if not reports:
+        return {}
+    names = next(iter(reports.values()))
+    summary = {"actors/reporting": float(len(reports))}
+    for name in names:
+        values = [report[name] for report in reports.values()]
+        if name.endswith("per_second"):
+            summary[f"actors/{name}"] = float(np.sum(values))
+        else:
+            summary[f"actors_time/{name}"] = float(np.mean(values))
+    return summary
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes JSON whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "w") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,147 @@
+"""The agent's update mapped over devices.
+
+Parameters are replicated, the batch is split, gradients are averaged inside the differentiated
+inner step: the same global batch gives the same update on any number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents.agent import Agent, TrainState, UpdateBatch, make_agent
+from agents.config import AgentConfig
+from agents.trajectory import Trajectory
+from learner.config import LearnerConfig
+
+AXIS = "devices"
+
+
+class PmappedAgent(NamedTuple):
+    """An agent on several devices."""
+
+    agent: Agent
+    devices: Sequence[jax.Device]
+    update: Callable[..., tuple[TrainState, jax.Array]]  # state, batch -> state, metrics [M]
+    metric_names: list[str]  # M names; filled when `update` is first traced
+
+    def replicate(self, state: TrainState) -> TrainState:
+        """Puts one copy of the state on each device."""
+        return jax.device_put_replicated(state, list(self.devices))
+
+    def shard(self, batch: UpdateBatch) -> UpdateBatch:
+        """Splits a host batch [B, ...] and puts each part [B / D, ...] on its device."""
+        count = len(self.devices)
+
+        def split(x: np.ndarray):
+            parts = np.split(x, count)
+            return jax.device_put_sharded(parts, list(self.devices))
+
+        return jax.tree.map(split, batch)
+
+
+def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> None:
+    """Refuses batches that devices cannot share evenly, or that the agent cannot use.
+
+    Raises:
+      ValueError: in one line.
+    """
+    for name in ("online_batch", "replay_batch"):
+        size = getattr(config, name)
+        if size % num_devices:
+            raise ValueError(
+                f"{name} {size} cannot be shared evenly by {num_devices} devices; give a multiple "
+                f"of {num_devices}, or another --learner.num-devices."
+            )
+    needs_replay = agent.num_extra_batches or (
+        agent.algorithm == "bmg" and agent.meta.final_data == "replay"
+    )
+    if needs_replay and config.replay_batch == 0:
+        raise ValueError(
+            "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "
+            "draw from replay; give --learner.replay-batch."
+        )
+
+
+def select_devices(config: LearnerConfig) -> list[jax.Device]:
+    """The learner's devices.
+
+    Raises:
+      ValueError: in one line, for a platform or a number of devices that is not there.
+    """
+    try:
+        devices = jax.local_devices(backend=config.platform or None)
+    except RuntimeError:
+        there = ", ".join(sorted({device.platform for device in jax.local_devices()}))
+        raise ValueError(
+            f"no {config.platform!r} device here; there is {there}. Change --learner.platform, or "
+            "install the accelerator's extra (cuda or tpu)."
+        ) from None
+    wanted = config.num_devices or len(devices)
+    if wanted > len(devices):
+        raise ValueError(
+            f"{wanted} devices wanted, {len(devices)} there ({devices[0].platform}); lower "
+            "--learner.num-devices."
+        )
+    return devices[:wanted]
+
+
+def make_pmapped_agent(
+    agent_config: AgentConfig,
+    config: LearnerConfig,
+    observation_shape: tuple[int, int, int],
+    num_actions: int,
+    action_repeat: int,
+    devices: Sequence[jax.Device],
+) -> PmappedAgent:
+    """Maps the agent's update over `devices`; the state's buffers are donated.
+
+    Args:
+      agent_config: which agent.
+      config: batch sizes and unroll length.
+      observation_shape: (H, W, S * C).
+      num_actions: A.
+      action_repeat: environment frames per agent step.
+      devices: where it runs.
+    """
+    check_batch(config, agent_config, len(devices))
+    agent = make_agent(
+        agent_config,
+        observation_shape,
+        num_actions,
+        frames_per_update=frames_per_update(config, action_repeat),
+        axis_name=AXIS,
+    )
+    metric_names: list[str] = []
+
+    def update(state, batch):
+        if config.skip_update:
+            return state._replace(updates=state.updates + 1), jnp.zeros(0)
+        state, metrics = agent.update(state, batch)
+        metric_names[:] = sorted(metrics)
+        # One vector: a transfer of many scalars costs more than the scalars.
+        return state, jnp.stack([metrics[name] for name in metric_names])
+
+    update = jax.pmap(
+        update, AXIS, devices=list(devices), donate_argnums=(0,), out_axes=(0, None)
+    )
+    return PmappedAgent(agent, devices, update, metric_names)
+
+
+def frames_per_update(config: LearnerConfig, action_repeat: int) -> int:
+    """Environment frames that one learner update consumes: its online data."""
+    return config.online_batch * config.unroll_length * action_repeat
+
+
+def first(tree):
+    """The first device's copy of a replicated tree, as numpy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+
+
+def empty_trajectories(signature: Trajectory) -> Trajectory:
+    """Zero unrolls, for a learner without replay."""
+    return jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), signature)
