@@ -1,0 +1,41 @@
+"""The whole running system as plain IMPALA without replay, 84x84 grey, on this machine.
+
+The torsos are those of public actor-learners: DQN's 32-64-64 convolutions with 512 features, and
+IMPALA's ResNet 16-32-32 with 256. A public PyTorch actor-learner (torchbeast's monobeast) does 640
+and 115 agent steps per second with them on two cores.
+"""
+
+from __future__ import annotations
+
+from benchmarks.system import run_and_measure
+
+_PEER = {"dqn": 640.0, "resnet": 115.0}  # agent steps per second on two cores
+_TORSOS = {
+    "dqn": ["--agent.network.torso", "shallow", "--agent.network.features", "512"],
+    "resnet": [
+        *("--agent.network.torso", "resnet", "--agent.network.features", "256"),
+        *("--agent.network.channels", "16", "32", "32"),
+    ],
+}
+_COMMON = [
+    *("--preset", "local", "--game", "pong", "--frames", "1000000000"),
+    *("--agent.algorithm", "impala", "--learner.online-batch", "8", "--learner.replay-batch", "0"),
+    *("--replay.replay-capacity", "0", "--evaluator.num-evaluators", "0"),
+]
+
+
+def measure(quick: bool) -> list[dict]:
+    """Runs the program with each torso."""
+    rows = []
+    for torso, options in _TORSOS.items():
+        measured = run_and_measure([*_COMMON, *options], seconds=20 if quick else 60)
+        steps = measured["frames_per_second"] / 4
+        rows.append(
+            {
+                "torso": torso,
+                "agent_steps_per_second": steps,
+                "over_public_peer": steps / _PEER[torso],
+                **measured,
+            }
+        )
+    return rows

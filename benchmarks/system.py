@@ -1,0 +1,79 @@
+"""Runs of the real program, measured from outside: what `pipeline` and `impala` share."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import psutil
+
+
+def run_and_measure(arguments: list[str], seconds: float) -> dict[str, float]:
+    """Runs `bmg train` for a while and stops it.
+
+    Args:
+      arguments: options of `bmg train`; the frames must outlast the measurement.
+      seconds: to measure for, from a few seconds after the first update.
+
+    Returns:
+      agent steps per second, seconds from the command to the first update, peak memory of all
+      processes in bytes, updates per second.
+
+    Raises:
+      RuntimeError: the run ended before it could be measured; its output is in the message.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder) / "run"
+        command = [sys.executable, "-c", "from launch.cli import main; main()", "train"]
+        command += ["--workdir", str(workdir), "--learner.log-interval", "1.0", *arguments]
+        start = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            return _watch(process, workdir / "metrics.jsonl", start, seconds)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict[str, float]:
+    rows: list[dict] = []
+    peak, first, settled = 0, None, 5.0
+    while first is None or time.monotonic() < first + settled + seconds:
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended early:\n{process.stdout.read().decode()}")
+        time.sleep(0.5)
+        peak = max(peak, memory_of(process.pid))
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        rows = [row for row in map(json.loads, lines) if "learner/frames" in row]
+        if rows and first is None:
+            first = time.monotonic()
+    steady = [row for row in rows if row["time"] > rows[0]["time"] + settled]
+    elapsed = steady[-1]["time"] - steady[0]["time"]
+    updates = steady[-1]["learner/updates"] - steady[0]["learner/updates"]
+    return {
+        "updates_per_second": updates / elapsed,
+        "frames_per_second": (steady[-1]["frames"] - steady[0]["frames"]) / elapsed,
+        "policy_lag": float(np.mean([row["policy_lag/mean"] for row in steady])),
+        "first_update_seconds": first - start,
+        "peak_bytes": float(peak),
+    }
+
+
+def memory_of(pid: int) -> int:
+    """Memory of a process and its descendants, shared pages counted once (PSS), in bytes."""
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+    except psutil.Error:
+        pass
+    return total
