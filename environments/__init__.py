@@ -1,1 +1,1 @@
-"""Environments: vectors of Atari games or of Catch behind one interface, and human-normalised scores."""
+"""Vectors of Atari games or of Catch behind one interface, and human-normalised scores."""

@@ -1,7 +1,7 @@
 """Atari games: a vector of emulators in C++ threads (ale-py's `AtariVectorEnv`), made BMG's way.
 
-What this file adds to `AtariVectorEnv`: a discount of 0 at a loss of life without a reset, returns of
-episodes, seeds, and a check of actions, since an unknown one would make the emulator wait for ever.
+What this file adds to `AtariVectorEnv`: a discount of 0 at a loss of life without a reset, returns
+of episodes, seeds, and a check of actions, since an unknown one would make it wait for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from environments import base, scores
 
 @dataclasses.dataclass(frozen=True)
 class AtariConfig:
-    """How the games are played and shown. Defaults are BMG Table 2 unless a field says otherwise."""
+    """How the games are played and shown. Defaults are BMG Table 2 unless a field says so."""
 
     height: int = 210
     """Rows of a frame, pixels. Table 2 prints (H, W, D) as 160, 210, 3 with H and W swapped: the
@@ -37,8 +37,8 @@ class AtariConfig:
     sticky_actions: float = 0.0
     """Probability, per frame, that the emulator repeats its previous action. Table 2 (none)."""
     full_action_space: bool = False
-    """All 18 actions in place of the game's minimal set. IMPALA Table G.1 (minimal for experts of one
-    game); BMG does not say."""
+    """All 18 actions in place of the game's minimal set. IMPALA Table G.1 (minimal for experts of
+    one game); BMG does not say."""
     zero_discount_on_life_loss: bool = True
     """Discount 0 where a life is lost; the game and the episode's return go on. Table 2."""
     max_episode_frames: int = 108_000
@@ -49,7 +49,8 @@ class AtariConfig:
         for name in ("height", "width", "action_repeat", "num_stack", "max_episode_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"Atari's {name} is {getattr(self, name)}; allowed are integers from 1; raise it"
+                    f"Atari's {name} is {getattr(self, name)}; allowed are integers from 1; "
+                    "raise it"
                 )
         if self.noop_max < 0:
             raise ValueError(
@@ -65,8 +66,8 @@ class AtariConfig:
 # BMG Table 2: the whole screen in colour.
 PAPER = AtariConfig()
 
-# Frames as in IMPALA Table G.1 (84 x 84 grey, maximum over two frames): a fourteenth of the bytes. The
-# rest stays BMG's; IMPALA ends the episode at a loss of life.
+# Frames as in IMPALA Table G.1 (84 x 84 grey, maximum over two frames): a fourteenth of the bytes.
+# The rest stays BMG's; IMPALA ends the episode at a loss of life.
 LIGHT = dataclasses.replace(PAPER, height=84, width=84, grayscale=True, max_pool=True)
 
 
@@ -99,9 +100,9 @@ def make_spec(game: str, config: AtariConfig) -> base.EnvironmentSpec:
 class Atari:
     """N emulators of one game in lockstep; see `base.VectorEnvironment`.
 
-    Uses ale-py's SAME_STEP autoreset: with the step that ends an episode the emulator resets, so the
-    frame and the lives it reports are the next episode's and the reward the old one's. Nothing is
-    clipped and FIRE is not pressed for the agent.
+    Uses ale-py's SAME_STEP autoreset: the emulator resets with the step that ends an episode, so
+    the frame and the lives that it reports are the next episode's, and the reward the old one's.
+    Nothing is clipped and FIRE is not pressed for the agent.
     """
 
     def __init__(
@@ -117,8 +118,8 @@ class Atari:
         Args:
             game: one of `scores.GAMES`.
             num_envs: number of emulators, N.
-            seed: integers [N], one for each emulator (such as `base.spaced_seeds`); a single integer
-                stands for worker 0 of that base seed.
+            seed: integers [N], one for each emulator (such as `base.spaced_seeds`); a single
+                integer stands for worker 0 of that base seed.
             config: how the game is played and shown.
             num_threads: of the emulators; 0 takes one for each core.
 
@@ -171,10 +172,11 @@ class Atari:
         observation, reward, terminated, truncated, info = self._env.step(actions)
 
         end = terminated | truncated
-        # At an end the lives are already those of the next episode, and compare with nothing. Games
-        # without lives always report 0.
-        life_lost = ~end & (info["lives"] < self._lives)
-        zero = end | life_lost if self._zero_discount_on_life_loss else end
+        zero = end
+        if self._zero_discount_on_life_loss:
+            # At an end the lives are already those of the next episode; the discount is 0 anyway.
+            # Games without lives always report 0.
+            zero = end | (info["lives"] < self._lives)
         self._lives = info["lives"]
 
         self._returns += reward
@@ -210,7 +212,7 @@ def _seeds(seed: int | np.ndarray, num_envs: int) -> np.ndarray:
     seeds = np.asarray(seed)
     if seeds.shape != (num_envs,) or len(np.unique(seeds)) != num_envs or seeds.min() < 0:
         raise ValueError(
-            f"seeds are {seeds.tolist()}; allowed are {num_envs} different integers from 0, one for "
-            "each environment; use base.spaced_seeds"
+            f"seeds are {seeds.tolist()}; allowed are {num_envs} different integers from 0, one "
+            "for each environment; use base.spaced_seeds"
         )
     return seeds.astype(np.int32)

@@ -53,7 +53,7 @@ class Step(NamedTuple):
     reward: np.ndarray  # float32 [N], raw (unclipped), summed over the action repeat
     discount: np.ndarray  # float32 [N], 0 at an episode's end or a configured loss of life, else 1
     first: np.ndarray  # bool [N], this frame begins a new episode: one ended with this step
-    episode_return: np.ndarray  # float32 [N], raw undiscounted return of the episode that ended, else NaN
+    episode_return: np.ndarray  # float32 [N], raw return of the episode that ended, else NaN
 
 
 class VectorEnvironment(Protocol):
@@ -65,7 +65,7 @@ class VectorEnvironment(Protocol):
     def reset(self) -> Step:
         """New episodes everywhere: `first` True, reward 0, discount 1, episode_return NaN.
 
-        The first call starts from the seeds; later calls go on with the random numbers where they are.
+        The first call starts from the seeds; later calls go on from where the random numbers are.
         """
         ...
 

@@ -20,7 +20,10 @@ _NUM_ACTIONS = 3
 
 
 class Catch:
-    """N games of Catch; see `base.VectorEnvironment`. Frames are uint8 [N, rows, columns, 1], 0 or 255."""
+    """N games of Catch; see `base.VectorEnvironment`.
+
+    Frames are uint8 [N, rows, columns, 1], 255 at the ball and at the paddle, else 0.
+    """
 
     def __init__(self, num_envs: int, seed: int | np.ndarray, rows: int = 10, columns: int = 5):
         """Args: `seed` is an integer or an array of integers (such as `base.spaced_seeds`)."""

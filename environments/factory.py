@@ -22,7 +22,7 @@ def make(
         game: one of `scores.GAMES`, or "catch".
         num_envs: number of environments, N.
         seed: of the whole run.
-        worker_index: every actor and every evaluator of a run has its own, else they share episodes.
+        worker_index: every actor and every evaluator of a run has its own, else they play alike.
         config: how Atari is played; unused by Catch.
         num_threads: of the emulators; 0 takes one for each core.
 

@@ -1,8 +1,8 @@
 """The 57 Atari games with the scores of random play and of humans.
 
-Source: data/atari57_scores.csv, the table of no-op-start scores of dqn_zoo (`dqn_zoo/atari_data.py`),
-as used by the DQN line of papers and Agent57. Other tables differ: scores under human starts for all
-games, and the 2015 DQN paper's (49 games) for some.
+Source: data/atari57_scores.csv, the table of no-op-start scores of dqn_zoo
+(`dqn_zoo/atari_data.py`), as used by the DQN line of papers and Agent57. Other tables differ: the
+scores under human starts for many games, the 2015 DQN paper's (49 games) for some.
 
 This module is light: it checks names without touching an emulator.
 """

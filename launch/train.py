@@ -10,7 +10,9 @@ import io
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 import time
 
 from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
@@ -132,7 +134,6 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
     )
     program = Launched(config, spec, resume)
     try:
-        # Ctrl-C does not raise: Launchpad's handler asks the nodes to leave, and `poll` tells.
         while (state := program.poll()) == "running":
             console.refresh()
             time.sleep(0.2)
@@ -151,6 +152,7 @@ class Launched:
         import launchpad as lp
         import psutil
 
+        from launch.nodes import log_file
         from launch.program import LEAVE_SECONDS, local_resources, make_program, node_names
 
         self._config = config
@@ -158,16 +160,19 @@ class Launched:
         self._names = node_names(config)
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS(["bmg"])
-        with contextlib.redirect_stdout(io.StringIO()):
-            before = set(psutil.Process().children())
+        self._interrupted = threading.Event()
+        before = set(psutil.Process().children())
+        with _output_to(log_file(config.path, "launch"), config.launch == "local_mp"):
             self._manager = lp.launch(
                 make_program(config, spec, resume),
                 launch_type=config.launch,
                 local_resources=local_resources(config),
                 terminal="current_terminal",
             )
-            self._wrappers = set(psutil.Process().children()) - before
-        self._interrupted = self._manager.stop_event()
+        self._wrappers = set(psutil.Process().children()) - before
+        # Launchpad's own handlers would count down, and kill this process with the nodes.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._interrupted.set())
 
     def statuses(self) -> dict[str, dict]:
         """What each node last said of itself."""
@@ -202,27 +207,59 @@ class Launched:
 
     def stop(self) -> None:
         """Asks every node to leave, waits, and kills what is left."""
-        import psutil
-
-        pids = [status["pid"] for status in self.statuses().values()]
-        with contextlib.redirect_stdout(io.StringIO()):
-            if self._config.launch == "local_mp":
-                processes = []
-                for pid in {*pids, *(wrapper.pid for wrapper in self._wrappers)}:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        processes.append(psutil.Process(pid))
-                for process in processes:
-                    if process.pid in pids:
-                        with contextlib.suppress(psutil.NoSuchProcess):
-                            process.terminate()
-                _, left = psutil.wait_procs(processes, timeout=self._leave_seconds)
-                for process in left:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-                psutil.wait_procs(left, timeout=5)
-                self._manager.wait(raise_error=False)
-            else:
+        if self._config.launch == "local_mp":
+            _end_processes(
+                [status["pid"] for status in self.statuses().values()],
+                [wrapper.pid for wrapper in self._wrappers],
+                self._leave_seconds,
+            )
+        else:
+            with contextlib.redirect_stdout(io.StringIO()):
                 self._manager.stop_and_wait()
+
+
+@contextlib.contextmanager
+def _output_to(path: pathlib.Path, redirect: bool):
+    """Sends this process's output, and that of the processes it starts, to a file meanwhile."""
+    if not redirect:
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in (file, *saved):
+            os.close(descriptor)
+
+
+def _end_processes(nodes: list[int], wrappers: list[int], leave_seconds: float) -> None:
+    """Terminates the nodes; waits for them and their wrappers, and kills what is left."""
+    import psutil
+
+    processes = []
+    for pid in {*nodes, *wrappers}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(pid))
+    for process in processes:
+        if process.pid in nodes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=leave_seconds)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in process.children(recursive=True):
+                child.kill()
+            process.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 def _alive(pid: int) -> bool:
@@ -245,7 +282,7 @@ def report_end(config: TrainConfig, state: str, program: Launched) -> int:
     if state == "interrupted":
         print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
         return 130
-    for name in program.failed or ["a node"]:
+    for name in program.failed or ["launch"]:  # what nodes say before they have a log
         print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)
         path = log_file(workdir, name)
         if path.exists():

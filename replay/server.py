@@ -15,11 +15,7 @@ REPLAY = "replay"
 
 
 def table_names(config: ReplayConfig) -> tuple[str, ...]:
-    """Returns the tables' names, in the order in which a writer fills them.
-
-    The replay comes first: a writer held back by a full queue has then served the replay already,
-    so that the replay always holds what the queue holds, and its minimum size is reached.
-    """
+    """Returns the tables' names, in the order in which a writer makes its items."""
     return (REPLAY, ONLINE) if config.replay_capacity else (ONLINE,)
 
 

@@ -57,7 +57,7 @@ class Writer:
         arrays = self._signature.flatten(unroll)
         if self._writer is None and not self._connect():
             return False
-        if not self._wait(self._config.max_unconfirmed - 1):
+        if not self._wait():
             return False
         self._writer.append(arrays)
         step = [column[-1] for column in self._writer.history]
@@ -96,10 +96,12 @@ class Writer:
             num_keep_alive_refs=1, get_signature_timeout_ms=None)
         return True
 
-    def _wait(self, unconfirmed: int) -> bool:
-        """Waits until at most that many unrolls are unconfirmed; False if asked to stop."""
+    def _wait(self) -> bool:
+        """Waits until one more unroll may be sent; False if asked to stop."""
+        # Reverb counts items. Behind a full queue an unroll has one or both of its items
+        # unconfirmed: the online one always, so that unconfirmed unrolls are never more than items.
         deadline = time.monotonic() + self._config.write_timeout
-        while not self._flush(unconfirmed, deadline):
+        while not self._flush(self._config.max_unconfirmed - 1, deadline):
             if self._should_stop():
                 return False
             if time.monotonic() >= deadline:
@@ -111,10 +113,10 @@ class Writer:
         return True
 
     def _flush(self, unconfirmed: int, deadline: float) -> bool:
-        """Waits for one poll interval, not beyond the deadline; True if few enough remain."""
+        """Waits one poll interval, not beyond the deadline; True if so few items remain."""
         seconds = min(self._config.poll_interval, max(deadline - time.monotonic(), 0.001))
         try:
-            self._writer.flush(unconfirmed * len(self._tables), max(int(1000 * seconds), 1))
+            self._writer.flush(unconfirmed, max(int(1000 * seconds), 1))
         except reverb.DeadlineExceededError:
             return False
         return True

@@ -78,8 +78,9 @@ install_packages() {
     [ "$accelerator" = cpu ] || extra="--extra $accelerator"
     # Half made, or made in another folder: begin anew.
     case $(cat $stamp 2>/dev/null) in "$root "*) rm $stamp ;; *) rm -rf .venv ;; esac
+    # Bytecode is compiled here, once, and not by every process of every run.
     # shellcheck disable=SC2086 # both are lists of options
-    UV_PROJECT_ENVIRONMENT=.venv UV_SYSTEM_CERTS=1 "$uv" sync --frozen $quiet $extra --python "$python" ||
+    UV_PROJECT_ENVIRONMENT=.venv UV_SYSTEM_CERTS=1 "$uv" sync --frozen --compile-bytecode $quiet $extra --python "$python" ||
         stop "the packages could not be installed (uv says why above): check the network connection to PyPI and the disk space (2 GB), then try again"
     .venv/bin/python -c 'import launchpad, reverb' >.tools/import.log 2>&1 ||
         stop "Launchpad or Reverb does not load: $(tail -n 1 .tools/import.log)"

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_pong_by_hand():
 
 
 def test_catch_random_score_is_the_exact_expectation():
-    # Every sequence of actions of a small Catch with 5 columns: the mean over all of them and all balls.
+    # The mean over all sequences of actions of a Catch with 4 rows, and over all balls.
     rows, columns = 4, 5
     outcomes = []
     for code in range(3 ** (rows - 1)):
@@ -90,5 +91,6 @@ def test_names_and_configurations_load_without_an_emulator():
         "import sys; from environments import atari, base, catch, factory, scores; "
         "print([m for m in ('ale_py', 'gymnasium', 'jax', 'tensorflow') if m in sys.modules])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[]"
+    root = Path(__file__).parents[2]
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]", loaded.stderr
