@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.config import NetworkConfig
+from agents.pooling import max_pool
 
 
 class Predictions(NamedTuple):
@@ -36,16 +37,11 @@ class Network(NamedTuple):
     apply: Callable[..., Predictions]  # params, float32 [..., H, W, C], number of first tasks
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3 max-pooling with stride 2, "SAME"; [N, H, W, C] -> [N, ceil(H/2), ceil(W/2), C]."""
-    return hk.max_pool(x, window_shape=(3, 3, 1), strides=(2, 2, 1), padding="SAME")
-
-
 def _resnet(x: jax.Array, channels: tuple[int, ...], residual_blocks: int) -> jax.Array:
     """IMPALA's deep torso without its LSTM (IMPALA Fig. 3, right)."""
     for section, depth in enumerate(channels):
         x = hk.Conv2D(depth, 3, name=f"section_{section}")(x)
-        x = _max_pool(x)
+        x = max_pool(x)
         for block in range(residual_blocks):
             y = jax.nn.relu(x)
             y = hk.Conv2D(depth, 3, name=f"section_{section}_block_{block}_first")(y)

@@ -24,25 +24,25 @@ def paper(game: str) -> TrainConfig:
 
 
 def local(game: str) -> TrainConfig:
-    """Two cores: one actor of 16 environments, the shallow torso, the same batches as the paper."""
+    """Two cores: one actor of 16 environments, the shallow torso, half of each batch replayed."""
     config = TrainConfig(
         preset="local",
         game=game,
         frames=2_000_000,
         agent=AgentConfig(
-            network=NetworkConfig(torso="shallow", features=512, head_hidden=()),
+            network=NetworkConfig(torso="shallow", features=256, head_hidden=()),
             loss=LossConfig(discount=0.99, advantage="one_step"),
             # Epsilon outside the root normalises every coordinate, where Table 2's, read inside
             # of it, is plain gradient descent for gradients this small: too slow for a short run.
             optimizer=OptimizerConfig(
-                learning_rate=3e-4, decay_frames=0, epsilon=1e-5, epsilon_in_root=False
+                learning_rate=5e-4, decay_frames=0, epsilon=1e-5, epsilon_in_root=False
             ),
         ),
         atari=LIGHT,
         actors=ActorConfig(num_actors=1, envs_per_actor=16, env_threads=1),
         evaluator=EvaluatorConfig(episodes=10, interval=600.0),
-        replay=ReplayConfig(replay_capacity=5_000),
-        learner=LearnerConfig(),
+        replay=ReplayConfig(online_capacity=16, replay_capacity=5_000, min_replay_size=16),
+        learner=LearnerConfig(online_batch=8, replay_batch=8),
     )
     return _for_catch(config) if game == "catch" else config
 

@@ -1,0 +1,210 @@
+"""Real Reverb servers, in this process and in another, and a hard stop for tests that hang."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tree
+
+from replay.backend import reverb
+from replay.config import ReplayConfig
+from replay.server import make_tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+HARD_TIMEOUT = 60.0
+
+
+class Inner(NamedTuple):
+    reward: np.ndarray  # float32 [2]
+    first: np.ndarray  # bool [2]
+
+
+class Unroll(NamedTuple):
+    frames: np.ndarray  # uint8 [3, 4, 4, 1]
+    inner: Inner
+    extras: dict  # logits: float32 [2, 5]; version: int64 []
+    index: np.ndarray  # int32 []
+
+
+@pytest.fixture(autouse=True)
+def hard_timeout():
+    """Ends the whole run, with a traceback, if one test hangs, inside C++ or not."""
+    faulthandler.dump_traceback_later(HARD_TIMEOUT, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(scope="session")
+def make_unroll():
+    def make(index: int) -> Unroll:
+        rng = np.random.default_rng(index)
+        return Unroll(
+            frames=rng.integers(0, 256, (3, 4, 4, 1), np.uint8),
+            inner=Inner(
+                reward=np.array([np.nan, rng.normal()], np.float32), first=rng.random(2) < 0.5
+            ),
+            extras={
+                "version": np.array(2**40 + index, np.int64),
+                "logits": rng.normal(size=(2, 5)).astype(np.float32),
+            },
+            index=np.array(index, np.int32),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def signature(make_unroll):
+    return make_unroll(0)
+
+
+@pytest.fixture(scope="session")
+def config():
+    return ReplayConfig(
+        online_capacity=100,
+        replay_capacity=100,
+        min_replay_size=1,
+        max_unconfirmed=2,
+        samples_in_flight=2,
+        prefetch_batches=1,
+        write_timeout=20.0,
+        sample_timeout=20.0,
+        close_timeout=0.5,
+        poll_interval=0.1,
+    )
+
+
+@pytest.fixture
+def serve(signature):
+    """Starts servers in this process; Reverb then takes a short cut past the network to sample."""
+    servers = []
+
+    def start(config: ReplayConfig) -> str:
+        servers.append(reverb.Server(make_tables(signature, config), port=None))
+        return f"localhost:{servers[-1].port}"
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+_REMOTE = """
+import pickle, sys
+from replay.backend import reverb
+from replay.config import ReplayConfig
+from replay.server import make_tables
+server = None
+while True:
+    config, leaves = pickle.load(sys.stdin.buffer)
+    server = None  # stops the last one
+    server = reverb.Server(make_tables(tuple(leaves), ReplayConfig(**config)), port=None)
+    print(server.port, flush=True)
+"""
+
+
+class Remote:
+    """A process that runs one server at a time: over the network, and to be killed."""
+
+    def __init__(self, signature):
+        self._leaves = tree.flatten(signature)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _REMOTE], cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )
+
+    def serve(self, config: ReplayConfig) -> str:
+        pickle.dump((dataclasses.asdict(config), self._leaves), self._process.stdin)
+        self._process.stdin.flush()
+        return f"localhost:{int(self._process.stdout.readline())}"
+
+    def send(self, how: str) -> None:
+        """Kills the server without notice (SIGKILL), or freezes it, as a lost network would."""
+        self._process.send_signal(getattr(signal, how))
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def mortal(signature):
+    """A remote of this test's own."""
+    remote = Remote(signature)
+    yield remote
+    remote.end()
+
+
+@pytest.fixture(scope="session")
+def shared_remote(signature):
+    """A remote for one test after the other: its imports take seconds."""
+    remote = Remote(signature)
+    yield remote
+    remote.end()
+
+
+@pytest.fixture(params=["here", "remote"])
+def address_of(request):
+    """Starts a server of a configuration, here and remotely in turn, and returns its address."""
+    if request.param == "here":
+        return request.getfixturevalue("serve")
+    return request.getfixturevalue("shared_remote").serve
+
+
+class Call:
+    """A call in a thread of its own, so that a test can look at it while it is blocked."""
+
+    def __init__(self, function):
+        self._function = function
+        self._outcome = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            self._outcome.append((self._function(), None))
+        except BaseException as error:
+            self._outcome.append((None, error))
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def result(self, within: float):
+        """Returns or raises what the call did; fails if it still runs after `within` seconds."""
+        self._thread.join(within)
+        assert not self.running, f"still blocked after {within} s"
+        value, error = self._outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+
+@pytest.fixture(scope="session")
+def call():
+    return Call
+
+
+@pytest.fixture(scope="session")
+def eventually():
+    """Waits until a condition holds; fails if it does not within 10 s."""
+
+    def wait(condition):
+        deadline = time.monotonic() + 10.0
+        while not condition():
+            assert time.monotonic() < deadline, "did not come true within 10 s"
+            time.sleep(0.02)
+
+    return wait

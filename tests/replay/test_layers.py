@@ -1,0 +1,17 @@
+"""The command line reads the configuration without paying for Reverb and TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+
+
+def test_config_imports_neither_reverb_nor_tensorflow():
+    code = (
+        "import sys, replay.config\n"
+        "heavy = {'reverb', 'tensorflow', 'jax', 'launchpad'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
