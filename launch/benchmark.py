@@ -8,6 +8,8 @@ import importlib
 import json
 import pathlib
 
+from launch.options import parse_options
+
 _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
     "impala": "the whole system as plain IMPALA without replay",
@@ -31,8 +33,6 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: unknown benchmark; one line.
     """
-    import tyro
-
     names = ", ".join(_BENCHMARKS)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: bmg benchmark NAME [--json FILE] [--quick]\n")
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, _BENCHMARKS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"no benchmark {name!r}; there are {names}.{hint}")
-    config = tyro.cli(BenchmarkConfig, prog=f"bmg benchmark {name}", args=arguments[1:])
+    config = parse_options(BenchmarkConfig, f"bmg benchmark {name}", arguments[1:])
     rows = importlib.import_module(f"benchmarks.{name}").measure(config.quick)
     print_table(rows)
     if config.json:

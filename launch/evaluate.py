@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 from launch.config import load_config
+from launch.options import parse_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,7 @@ def main(arguments: list[str]) -> int:
     """
     import pathlib
 
-    import tyro
-
-    options = tyro.cli(EvaluateConfig, prog="bmg evaluate", args=arguments)
+    options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
     config = load_config(pathlib.Path(options.workdir))
     config = dataclasses.replace(config, workdir=options.workdir)
 

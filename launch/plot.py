@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 from launch.config import load_config
+from launch.options import parse_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: no run there, or a metric that no run has; one line.
     """
-    import tyro
-
-    config = tyro.cli(PlotConfig, prog="bmg plot", args=arguments)
+    config = parse_options(PlotConfig, "bmg plot", arguments)
 
     import matplotlib
 

@@ -11,11 +11,13 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
+from launch.options import parse_options
 from launch.presets import PRESETS
 
 _LOG_LINES = 20  # of a failed node's log, shown
@@ -31,15 +33,13 @@ def main(arguments: list[str]) -> int:
       ValueError: bad input, one line.
     """
     config = parse(arguments)
-    resume = prepare_workdir(config)
     spec = check(config)
+    resume = prepare_workdir(config)
     return launch(config, spec, resume)
 
 
 def parse(arguments: list[str]) -> TrainConfig:
     """The command line on top of its preset, or of the run that is resumed."""
-    import tyro
-
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="local")
     first.add_argument("--game", default="pong")
@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     workdir = pathlib.Path(known.workdir or f"runs/{known.game}")
     if known.resume and config_file(workdir).exists():
         default = load_config(workdir)
-    return tyro.cli(TrainConfig, prog="bmg train", args=arguments, default=default)
+    return parse_options(TrainConfig, "bmg train", arguments, default)
 
 
 def prepare_workdir(config: TrainConfig) -> bool:
@@ -107,16 +107,35 @@ def check(config: TrainConfig):
         )
     if config.learner.replay_batch and not config.replay.replay_capacity:
         raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
-    if config.learner.platform or config.learner.num_devices > 1:
-        # The learner looks again in its own process; this look is for an early word.
-        from learner.update import check_batch, select_devices
+    from learner.update import check_batch
 
-        check_batch(config.learner, config.agent, len(select_devices(config.learner)))
-    else:
-        from learner.update import check_batch
-
-        check_batch(config.learner, config.agent, max(config.learner.num_devices, 1))
+    check_batch(config.learner, config.agent, count_devices(config))
     return spec
+
+
+def count_devices(config: TrainConfig) -> int:
+    """Devices that the learner will have, as far as the command line says.
+
+    They are looked at in a process of its own: whoever opens an accelerator keeps it.
+
+    Raises:
+      ValueError: a platform or a number of devices that is not there; one line.
+    """
+    learner = config.learner
+    if not learner.platform and learner.num_devices <= 1:
+        return max(learner.num_devices, 1)
+    code = (
+        "import sys; from learner.config import LearnerConfig\n"
+        "from learner.update import select_devices\n"
+        f"config = LearnerConfig(platform={learner.platform!r}, num_devices={learner.num_devices})\n"
+        "try: print(len(select_devices(config)))\n"
+        "except ValueError as error: sys.exit('error: ' + str(error))"
+    )
+    looked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if looked.returncode:
+        lines = looked.stderr.strip().splitlines() or ["the devices could not be looked at."]
+        raise ValueError(lines[-1].removeprefix("error: "))
+    return int(looked.stdout.split()[-1])
 
 
 def launch(config: TrainConfig, spec, resume: bool) -> int:

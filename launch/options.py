@@ -1,0 +1,39 @@
+"""Command-line options from a frozen dataclass, with errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from typing import TypeVar
+
+Config = TypeVar("Config")
+
+
+def parse_options(cls: type[Config], prog: str, arguments: list[str], default=None) -> Config:
+    """Options of a dataclass: each field's name, meaning and default stand in `--help`.
+
+    Args:
+      cls: the dataclass.
+      prog: the command as the user types it.
+      arguments: what follows it.
+      default: an instance whose values the options change; None for the class's own defaults.
+
+    Raises:
+      ValueError: an option that is unknown or has a value that is not allowed; one line.
+    """
+    import tyro
+
+    errors = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(cls, prog=prog, args=arguments, **options)
+    except SystemExit as ended:
+        if not ended.code:
+            raise  # --help
+        text = " ".join(re.sub(r"[─-╿]", " ", errors.getvalue()).split())
+        text = re.sub(r"(For full helptext|Argument helptext).*", "", text)
+        text = re.sub(r"(Perhaps you meant: --\S+).*", r"\1", text)
+        text = re.sub(r"^(Invalid choice|Value error|Parsing error|Unrecognized options) ", "", text)
+        raise ValueError(f"{text.strip().rstrip('.')}; see {prog} --help.") from None
