@@ -10,8 +10,9 @@ from typing import Literal
 class NetworkConfig:
     """The network: a torso shared by all tasks, then separate MLPs per task."""
 
-    torso: Literal["resnet", "shallow", "mlp"] = "resnet"
-    """resnet: IMPALA's deep torso; shallow: 32-64-64 convolutions (DQN); mlp: flattened pixels."""
+    torso: Literal["resnet", "dqn", "shallow", "mlp"] = "resnet"
+    """resnet: IMPALA's deep torso; dqn: 32-64-64 convolutions; shallow: 16-32, for CPUs;
+    mlp: flattened pixels."""
     channels: tuple[int, ...] = (64, 128, 128, 64)
     """Channels of each resnet section; 4x of BMG App. C.4, 1x is 16 32 32 16. Table 2."""
     residual_blocks: int = 2

@@ -51,9 +51,14 @@ def _resnet(x: jax.Array, channels: tuple[int, ...], residual_blocks: int) -> ja
     return jax.nn.relu(x)
 
 
-def _shallow(x: jax.Array) -> jax.Array:
-    """The DQN torso: 32 8x8/4, 64 4x4/2, 64 3x3/1 (Mnih et al., Nature 2015)."""
-    for index, (depth, kernel, stride) in enumerate([(32, 8, 4), (64, 4, 2), (64, 3, 1)]):
+# (channels, kernel, stride) of each layer.
+_DQN = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al., Nature 2015
+_SHALLOW = ((16, 8, 4), (32, 4, 2))  # Mnih et al., 2013, and A3C: a third of DQN's cost
+
+
+def _convolutions(x: jax.Array, layers: tuple[tuple[int, int, int], ...]) -> jax.Array:
+    """Plain convolutions without padding, a ReLU after each."""
+    for index, (depth, kernel, stride) in enumerate(layers):
         layer = hk.Conv2D(depth, kernel, stride, padding="VALID", name=f"conv_{index}")
         x = jax.nn.relu(layer(x))
     return x
@@ -63,8 +68,10 @@ def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
     """[N, H, W, C] -> [N, features]."""
     if config.torso == "resnet":
         x = _resnet(observation, config.channels, config.residual_blocks)
+    elif config.torso == "dqn":
+        x = _convolutions(observation, _DQN)
     elif config.torso == "shallow":
-        x = _shallow(observation)
+        x = _convolutions(observation, _SHALLOW)
     else:
         x = observation
     x = hk.Flatten()(x)

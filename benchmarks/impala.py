@@ -11,7 +11,7 @@ from benchmarks.system import run_and_measure
 
 _PEER = {"dqn": 640.0, "resnet": 115.0}  # agent steps per second on two cores
 _TORSOS = {
-    "dqn": ["--agent.network.torso", "shallow", "--agent.network.features", "512"],
+    "dqn": ["--agent.network.torso", "dqn", "--agent.network.features", "512"],
     "resnet": [
         *("--agent.network.torso", "resnet", "--agent.network.features", "256"),
         *("--agent.network.channels", "16", "32", "32"),

@@ -100,9 +100,10 @@ def check(config: TrainConfig):
 
     spec = make_spec(config.game, config.atari)
     height, width, _ = spec.frame_shape
-    if config.agent.network.torso == "shallow" and min(height, width) < 36:
+    torso = config.agent.network.torso
+    if torso in ("dqn", "shallow") and min(height, width) < 36:
         raise ValueError(
-            f"torso 'shallow' needs frames of at least 36x36 pixels, {config.game} gives "
+            f"torso {torso!r} needs frames of at least 36x36 pixels, {config.game} gives "
             f"{height}x{width}; give --agent.network.torso mlp."
         )
     if config.learner.replay_batch and not config.replay.replay_capacity:
