@@ -33,7 +33,7 @@ class RunConsole:
 
     def print(self, message: str) -> None:
         """Prints a line above the live one."""
-        self._console.print(Text(message))
+        self._console.print(Text(message), soft_wrap=True)
 
     def refresh(self) -> None:
         """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
