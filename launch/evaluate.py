@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     from environments.scores import human_normalized_score
     from launch.nodes import protocol
     from learner import checkpoint
-    from learner.learner import write_json
+    from learner.files import write_json
 
     spec = make_spec(config.game, config.atari)
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)

@@ -35,5 +35,6 @@ def parse_options(cls: type[Config], prog: str, arguments: list[str], default=No
         text = " ".join(re.sub(r"[─-╿]", " ", errors.getvalue()).split())
         text = re.sub(r"(For full helptext|Argument helptext).*", "", text)
         text = re.sub(r"(Perhaps you meant: --\S+).*", r"\1", text)
-        text = re.sub(r"^(Invalid choice|Value error|Parsing error|Unrecognized options) ", "", text)
+        titles = r"^(Invalid choice|Value error|Parsing error|Unrecognized options) "
+        text = re.sub(titles, "", text)
         raise ValueError(f"{text.strip().rstrip('.')}; see {prog} --help.") from None

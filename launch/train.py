@@ -128,7 +128,8 @@ def count_devices(config: TrainConfig) -> int:
     code = (
         "import sys; from learner.config import LearnerConfig\n"
         "from learner.update import select_devices\n"
-        f"config = LearnerConfig(platform={learner.platform!r}, num_devices={learner.num_devices})\n"
+        f"config = LearnerConfig(platform={learner.platform!r}, "
+        f"num_devices={learner.num_devices})\n"
         "try: print(len(select_devices(config)))\n"
         "except ValueError as error: sys.exit('error: ' + str(error))"
     )
@@ -143,10 +144,10 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
     """Launches the program and stays until it ended."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from launch.console import RunConsole
+    from learner.files import write_json
 
     workdir = config.path
-    write = json.dumps(to_dict(dataclasses.replace(config, resume=False)), indent=2)
-    config_file(workdir).write_text(write + "\n")
+    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     console = RunConsole(workdir, config.frames)
     console.print(
         f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "

@@ -9,13 +9,14 @@ ever unpickled.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import zipfile
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from learner.files import whole_file
 
 FORMAT = 1
 _HEADER = "header"
@@ -55,19 +56,11 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"checkpoint_{updates:010d}.npz"
-    temporary = path.with_suffix(".tmp")
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
     text = json.dumps({"format": FORMAT, **header})
     arrays[_HEADER] = np.frombuffer(text.encode(), np.uint8)
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
     for old in list_checkpoints(directory)[:-keep]:
         old.unlink(missing_ok=True)
     return path

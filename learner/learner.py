@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
-import os
 import pathlib
 import threading
 import time
@@ -22,6 +20,7 @@ from environments.scores import human_normalized_score
 from learner import checkpoint
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
+from learner.files import write_json
 from learner.metrics import MetricsWriter
 from learner.update import PmappedAgent, first
 
@@ -193,7 +192,8 @@ class Learner:
         complete = self.frames >= self._info.total_frames
         if complete:
             self._finish(should_stop)
-        self._metrics.close()
+        with self._lock:  # an evaluation may still come
+            self._metrics.close()
         return complete
 
     def _learn(self, batch: UpdateBatch, info: BatchInfo, window: Window) -> None:
@@ -332,18 +332,3 @@ def summarise_reports(reports: dict[str, dict[str, float]]) -> dict[str, float]:
         else:
             summary[f"actors_time/{name}"] = float(np.mean(values))
     return summary
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes JSON whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

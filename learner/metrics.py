@@ -27,9 +27,13 @@ class MetricsWriter:
     def write(self, frames: int, metrics: dict[str, float]) -> None:
         """Writes one line of finite values; what is not finite is left out and counted.
 
+        After `close` nothing is written.
+
         Raises:
           OSError: the disk is full.
         """
+        if self._file.closed:
+            return
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
         if len(finite) < len(metrics):
             finite["learner/not_finite_metrics"] = float(len(metrics) - len(finite))

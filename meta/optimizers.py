@@ -29,7 +29,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def scale_by_rms(decay: float, epsilon: float, epsilon_in_root: bool) -> optax.GradientTransformation:
+def scale_by_rms(
+    decay: float, epsilon: float, epsilon_in_root: bool
+) -> optax.GradientTransformation:
     """RMSProp's scaling, equal to `optax.scale_by_rms`, with a finite slope at zero.
 
     With epsilon outside the root, the root of a zero second moment has an infinite slope and the

@@ -1,0 +1,38 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` when the block ends well.
+
+    It is written under a temporary name, synced and renamed, so a file with the final name is
+    complete, and an older one stays where writing fails.
+
+    Raises:
+      OSError: it could not be written (a full disk); the temporary file is removed.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes JSON whole or not at all."""
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
