@@ -151,6 +151,8 @@ def prepare_batch(
             f"{len(batch.extra)} extra replay batches; "
             f"K, L and extra_replay_batches need {config.num_extra_batches}."
         )
+    if config.needs_replay and not batch.replay.action.shape[0]:
+        raise ValueError("the replay batch is empty, but the agent's settings draw from replay.")
     main = prepare(batch.online, False, clip)
     if batch.replay.action.shape[0]:
         main = concatenate(main, prepare(batch.replay, True, clip))
@@ -249,7 +251,10 @@ def track_gradient(
         "meta/gradient_norm": norm,
         "meta/gradient_cosine": dot / jnp.maximum(norm * last_norm, tiny),
         "meta/gradient_variance": variance,
-        "meta/gradient_norm_to_variance": norm / jnp.maximum(variance, tiny),
+        # A single gradient has no variance yet.
+        "meta/gradient_norm_to_variance": jnp.where(
+            updates > 0, norm / jnp.maximum(variance, tiny), 0.0
+        ),
     }
     return meta._replace(gradient=gradient, gradient_mean=mean, gradient_square=square), metrics
 

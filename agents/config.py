@@ -157,6 +157,12 @@ class AgentConfig:
         """All replay-only batches of one learner update, beside the main one."""
         return self.num_inner_batches + self.num_target_batches + self.num_objective_batches
 
+    @property
+    def needs_replay(self) -> bool:
+        """Whether some step or objective is on replayed data alone."""
+        replay_target = self.algorithm == "bmg" and self.meta.final_data == "replay"
+        return self.num_extra_batches > 0 or replay_target
+
     def __post_init__(self):
         if self.meta.inner_steps < 1:
             raise ValueError(f"inner_steps is {self.meta.inner_steps}; give K >= 1.")

@@ -112,23 +112,26 @@ def leaky_vtrace(
     )
 
 
-def behaviour_relevance(logits: jax.Array, behaviour_logits: jax.Array) -> jax.Array:
+def behaviour_relevance(
+    logits: jax.Array, behaviour_logits: jax.Array, rho_clip: float
+) -> jax.Array:
     """LASER's KL(pi || pi_mu), in nats: how far V-trace's implicit policy is from pi.
 
-    V-trace evaluates pi_mu(a) ~ min(mu(a), pi(a)), so with Z the sum of these minima
-    KL = log Z + sum_a pi(a) log max(1, pi(a) / mu(a)): zero for mu = pi, large where the
-    behaviour hardly ever did what the policy does.
+    V-trace evaluates pi_mu(a) ~ min(rho_clip mu(a), pi(a)), so with Z the sum of these minima
+    KL = log Z + sum_a pi(a) log max(1, pi(a) / (rho_clip mu(a))): zero for mu = pi, large where
+    the behaviour hardly ever did what the policy does.
 
     Args:
       logits: [T, A] of the policy.
       behaviour_logits: [T, A] of the behaviour policy.
+      rho_clip: rho-bar.
 
     Returns:
       [T].
     """
     chex.assert_rank([logits, behaviour_logits], 2)
     log_pi = jax.nn.log_softmax(logits)
-    log_mu = jax.nn.log_softmax(behaviour_logits)
+    log_mu = jax.nn.log_softmax(behaviour_logits) + jnp.log(rho_clip)
     log_z = jax.nn.logsumexp(jnp.minimum(log_pi, log_mu), axis=-1)
     return log_z + jnp.sum(jnp.exp(log_pi) * jnp.maximum(log_pi - log_mu, 0.0), axis=-1)
 
@@ -187,7 +190,7 @@ def actor_critic_loss(
     log_mu = _chosen(jax.nn.log_softmax(sequence.behaviour_logits), sequence.action)
     log_pi_bar = _chosen(jax.nn.log_softmax(logits_bar), sequence.action)
     ratio = jnp.exp(log_pi_bar - log_mu)
-    relevance = behaviour_relevance(logits_bar, sequence.behaviour_logits)
+    relevance = behaviour_relevance(logits_bar, sequence.behaviour_logits, config.rho_clip)
     accept = jnp.where(sequence.is_replay, relevance < config.laser_threshold, True)
     accept = accept.astype(logits.dtype)
 

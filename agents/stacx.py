@@ -96,13 +96,13 @@ def stacx_objective(
 
     def objective_loss(state: AgentState, sequences: Sequences):
         value, terms = loss(state, sequences)
-        metrics = {"outer_loss": value, "outer_entropy": terms.policy_entropy[0]}
         if kl_weight:
             observation = sequences.observation
             updated = network.apply(state.params, observation, 1).logits
-            value += kl_weight * kl_divergence(
+            divergence = kl_divergence(
                 updated, network.apply(previous.params, observation, 1).logits
             )
-        return value, metrics
+            value += kl_weight * divergence * reduction_scale(config, sequences, axis_name)
+        return value, {"outer_loss": value, "outer_entropy": terms.policy_entropy[0]}
 
     return final_value(objective_loss)

@@ -57,10 +57,7 @@ def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> 
                 f"{name} {size} cannot be shared evenly by {num_devices} devices; give a multiple "
                 f"of {num_devices}, or another --learner.num-devices."
             )
-    needs_replay = agent.num_extra_batches or (
-        agent.algorithm == "bmg" and agent.meta.final_data == "replay"
-    )
-    if needs_replay and config.replay_batch == 0:
+    if agent.needs_replay and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "
             "draw from replay; give --learner.replay-batch."

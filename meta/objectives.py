@@ -61,7 +61,8 @@ def bootstrapped(
     Args:
       target_step: one step of the learned update rule, as in the unroll.
       final_step: the last target step, on the true objective (or on the learned one, BMG's "w").
-      predict: (state, matching batch) -> what `matching` compares.
+      predict: (state, matching batch) -> what `matching` compares. Where nothing is unrolled
+        (K = 0) it sees the meta-parameters only if `start` puts them into the state.
       matching: (target's predictions, updated learner's predictions) -> scalar, minimal at equal.
       num_target_steps: L >= 1, the final one included.
       continue_from: where the learner goes on: "updated" is x(K) (Atari: the target is thrown

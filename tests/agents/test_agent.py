@@ -1,0 +1,341 @@
+"""One learner update: schedule, optimisers, metrics, and independence of the device count."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from agents.actor_critic import AgentState, descend, learning_rate, make_optimizer
+from agents.agent import UpdateBatch, acting_policy, make_agent
+from agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
+from agents.networks import main_task_params
+from agents.stacx import hyperparameters, initial_meta_parameters
+from tests.agents import oracle
+from tests.agents.data import (
+    NUM_ACTIONS,
+    OBSERVATION_SHAPE,
+    TINY,
+    as_data,
+    cast,
+    float64,
+    random_trajectories,
+    sharpen,
+)
+
+LOSS = LossConfig(discount=255 / 256, entropy_cost=1 / 64, laser_threshold=0.4)
+OPTIMIZER = OptimizerConfig(learning_rate=1 / 64, decay_frames=0)
+
+
+def config_of(algorithm: str, loss=LOSS, optimizer=OPTIMIZER, **meta) -> AgentConfig:
+    return AgentConfig(
+        algorithm=algorithm, network=TINY, loss=loss, optimizer=optimizer, meta=MetaConfig(**meta)
+    )
+
+
+def make(config: AgentConfig, frames_per_update: int = 8, axis_name=None):
+    return make_agent(config, OBSERVATION_SHAPE, NUM_ACTIONS, frames_per_update, axis_name)
+
+
+def sharp_start(agent, seed: int = 1):
+    """An initial state whose policies are far from uniform."""
+    state = agent.init(jax.random.PRNGKey(seed))
+    return state._replace(agent=state.agent._replace(params=sharpen(state.agent.params)))
+
+
+@functools.lru_cache(None)
+def small_update(config: AgentConfig, frames_per_update: int = 8):
+    return jax.jit(make(config, frames_per_update).update)
+
+
+def batch_of(seed: int, num_extra: int = 0, online: int = 2, replay: int = 4) -> UpdateBatch:
+    return UpdateBatch(
+        random_trajectories(seed, online),
+        random_trajectories(seed + 1, replay),
+        tuple(random_trajectories(seed + 2 + i, replay) for i in range(num_extra)),
+    )
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize(
+    "frames, expected", [(0, 1e-4), (50e6, 0.75e-4), (200e6, 0.0), (400e6, 0.0)]
+)
+def test_learning_rate_falls_linearly_to_zero(frames, expected):
+    rate = learning_rate(OptimizerConfig(), jnp.float32(frames))
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_learning_rate_may_be_constant():
+    rate = learning_rate(OptimizerConfig(decay_frames=0), jnp.float32(1e9))
+    np.testing.assert_allclose(rate, 1e-4, rtol=1e-6)
+
+
+def test_an_update_uses_the_rate_of_the_frames_before_it():
+    """After 3 updates of 100 frames, of 1000: 0.7 of the first rate, in metric and effect."""
+    config = config_of("impala", optimizer=OptimizerConfig(learning_rate=0.5, decay_frames=1000))
+    constant = config_of("impala", optimizer=OptimizerConfig(learning_rate=0.35, decay_frames=0))
+    state = sharp_start(make(config))._replace(updates=jnp.int32(3))
+    new, metrics = small_update(config, 100)(state, batch_of(0))
+    expected, _ = small_update(constant, 100)(state, batch_of(0))
+    np.testing.assert_allclose(metrics["learner/learning_rate"], 0.35, rtol=1e-6)
+    assert new.updates == 4
+    for a, b in zip(jax.tree.leaves(new.agent), jax.tree.leaves(expected.agent)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("in_root", [True, False])
+def test_descend_is_optaxs_rmsprop(in_root):
+    config = OptimizerConfig(epsilon_in_root=in_root, max_norm=0.3, decay=0.9)
+    reference = optax.chain(
+        optax.clip_by_global_norm(0.3),
+        optax.rmsprop(0.02, decay=0.9, eps=1e-4, eps_in_sqrt=in_root),
+    )
+    rng = np.random.default_rng(0)
+    params = {"a": {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}}
+    optimizer = make_optimizer(config)
+    state, expected = AgentState(params, optimizer.init(params)), params
+    expected_state = reference.init(params)
+    for scale in (0.01, 1.0, 0.1):  # below the clip, above, above
+        gradient = jax.tree.map(
+            lambda p, s=scale: jnp.asarray(rng.normal(0, s, p.shape), jnp.float32), params
+        )
+        state = descend(optimizer, state, gradient, 0.02)
+        updates, expected_state = reference.update(gradient, expected_state)
+        expected = optax.apply_updates(expected, updates)
+        np.testing.assert_allclose(state.params["a"]["w"], expected["a"]["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1e-3])
+def test_the_meta_optimiser_is_adam(max_norm):
+    """On the meta-gradient of the state, from the second update on; clipped if so configured."""
+    config = config_of("stacx", max_norm=max_norm)
+    state, w, first, second = sharp_start(make(config)), np.full((6, 3), 4.6), 0.0, 0.0
+    for update in range(1, 3):
+        state, metrics = small_update(config)(state, batch_of(10 * update))
+        g = np.stack(state.meta.gradient).astype(np.float64)
+        norm = np.sqrt(np.sum(g**2))
+        np.testing.assert_allclose(metrics["meta/gradient_norm"], norm, rtol=1e-5)
+        if max_norm:
+            assert norm > max_norm
+            g *= max_norm / norm
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        mean, square = first / (1 - 0.9**update), second / (1 - 0.999**update)
+        w = w - 1e-3 * mean / (np.sqrt(square) + 1e-4)
+        np.testing.assert_allclose(np.stack(state.meta.params), w, rtol=1e-6)
+    assert np.max(np.abs(w - 4.6)) > 1e-5
+
+
+# Updates
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("num_replay", [0, 4])
+def test_impala_is_the_oracles_update(num_replay, reduction):
+    """Table 2's loss, clip and RMSProp of the single task, with and without replay."""
+    config = config_of("impala", dataclasses.replace(LOSS, reduction=reduction))
+    batch = batch_of(0, replay=num_replay)
+    with float64():
+        state = cast(sharp_start(make(config)), np.float64)
+        new, metrics = jax.jit(make(config).update)(state, cast(batch, np.float64))
+        new = jax.tree.map(np.asarray, new)
+    tau = oracle.join(as_data(batch.online, False), as_data(batch.replay, True))
+    p = oracle.Hyper(255 / 256, 1.0, 1.0, 1.0, 1 / 64, 0.25)
+    g = oracle.gradient(
+        state.agent.params, [p], tau, oracle.Fixed(threshold=0.4, reduction=reduction)
+    )
+    zeros = jax.tree.map(np.zeros_like, g)
+    rms = oracle.Rms(1 / 64, 0.99, 1e-4, 0.3)
+    u, _ = oracle.rms_step(state.agent.params, zeros, g, rms)
+    np.testing.assert_allclose(metrics["learner/gradient_norm"], oracle.global_norm(g), rtol=1e-6)
+    for name in u:
+        for k in u[name]:
+            np.testing.assert_allclose(new.agent.params[name][k], u[name][k], rtol=1e-9, atol=1e-12)
+    assert new.meta is None and set(u) == set(new.agent.params)
+    assert not [name for name in u if name.startswith("task_1")]
+
+
+def test_initial_meta_parameters():
+    """Logits of 4.6: gamma, lambda, alpha 0.990, costs 0.990 of the outer loss's."""
+    hyper = hyperparameters(initial_meta_parameters(3, 4.6), LossConfig())
+    expected = np.outer([1, 1, 1, 1, 0.01, 0.25], np.ones(3)) / (1 + np.exp(-4.6))
+    np.testing.assert_allclose(np.stack(hyper), expected, rtol=1e-6)
+
+
+def test_init_is_deterministic():
+    agent = make(config_of("bmg"))
+    first, again, other = (agent.init(jax.random.PRNGKey(seed)) for seed in (0, 0, 1))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again)):
+        np.testing.assert_array_equal(a, b)
+    name = "torso/projection"
+    assert np.any(first.agent.params[name]["w"] != other.agent.params[name]["w"])
+
+
+def test_an_update_keeps_the_states_structure():
+    """Types and shapes too: states go round loops and through checkpoints."""
+    for algorithm in ("impala", "stacx", "bmg"):
+        agent = make(config_of(algorithm))
+        state = agent.init(jax.random.PRNGKey(0))
+        new, _ = jax.eval_shape(agent.update, state, batch_of(0))
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(state)):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize("num_extra", [0, 1, 3])
+def test_a_wrong_number_of_replay_batches_is_refused(num_extra):
+    agent = make(config_of("bmg", inner_steps=2, target_steps=2))
+    state = agent.init(jax.random.PRNGKey(0))
+    with pytest.raises(ValueError, match=f"{num_extra} extra replay batches.* 2"):
+        agent.update(state, batch_of(0, num_extra))
+
+
+def test_actors_run_the_main_tasks_policy():
+    agent = make(config_of("bmg"))
+    params = sharp_start(agent).agent.params
+    rng = np.random.default_rng(0)
+    observation = rng.integers(0, 256, (4000, *OBSERVATION_SHAPE), dtype=np.uint8)
+    observation[:] = observation[0]
+    act = jax.jit(acting_policy(agent.network))
+    action, logits = act(main_task_params(params), observation, jax.random.PRNGKey(0))
+    expected, _ = oracle.predict(params, observation.reshape(4000, -1) / 255.0)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert action.shape == (4000,) and action.dtype == np.int32
+    frequencies = np.bincount(action, minlength=NUM_ACTIONS) / 4000
+    np.testing.assert_allclose(frequencies, oracle.softmax(expected[0]), atol=0.04)
+
+
+# Metrics
+
+
+def test_all_meta_parameters_are_in_the_metrics():
+    config = config_of("bmg")
+    state, metrics = small_update(config)(sharp_start(make(config)), batch_of(0))
+    shares = oracle.sigmoid(np.stack(state.meta.params))
+    outer = {"policy_cost": 1.0, "entropy_cost": 1 / 64, "value_cost": 0.25}
+    names = ("discount", "lambda", "alpha", "policy_cost", "entropy_cost", "value_cost")
+    for i, name in enumerate(names):
+        for task, task_name in enumerate(("main", "auxiliary_1", "auxiliary_2")):
+            expected = shares[i, task] * outer.get(name, 1.0)
+            np.testing.assert_allclose(metrics[f"meta_{task_name}/{name}"], expected, rtol=1e-5)
+    assert len([key for key in metrics if key.startswith("meta_")]) == 18
+    assert all(value.shape == () for value in metrics.values())
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_cosine_and_variance_of_consecutive_meta_gradients():
+    """Moving averages of decay 0.99: update i of n has the weight 0.99^(n - i), normalised."""
+    config = config_of("bmg")
+    state, gradients = sharp_start(make(config)), []
+    for update in range(3):
+        state, metrics = small_update(config)(state, batch_of(10 * update))
+        gradients.append(np.concatenate(state.meta.gradient).astype(np.float64))
+        if update == 0:
+            assert metrics["meta/gradient_cosine"] == 0
+            # One gradient has no variance, and rounding must not be divided by.
+            assert metrics["meta/gradient_norm_to_variance"] == 0
+            continue
+        a, b = gradients[-2:]
+        cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+        np.testing.assert_allclose(metrics["meta/gradient_cosine"], cosine, rtol=1e-4)
+        weights = 0.99 ** np.arange(update, -1, -1)
+        weights /= weights.sum()
+        mean = weights @ np.stack(gradients)
+        variance = sum(w * np.sum((g - mean) ** 2) for w, g in zip(weights, gradients))
+        np.testing.assert_allclose(metrics["meta/gradient_variance"], variance, rtol=1e-3)
+        np.testing.assert_allclose(
+            metrics["meta/gradient_norm_to_variance"], np.linalg.norm(b) / variance, rtol=1e-3
+        )
+
+
+# Devices
+
+
+def split(batch: UpdateBatch, num_devices: int) -> UpdateBatch:
+    """Equal shares of the online and of the replayed unrolls for each device."""
+    return jax.tree.map(lambda x: x.reshape(num_devices, -1, *x.shape[1:]), batch)
+
+
+DEVICE_CASES = {
+    "stacx mean": config_of("stacx", stacx_kl_weight=1.0),
+    "bmg L=2 mean": config_of("bmg", target_steps=2, inner_steps=2),
+    "bmg L=2 sum": config_of(
+        "bmg",
+        dataclasses.replace(LOSS, reduction="sum"),
+        dataclasses.replace(OPTIMIZER, max_norm=30.0),
+        target_steps=2,
+    ),
+    "stacx sum": config_of(
+        "stacx",
+        dataclasses.replace(LOSS, reduction="sum"),
+        dataclasses.replace(OPTIMIZER, max_norm=30.0),
+    ),
+    "bmg l2 sum": config_of(
+        "bmg", dataclasses.replace(LOSS, reduction="sum"), matching="l2", target_optimizer="sgd"
+    ),
+    "impala sum": config_of("impala", dataclasses.replace(LOSS, reduction="sum")),
+}
+
+
+@pytest.mark.parametrize("name", DEVICE_CASES)
+def test_the_update_does_not_depend_on_the_number_of_devices(name):
+    """8 online and 16 replayed unrolls on 1, 2, 4 and 8 devices, and without any mapping."""
+    config = DEVICE_CASES[name]
+    devices = (1, 2, 4, 8) if name in ("stacx mean", "bmg L=2 sum") else (4,)
+    assert jax.device_count() >= 8
+    state = sharp_start(make(config))
+    batch = batch_of(0, config.num_extra_batches, online=8, replay=16)
+    expected, expected_metrics = small_update(config)(state, batch)
+    assert expected_metrics["learner/gradient_clipped"] == 1
+    before = jax.tree.leaves(state.agent.params)
+
+    def check(actual, reference, start=None):
+        """To 1e-5 of the largest entry; of the largest change, where a start is given."""
+        for i, (a, b) in enumerate(zip(jax.tree.leaves(actual), jax.tree.leaves(reference))):
+            b = np.asarray(b)
+            scale = np.max(np.abs(b if start is None else b - start[i]))
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-7)
+
+    for num_devices in devices:
+        update = jax.pmap(
+            make(config, axis_name="devices").update,
+            axis_name="devices",
+            in_axes=(None, 0),
+            devices=jax.devices()[:num_devices],
+        )
+        actual, metrics = update(state, split(batch, num_devices))
+        for d in (0, num_devices - 1):  # every device holds the same
+            new = jax.tree.map(lambda x, d=d: np.asarray(x[d]), actual)
+            check(new.agent.params, expected.agent.params, before)
+            check(new.agent.opt_state, expected.agent.opt_state)
+            if config.algorithm == "impala":
+                continue
+            gradient = np.stack(expected.meta.gradient)
+            scale = np.max(np.abs(gradient))
+            assert scale > 1e-6
+            np.testing.assert_allclose(
+                np.stack(new.meta.gradient), gradient, rtol=1e-4, atol=1e-5 * scale
+            )
+            check(new.meta.params, expected.meta.params)
+        assert set(metrics) == set(expected_metrics)
+        for key, value in expected_metrics.items():
+            if "variance" in key:  # rounding alone on a first update
+                continue
+            np.testing.assert_allclose(metrics[key][0], value, rtol=1e-3, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [config_of("bmg", final_data="replay"), config_of("stacx", extra_replay_batches=1)],
+)
+def test_an_empty_replay_batch_is_refused_where_replay_is_needed(config):
+    agent = make(config)
+    batch = batch_of(0, num_extra=config.num_extra_batches, replay=0)
+    with pytest.raises(ValueError, match="replay batch is empty"):
+        agent.update(agent.init(jax.random.PRNGKey(0)), batch)

@@ -1,0 +1,171 @@
+"""The networks: sizes counted by hand, tasks, and the part that actors need."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from agents.config import NetworkConfig
+from agents.networks import main_task_params, make_network
+from tests.agents import oracle
+
+PAPER_SHAPE = (210, 160, 12)
+
+
+def shapes(channels=(64, 128, 128, 64), num_actions=18, num_tasks=3, shape=PAPER_SHAPE):
+    """Shapes of all parameters, without making any."""
+    network = make_network(NetworkConfig(channels=channels), shape, num_actions, num_tasks)
+    return jax.eval_shape(network.init, jax.random.PRNGKey(0))
+
+
+def count(params, contains: str = "") -> int:
+    return sum(
+        math.prod(x.shape) for n, layer in params.items() if contains in n for x in layer.values()
+    )
+
+
+def test_parameters_of_the_papers_network():
+    params = shapes()
+    sections = [count(params, f"section_{s}") for s in range(4)]
+    assert sections == [154_688, 664_192, 737_920, 221_504]
+    assert count(params, "projection") == 4_588_032  # 14 x 10 x 64 = 8960 inputs
+    assert [count(params, f"task_{i}/") for i in range(3)] == [399_123] * 3
+    assert count(params) == 7_563_705
+
+
+@pytest.mark.parametrize("num_actions, expected", [(4, 395_525), (9, 396_810), (18, 399_123)])
+def test_parameters_of_one_tasks_heads(num_actions, expected):
+    assert count(shapes(num_actions=num_actions), "task_0/") == expected
+
+
+@pytest.mark.parametrize(
+    "channels, millions", [((16, 32, 32, 16), 2.46), ((32, 64, 64, 32), 3.94)]
+)
+def test_parameters_of_smaller_networks(channels, millions):
+    """1x and 2x of appendix C.4."""
+    assert round(count(shapes(channels)) / 1e6, 2) == millions
+
+
+def test_every_convolution_is_three_by_three_with_a_bias():
+    for name, layer in shapes().items():
+        assert set(layer) == {"w", "b"}
+        if "section" in name:
+            assert layer["w"].shape[:2] == (3, 3)
+
+
+def tiny(torso="mlp", shape=(4, 4, 2), num_tasks=3, **kwargs):
+    config = NetworkConfig(torso=torso, features=8, head_hidden=(6,), **kwargs)
+    return make_network(config, shape, 3, num_tasks)
+
+
+def test_mlp_is_numpys():
+    network = tiny()
+    params = jax.tree.map(np.asarray, network.init(jax.random.PRNGKey(0)))
+    s = np.random.default_rng(0).normal(size=(5, 4, 4, 2)).astype(np.float32)
+    predictions = network.apply(params, s, 3)
+    for task in range(3):
+        logits, values = oracle.predict(params, s.reshape(5, -1), task)
+        np.testing.assert_allclose(predictions.logits[task], logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(predictions.value[task], values, rtol=1e-4, atol=1e-5)
+
+
+def convolve(x, w, b):
+    """3x3, stride 1, "SAME"; [H, W, C] -> [H, W, D]."""
+    height, width, _ = x.shape
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    result = np.zeros((height, width, w.shape[-1]))
+    for i in range(height):
+        for j in range(width):
+            result[i, j] = np.tensordot(padded[i : i + 3, j : j + 3], w, 3) + b
+    return result
+
+
+def pool(x):
+    """3x3 maxima at stride 2, "SAME": the odd pixel of padding lies at the far edges."""
+    height, width, depth = x.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    before = [max((n - 1) * 2 + 3 - size, 0) // 2 for n, size in ((rows, height), (columns, width))]
+    result = np.zeros((rows, columns, depth))
+    for i in range(rows):
+        for j in range(columns):
+            top, left = 2 * i - before[0], 2 * j - before[1]
+            window = x[max(top, 0) : top + 3, max(left, 0) : left + 3]
+            result[i, j] = window.max(axis=(0, 1))
+    return result
+
+
+def test_resnet_is_impalas_figure_3():
+    """Convolution, pool, two residual blocks per section; a ReLU before the projection."""
+    network = tiny("resnet", shape=(7, 6, 2), num_tasks=1, channels=(3, 4), residual_blocks=2)
+    params = jax.tree.map(np.asarray, network.init(jax.random.PRNGKey(0)))
+    rng = np.random.default_rng(1)
+    params = {n: {"w": l["w"], "b": rng.normal(0, 0.3, l["b"].shape)} for n, l in params.items()}
+    observation = rng.normal(size=(7, 6, 2))
+
+    def layer(name):
+        (found,) = [p for n, p in params.items() if n.endswith("/" + name)]
+        return found["w"], found["b"]
+
+    x = observation
+    for section in range(2):
+        x = pool(convolve(x, *layer(f"section_{section}")))
+        for block in range(2):
+            y = convolve(np.maximum(x, 0), *layer(f"section_{section}_block_{block}_first"))
+            y = convolve(np.maximum(y, 0), *layer(f"section_{section}_block_{block}_second"))
+            x = x + y
+    w, b = layer("projection")
+    m = np.maximum(np.maximum(x, 0).reshape(-1) @ w + b, 0)
+    names = oracle.heads(params, 0)
+    logits, _ = oracle.mlp(params, names["policy"], m)
+    actual = network.apply(params, observation[None].astype(np.float32), 1)
+    np.testing.assert_allclose(actual.logits[0, 0], logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("torso, shape", [("mlp", (4, 4, 2)), ("shallow", (36, 36, 2))])
+def test_the_main_tasks_parameters_suffice_to_act(torso, shape):
+    network = tiny(torso, shape)
+    params = network.init(jax.random.PRNGKey(0))
+    main = main_task_params(params)
+    assert count(main) < count(params)
+    assert not [name for name in main if "task_1" in name or "task_2" in name]
+    s = np.random.default_rng(0).random((2, *shape)).astype(np.float32)
+    few, all_ = network.apply(main, s, 1), network.apply(params, s, 3)
+    assert few.logits.shape == (1, 2, 3) and few.value.shape == (1, 2)
+    np.testing.assert_array_equal(few.logits[0], all_.logits[0])
+    np.testing.assert_array_equal(few.value[0], all_.value[0])
+    np.testing.assert_array_equal(all_.task(0).logits, all_.logits[0])
+
+
+def test_tasks_share_the_torso_and_differ_in_their_heads():
+    """Equal heads would stay equal: the auxiliary tasks would be one."""
+    params = tiny().init(jax.random.PRNGKey(0))
+    assert len([name for name in params if name.startswith("torso/")]) == 1
+    for kind in ("policy", "value"):
+        weights = [params[name]["w"] for i in range(3) for name in oracle.heads(params, i)[kind]]
+        first, last = weights[0::2], weights[1::2]
+        for group in (first, last):
+            for i in range(3):
+                for j in range(i):
+                    assert np.max(np.abs(group[i] - group[j])) > 0.01
+
+
+def test_leading_axes_are_kept():
+    network = tiny()
+    params = network.init(jax.random.PRNGKey(0))
+    s = np.random.default_rng(0).random((2, 5, 4, 4, 2)).astype(np.float32)
+    together = network.apply(params, s, 3)
+    assert together.logits.shape == (3, 2, 5, 3) and together.value.shape == (3, 2, 5)
+    for b in range(2):
+        alone = network.apply(params, s[b], 3)
+        np.testing.assert_allclose(together.logits[:, b], alone.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(together.value[:, b], alone.value, rtol=1e-5, atol=1e-6)
+
+
+def test_another_observation_shape_is_refused():
+    network = tiny()
+    params = network.init(jax.random.PRNGKey(0))
+    with pytest.raises(AssertionError):
+        network.apply(params, np.zeros((2, 4, 4, 3), np.float32), 1)

@@ -1,0 +1,116 @@
+"""Matching functions against numpy."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from meta import matching
+from meta.matching import Outputs
+
+ALL = {
+    "kl": matching.kl,
+    "reverse_kl": matching.reverse_kl,
+    "symmetric_kl": matching.symmetric_kl,
+    "value": matching.value,
+    "kl_value": matching.kl_and_value(0.25),
+    "squared_l2": matching.squared_l2,
+}
+
+
+def outputs(seed: int) -> Outputs:
+    rng = np.random.default_rng(seed)
+    params = {"a": rng.normal(size=(3, 2)), "b": {"c": rng.normal(size=4), "d": rng.normal()}}
+    return Outputs(rng.normal(0, 2, (2, 5, 4)), rng.normal(size=(2, 5)), params)
+
+
+def expected(name: str, target: Outputs, online: Outputs) -> float:
+    def probabilities(logits):
+        return np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
+
+    p, q = probabilities(target.logits), probabilities(online.logits)
+    total, reverse = 0.0, 0.0
+    for b in range(2):
+        for t in range(5):
+            for a in range(4):
+                total += p[b, t, a] * np.log(p[b, t, a] / q[b, t, a]) / 10
+                reverse += q[b, t, a] * np.log(q[b, t, a] / p[b, t, a]) / 10
+    value = np.mean((target.value - online.value) ** 2)
+    t, o = target.params, online.params
+    squared = np.sum((t["a"] - o["a"]) ** 2) + np.sum((t["b"]["c"] - o["b"]["c"]) ** 2)
+    return {
+        "kl": total,
+        "reverse_kl": reverse,
+        "symmetric_kl": total + reverse,
+        "value": value,
+        "kl_value": total + 0.25 * value,
+        "squared_l2": squared + (t["b"]["d"] - o["b"]["d"]) ** 2,
+    }[name]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_matching_is_numpys(name):
+    target, online = outputs(1), outputs(2)
+    actual = ALL[name](target, online)
+    assert actual.shape == ()
+    np.testing.assert_allclose(actual, expected(name, target, online), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_zero_and_flat_where_target_and_online_agree(name):
+    target = outputs(3)
+    np.testing.assert_allclose(ALL[name](target, target), 0.0, atol=1e-6)
+    gradient = jax.grad(lambda o: ALL[name](target, o))(target)
+    for leaf in jax.tree.leaves(gradient):
+        np.testing.assert_allclose(leaf, 0.0, atol=1e-6)
+
+
+def test_kl_is_not_symmetric_and_its_sum_is():
+    target, online = outputs(1), outputs(2)
+    assert abs(matching.kl(target, online) - matching.kl(online, target)) > 0.01
+    np.testing.assert_allclose(
+        matching.kl(target, online), matching.reverse_kl(online, target), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        matching.symmetric_kl(target, online), matching.symmetric_kl(online, target), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_kl_does_not_see_a_shift_of_the_logits(shift):
+    target, online = outputs(1), outputs(2)
+    moved = online._replace(logits=online.logits + shift)
+    np.testing.assert_allclose(
+        matching.kl(target, moved), matching.kl(target, online), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+def test_weight_of_the_values(weight):
+    target, online = outputs(1), outputs(2)
+    np.testing.assert_allclose(
+        matching.kl_and_value(weight)(target, online),
+        expected("kl", target, online) + weight * expected("value", target, online),
+        rtol=1e-5,
+    )
+
+
+def test_the_mean_does_not_grow_with_the_batch():
+    target, online = outputs(1), outputs(2)
+
+    def twice(x):
+        return Outputs(np.concatenate([x.logits] * 2), np.concatenate([x.value] * 2), x.params)
+
+    for name in ALL:
+        np.testing.assert_allclose(
+            ALL[name](twice(target), twice(online)), ALL[name](target, online), rtol=1e-5
+        )
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    target, online = outputs(1), outputs(2)
+    with pytest.raises(AssertionError):
+        matching.value(target, online._replace(value=online.value[:, :1]))
+    with pytest.raises(AssertionError):
+        matching.kl(target, online._replace(logits=online.logits[:1]))
