@@ -45,14 +45,14 @@ class ParameterClient:
         except Exception as error:  # noqa: BLE001 - any remote failure: try again later
             print(f"parameters could not be fetched, trying again: {error}", flush=True)
             return
-        if newer is not None:
-            newer = VersionedParameters(*newer)
-            if at_hand is None or newer.version > at_hand.version:
-                newer = newer._replace(params=jax.device_put(newer.params))
-            else:
-                newer = newer._replace(params=at_hand.params)
-            self._latest = newer
-            self._arrived.set()
+        if newer is None:
+            return
+        newer = VersionedParameters(*newer)
+        if at_hand is None or newer.version > at_hand.version:
+            self._latest = newer._replace(params=jax.device_put(newer.params))
+        elif newer.version == at_hand.version and newer.final:
+            self._latest = at_hand._replace(final=True)
+        self._arrived.set()
 
     def wait(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
         """The newest parameters, waiting for the first ones; None when asked to stop."""

@@ -55,7 +55,8 @@ def parse(arguments: list[str]) -> TrainConfig:
     default = PRESETS[known.preset](validate_game(known.game))
     workdir = pathlib.Path(known.workdir or f"runs/{known.game}")
     if known.resume and config_file(workdir).exists():
-        default = load_config(workdir)
+        # The directory may have been moved: the one that was named is meant.
+        default = dataclasses.replace(load_config(workdir), workdir=known.workdir)
     return parse_options(TrainConfig, "bmg train", arguments, default)
 
 

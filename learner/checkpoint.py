@@ -19,6 +19,10 @@ import numpy as np
 from learner.files import whole_file
 
 FORMAT = 1
+# What reading a truncated or foreign file may raise.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile,
+)  # fmt: skip
 _HEADER = "header"
 
 
@@ -41,6 +45,9 @@ def _named_leaves(state) -> dict[str, Any]:
 def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) -> pathlib.Path:
     """Writes a checkpoint and removes all but the newest `keep`.
 
+    A run that fell back to an older checkpoint counts up from there: files of later updates are
+    left over from what it gave up, and are put aside under another name.
+
     Args:
       directory: created if missing.
       updates: learner updates so far; part of the name.
@@ -61,14 +68,18 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
     arrays[_HEADER] = np.frombuffer(text.encode(), np.uint8)
     with whole_file(path) as file:
         np.savez(file, **arrays)
-    for old in list_checkpoints(directory)[:-keep]:
+    complete = list_checkpoints(directory)
+    position = complete.index(path) + 1
+    for left_over in complete[position:]:
+        left_over.rename(left_over.with_name(left_over.name + ".abandoned"))
+    for old in complete[:position][:-keep]:
         old.unlink(missing_ok=True)
     return path
 
 
 def list_checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(directory.glob("checkpoint_*.npz"))
+    return sorted(directory.glob("checkpoint_*.npz"), key=lambda path: (len(path.name), path.name))
 
 
 def load(path: pathlib.Path, template) -> Checkpoint:
@@ -84,8 +95,8 @@ def load(path: pathlib.Path, template) -> Checkpoint:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        header = json.loads(bytes(arrays.pop(_HEADER)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        header = dict(json.loads(bytes(arrays.pop(_HEADER))))
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is truncated or no checkpoint ({type(error).__name__}); remove it to use an "
             "earlier one."

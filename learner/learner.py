@@ -178,13 +178,13 @@ class Learner:
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
                 if now - window.start >= self._config.log_interval:
-                    self._log(window, occupancy())
+                    self._log(window, occupancy)
                     window = Window(self.frames)
                 if now - last_checkpoint >= self._config.checkpoint_interval:
                     self._try_checkpoint()
                     last_checkpoint = time.monotonic()
             if window.updates:
-                self._log(window, occupancy())
+                self._log(window, occupancy)
         finally:
             prefetcher.close()
             self._checkpoint()
@@ -221,8 +221,13 @@ class Learner:
             first(params), self._progress.updates, self.frames, final
         )
 
-    def _log(self, window: Window, occupancy: dict[str, float]) -> None:
+    def _log(self, window: Window, occupancy: Callable[[], dict[str, float]]) -> None:
         """Writes the window's metrics; a full disk is reported and the run goes on."""
+        try:
+            replay = occupancy()
+        except TimeoutError as error:  # busy, or gone before the learner when a run is stopped
+            print(f"replay's state is left out of the metrics: {error}", flush=True)
+            replay = {}
         elapsed = time.monotonic() - window.start
         values = window.metrics or [np.asarray(window.last_metrics)]
         metrics = dict(zip(self._agent.metric_names, np.mean(values, axis=0)))
@@ -236,7 +241,7 @@ class Learner:
             "policy_lag/mean": np.mean(window.lags),
             "policy_lag/max": np.max(window.lags),
             **{f"learner_time/{k}": v / elapsed for k, v in window.seconds.items()},
-            **occupancy,
+            **replay,
         }
         if self._progress.returns:
             mean_return = float(np.mean(self._progress.returns))

@@ -1,0 +1,138 @@
+"""The real command in processes of its own, with deadlines, and what must be gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+START_TIMEOUT = 120.0  # seconds until something is to be seen of a run
+BMG = [sys.executable, "-c", "from launch.cli import main; main()"]  # what the `bmg` script does
+
+
+def environment() -> dict[str, str]:
+    """As a user has it: without the devices that tests/conftest.py forces."""
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    return {**env, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class Run:
+    """A running command."""
+
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+        self.children: set[psutil.Process] = set()
+
+    def watch(self) -> None:
+        """Remembers the descendants that there are now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.children |= set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def wait_for(self, condition, timeout: float = START_TIMEOUT):
+        """Waits until condition() is true, and returns it; the run must not end before."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.watch()
+            result = condition()
+            if result:
+                return result
+            if self.process.poll() is not None:
+                out, err = self.process.communicate(timeout=30)
+                raise AssertionError(f"ended with {self.process.returncode}:\n{out}\n{err}")
+            time.sleep(0.1)
+        raise AssertionError(f"not within {timeout} s")
+
+    def finish(self, timeout: float) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr), once it ended by itself."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.watch()
+            time.sleep(0.2)
+        out, err = self.process.communicate(timeout=max(deadline - time.monotonic(), 10.0))
+        return self.process.returncode, out, err
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def left(self) -> list[str]:
+        """Descendants that are still there."""
+        return [str(child) for child in self.children if alive(child)]
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether that very process (not another of its number) runs."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def started(*arguments: str, cwd: pathlib.Path) -> Iterator[Run]:
+    """`bmg` in a session of its own; whatever is left of it at the end is killed."""
+    process = subprocess.Popen(
+        [*BMG, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    run = Run(process)
+    try:
+        yield run
+    finally:
+        run.watch()
+        for child in run.children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+def bmg(*arguments: str, cwd: pathlib.Path, timeout: float) -> tuple[int, str, str]:
+    """Runs `bmg` to its end; asserts that no process is left. (exit code, stdout, stderr)."""
+    with started(*arguments, cwd=cwd) as run:
+        result = run.finish(timeout)
+        assert run.left() == []
+    return result
+
+
+def nodes_of(workdir: pathlib.Path) -> dict[str, dict]:
+    """What each node last said of itself."""
+    return {path.stem: json.loads(path.read_text()) for path in (workdir / "nodes").glob("*.json")}
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl so far."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def learner_rows(workdir: pathlib.Path) -> list[dict]:
+    """Those of the learner."""
+    return [row for row in rows_of(workdir) if "learner/frames" in row]
+
+
+def json_of(path: pathlib.Path):
+    """A JSON file's value."""
+    return json.loads(path.read_text())
+
+
+def checkpoints_of(workdir: pathlib.Path) -> list[str]:
+    """Names of the checkpoints, oldest first."""
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())

@@ -1,0 +1,372 @@
+"""The command line: what is typed, what it becomes, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from launch import cli, console, train
+from launch.config import config_file, load_config, to_dict
+from launch.presets import PRESETS
+from tests.launch import commands
+
+
+class Command:
+    """Runs `bmg` in this process, without the step that starts processes."""
+
+    def __init__(self, monkeypatch, capsys, folder: pathlib.Path):
+        self._monkeypatch, self._capsys, self.folder = monkeypatch, capsys, folder
+        self.launched: list[tuple] = []
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(train, "launch", self._launch)
+
+    def _launch(self, config, spec, resume) -> int:
+        self.launched.append((config, spec, resume))
+        return 0
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)."""
+        self._monkeypatch.setattr(sys, "argv", ["bmg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            raise SystemExit(0)
+        out, err = self._capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    def refused(self, *arguments: str) -> str:
+        """The one line of an error; nothing was started or written."""
+        before = files(self.folder)
+        code, out, err = self(*arguments)
+        assert code == 2 and self.launched == []
+        lines = (out + err).splitlines()
+        assert len(lines) == 1 and lines[0].startswith("bmg: "), out + err
+        assert files(self.folder) == before
+        return lines[0]
+
+    def config(self, *arguments: str):
+        """The configuration that a run would be started with."""
+        assert self(*arguments)[0] == 0
+        return self.launched[-1][0]
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes | None]:
+    """Everything in a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    return Command(monkeypatch, capsys, tmp_path)
+
+
+def save_run(folder: pathlib.Path, preset: str = "local", game: str = "catch", **changes):
+    """A run directory that holds a configuration and nothing else."""
+    config = dataclasses.replace(PRESETS[preset](game), workdir=str(folder), **changes)
+    folder.mkdir(parents=True)
+    config_file(folder).write_text(json.dumps(to_dict(config)))
+    return config
+
+
+def test_a_run_with_its_defaults(command):
+    config = command.config("train", "--game", "catch")
+    assert config == PRESETS["local"]("catch")
+    assert config.path == pathlib.Path("runs/catch") and config.path.is_dir()
+    _, spec, resume = command.launched[0]
+    assert spec.frame_shape == (10, 5, 1) and resume is False
+
+
+def test_the_words_people_type(command):
+    arguments = "train --preset local --game pong --frames 200000 --workdir runs/pong".split()
+    config = command.config(*arguments)
+    expected = dataclasses.replace(PRESETS["local"]("pong"), frames=200_000, workdir="runs/pong")
+    assert config == expected
+    assert config == command.config(*(arguments[:1] + ["--game=pong", *arguments[5:]]))
+
+
+def test_the_paper_preset(command):
+    config = command.config("train", "--preset", "paper", "--game", "ms_pacman")
+    assert config == PRESETS["paper"]("ms_pacman")
+    assert command.launched[0][1].frame_shape == (210, 160, 3)
+
+
+def test_options_of_every_part(command):
+    config = command.config(
+        *"train --game catch --seed 4 --agent.algorithm stacx --agent.meta.matching reverse_kl "
+        "--agent.meta.inner-steps 2 --agent.network.head-hidden 7 8 --learner.online-batch 4 "
+        "--actors.num-actors 3 --replay.min-replay-size 5 --evaluator.episodes 2 "
+        "--launch local_mt --atari.sticky-actions 0.25".split()
+    )
+    assert (config.seed, config.launch) == (4, "local_mt")
+    assert (config.agent.algorithm, config.agent.meta.matching) == ("stacx", "reverse_kl")
+    assert config.agent.meta.inner_steps == 2 and config.agent.network.head_hidden == (7, 8)
+    assert config.learner.online_batch == 4 and config.actors.num_actors == 3
+    assert config.replay.min_replay_size == 5 and config.evaluator.episodes == 2
+    assert config.atari.sticky_actions == 0.25
+    assert config.agent.network.features == PRESETS["local"]("catch").agent.network.features
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("trian", ["'trian'", "train", "evaluate", "benchmark", "Did you mean train?"]),
+        ("--game pong", ["'--game'"]),
+        ("train --game pongg", ["'pongg'", "did you mean 'pong'?"]),
+        ("train --game MsPacman", ["'MsPacman'", "did you mean 'ms_pacman'?"]),
+        ("train --game Pong-v5", ["did you mean 'pong'?"]),
+        ("train --preset locl", ["'locl'", "local, paper", "Did you mean local?"]),
+        ("train --game catch --agent.meta.matching klx", ["klx", "kl", "symmetric_kl", "l2"]),
+        ("train --game catch --agent.algorithm bmgg", ["bmgg", "bmg", "stacx", "impala"]),
+        ("train --game catch --frames abc", ["frames", "abc"]),
+        ("train --game catch --frames 0", ["frames is 0"]),
+        ("train --game catch --framez 100", ["--framez", "--frames"]),
+        ("train --game catch --agent.meta.target-steps 0", ["target_steps is 0", "L >= 1"]),
+        ("train --game catch --replay.min-replay-size 1000", ["min_replay_size", "1000"]),
+        ("train --game catch --agent.network.torso shallow", ["shallow", "catch", "10x5", "mlp"]),
+        ("train --game catch --replay.replay-capacity 0", ["replay"]),
+        (
+            "train --game catch --learner.replay-batch 9 --learner.num-devices 2",
+            ["replay_batch 9", "2 devices", "multiple of 2"],
+        ),
+        (
+            "train --game catch --learner.online-batch 5 --learner.num-devices 2",
+            ["online_batch 5", "2 devices", "multiple of 2"],
+        ),
+        ("train --game catch --learner.num-devices 64", ["64 devices"]),
+        ("train --game catch --learner.platform cuda", ["'cuda'", "cpu", "--learner.platform"]),
+        ("train --game catch --learner.replay-batch 0 --agent.meta.target-steps 2", ["replay"]),
+        ("train --game catch --resume", ["no run to resume in runs/catch"]),
+        ("evaluate --workdir nowhere", ["no run in nowhere"]),
+        ("evaluate", ["--workdir"]),
+        ("benchmark lerner", ["'lerner'", "pipeline, impala, learner", "Did you mean learner?"]),
+        ("plot --workdirs nowhere", ["no run in nowhere"]),
+    ],
+)
+def test_bad_input_is_one_line(command, arguments, words):
+    line = command.refused(*arguments.split())
+    assert all(word in line for word in words), line
+
+
+def test_every_game_is_known_to_the_error(command):
+    assert "57" in command.refused("train", "--game", "zzz")
+
+
+def test_a_directory_of_another_configuration_is_refused(command, tmp_path):
+    save_run(tmp_path / "run")
+    line = command.refused("train", "--game", "pong", "--workdir", "run", "--resume")
+    assert "game = 'catch'" in line and "'pong'" in line and "--workdir" in line
+    line = command.refused(
+        *"train --game catch --workdir run --resume --agent.meta.matching kl".split()
+    )
+    assert "agent.meta.matching = 'kl_value'" in line and "'kl'" in line
+    line = command.refused("train", "--game", "pong", "--workdir", "run")
+    assert "game" in line
+
+
+def test_a_directory_of_a_run_needs_resume(command, tmp_path):
+    save_run(tmp_path / "run")
+    assert "--resume" in command.refused("train", "--game", "catch", "--workdir", "run")
+
+
+def test_a_broken_directory_is_refused(command, tmp_path):
+    save_run(tmp_path / "run")
+    config_file(tmp_path / "run").write_text("{")
+    for arguments in ("train --workdir run --resume", "evaluate --workdir run"):
+        assert "config.json" in command.refused(*arguments.split())
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(command, tmp_path):
+    save_run(tmp_path / "run")
+    assert "checkpoint" in command.refused("evaluate", "--workdir", "run")
+
+
+def test_resuming_takes_the_saved_configuration(command, tmp_path):
+    """--resume and --workdir are enough: no other option has to be typed again."""
+    saved = save_run(tmp_path / "run", preset="paper", game="breakout", seed=9, frames=77)
+    config = command.config("train", "--resume", "--workdir", tmp_path / "run")
+    assert dataclasses.replace(config, resume=False) == saved
+    assert command.launched[0][2] is False, "there is no checkpoint: it starts from the seed"
+
+    (tmp_path / "run" / "checkpoints" / "checkpoint_0000000001.npz").write_bytes(b"")
+    config = command.config("train", "--resume", "--workdir", tmp_path / "run", "--frames", 99)
+    assert dataclasses.replace(config, resume=False) == dataclasses.replace(saved, frames=99)
+    assert command.launched[1][2] is True
+
+
+def test_resuming_a_directory_that_was_moved(command, tmp_path):
+    """The directory that was named is meant, whatever its configuration says it was called."""
+    save_run(tmp_path / "elsewhere")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "runs" / "catch")
+    config = command.config("train", "--resume", "--game", "catch")
+    assert config.path.resolve() == tmp_path / "runs" / "catch"
+
+
+def test_resuming_forgets_how_the_nodes_were(command, tmp_path):
+    save_run(tmp_path / "run")
+    (tmp_path / "run" / "nodes").mkdir()
+    (tmp_path / "run" / "nodes" / "learner.json").write_text('{"state": "finished"}')
+    command.config("train", "--resume", "--workdir", "run")
+    assert list((tmp_path / "run" / "nodes").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands(command, arguments):
+    code, out, _ = command(*arguments)
+    assert code == 0 and len(out.splitlines()) < 15
+    for name in ("train", "evaluate", "benchmark", "plot"):
+        assert f"\n  {name} " in out
+
+
+def test_help_of_a_command_shows_meaning_and_default(command):
+    code, out, _ = command("train", "--help")
+    assert code == 0
+    text = " ".join(out.replace("│", " ").split())
+    assert "Environment frames to train for" in text
+    assert "(default: 2000000)" in text and "--agent.meta.matching" in text
+    for name in ("evaluate", "plot"):
+        assert command(name, "--help")[0] == 0
+    assert "pipeline" in command("benchmark")[1]
+
+
+HEAVY = ("jax", "launchpad", "tensorflow", "reverb", "numpy", "tyro", "ale_py", "haiku")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["trian"]])
+def test_help_imports_nothing_heavy(arguments):
+    program = (
+        "import sys\n"
+        f"sys.argv = ['bmg', *{arguments!r}]\n"
+        "from launch.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=commands.ROOT,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_console_script_is_installed():
+    """`bmg` is the command that all this is about, where the project is installed."""
+    script = pathlib.Path(sys.executable).with_name("bmg")
+    if not script.exists():
+        pytest.skip("not installed in this environment")
+    result = subprocess.run(
+        [script, "trian"], env=commands.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2 and "Did you mean train?" in result.stderr
+
+
+def test_an_error_of_the_system_is_one_line(command, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device", "runs/catch/config.json")
+
+    monkeypatch.setattr(train, "launch", full)
+    code, out, err = command("train", "--game", "catch")
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert "No space left" in err and "runs/catch/config.json" in err
+
+
+def test_the_saved_configuration_survives_a_full_disk(tmp_path):
+    """Going on with a run on a full disk must not lose what the run was."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("mounting is not allowed here")
+    try:
+        saved = save_run(disk / "run", frames=123_456)
+        for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
+            (disk / "run" / folder).mkdir()
+        with open(disk / "filler", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        code, _, err = commands.bmg(
+            "train", "--resume", "--workdir", disk / "run", cwd=tmp_path, timeout=120
+        )
+        assert code in (1, 2) and "No space left" in err
+        assert load_config(disk / "run") == saved
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, timeout=20)
+
+
+ROW = {
+    "frames": 50_000, "learner/frames": 50_000, "learner/frames_per_second": 1_000.4,
+    "learner/updates_per_second": 2.084, "policy_lag/mean": 3.26,
+}  # fmt: skip
+
+
+def test_the_live_line():
+    assert console.progress_line(ROW, 200_000, 60.0) == (
+        "50,000 of 200,000 frames (25 %) | 1,000 frames/s | 2.08 updates/s | lag 3.3 | 2 min left"
+    )
+    full = {
+        **ROW,
+        "training/return": -20.5,
+        "evaluation/return": 14.6,
+        "evaluation/human_normalized_score": 1.1956,
+    }
+    assert console.progress_line(full, 200_000, 60.0) == (
+        "50,000 of 200,000 frames (25 %) | 1,000 frames/s | 2.08 updates/s | lag 3.3 | "
+        "training -20.50 | evaluation 14.60 (120 % human) | 2 min left"
+    )
+
+
+def test_the_live_line_at_the_start_and_at_the_end():
+    start = console.progress_line({}, 100, 12.4)
+    assert start.startswith("starting") and "12 s" in start
+    # An evaluation alone tells nothing of the learner.
+    assert console.progress_line({"evaluation/return": 1.0}, 100, 1.0).startswith("starting")
+    done = console.progress_line({**ROW, "learner/frames": 100_080}, 100_000, 60.0)
+    assert done.startswith("100,000 of 100,000 frames (100 %)") and "left" not in done
+    stalled = {**ROW, "learner/frames_per_second": 0.0}
+    assert "left" in console.progress_line(stalled, 200_000, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_599, "59 min"), (3_600, "1 h 00 min"),
+     (5 * 3_600 + 7 * 60 + 59, "5 h 07 min")],
+)  # fmt: skip
+def test_durations(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_the_console_shows_new_lines_alone(tmp_path, capsys):
+    """Lines of an earlier stretch are not this one's; half a line waits for its other half."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({**ROW, "learner/frames": 1}) + "\n")
+    shown = console.RunConsole(tmp_path, 200_000)
+    shown.refresh()
+    shown.close()
+    assert capsys.readouterr().out == ""
+
+    shown = console.RunConsole(tmp_path, 200_000)
+    text = json.dumps(ROW) + "\n"
+    with open(path, "a") as file:
+        file.write(text[:30])
+        file.flush()
+        shown.refresh()
+        file.write(text[30:])
+    shown.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("50,000 of 200,000 frames") and line.endswith("left")

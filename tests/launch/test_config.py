@@ -1,0 +1,268 @@
+"""Configurations: presets, their file, what a resumed run may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import typing
+
+import pytest
+
+from environments.scores import GAMES
+from launch.config import TrainConfig, check_same, config_file, from_dict, load_config, to_dict
+from launch.presets import PRESETS
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error)
+    assert text and "\n" not in text
+    return text
+
+
+def get(config, name: str):
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+# BMG Table 2, in the words of this project; the table's own words where they differ.
+TABLE_2 = {
+    "atari.height": 210,
+    "atari.width": 160,
+    "atari.max_pool": False,
+    "atari.grayscale": False,
+    "atari.num_stack": 4,
+    "atari.action_repeat": 4,
+    "atari.sticky_actions": 0.0,
+    "agent.loss.max_abs_reward": 1.0,
+    "atari.zero_discount_on_life_loss": True,
+    "atari.max_episode_frames": 108_000,
+    "atari.noop_max": 30,
+    "agent.network.torso": "resnet",
+    "agent.network.channels": (64, 128, 128, 64),
+    "agent.network.residual_blocks": 2,
+    "agent.network.features": 512,
+    "agent.meta.auxiliary_tasks": 2,
+    "agent.network.head_hidden": (256, 256),
+    "agent.loss.max_entropy": 0.9,
+    "learner.unroll_length": 20,
+    "learner.replay_batch": 12,
+    "learner.online_batch": 6,
+    "replay.replay_capacity": 10_000,
+    "agent.loss.laser_threshold": 2.0,
+    "agent.optimizer.learning_rate": 1e-4,
+    "agent.optimizer.decay_frames": 200_000_000,  # printed in thousands
+    "agent.optimizer.decay": 0.99,
+    "agent.optimizer.epsilon": 1e-4,
+    "agent.optimizer.max_norm": 0.3,
+    "agent.loss.discount": 0.995,
+    "agent.loss.lambda_": 1.0,
+    "agent.loss.rho_clip": 1.0,
+    "agent.loss.c_clip": 1.0,
+    "agent.loss.alpha": 1.0,
+    "agent.loss.policy_cost": 1.0,
+    "agent.loss.entropy_cost": 0.01,
+    "agent.loss.value_cost": 0.25,
+    "agent.meta.learning_rate": 1e-3,
+    "agent.meta.b1": 0.9,
+    "agent.meta.b2": 0.999,
+    "agent.meta.epsilon": 1e-4,
+    # Beside the table: section 5.2 and appendix C.
+    "agent.algorithm": "bmg",
+    "agent.meta.inner_steps": 1,
+    "agent.meta.target_steps": 1,
+    "agent.meta.matching": "kl_value",
+    "agent.meta.value_weight": 0.25,
+    "agent.meta.target_optimizer": "rmsprop",
+    "agent.meta.initial_logit": 4.6,  # STACX
+    "frames": 200_000_000,
+}
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_the_paper_preset_is_table_2(name):
+    assert get(PRESETS["paper"]("ms_pacman"), name) == TABLE_2[name]
+
+
+def test_the_paper_acts_in_48_environments():
+    actors = PRESETS["paper"]("pong").actors
+    assert actors.num_actors * actors.envs_per_actor == 48
+
+
+def test_the_local_preset_is_light():
+    config = PRESETS["local"]("pong")
+    assert (config.atari.height, config.atari.width, config.atari.grayscale) == (84, 84, True)
+    assert config.agent.algorithm == "bmg" and config.agent.num_tasks == 3
+    paper = PRESETS["paper"]("pong").atari
+    for name in ("action_repeat", "noop_max", "sticky_actions", "zero_discount_on_life_loss",
+                 "max_episode_frames", "full_action_space"):  # fmt: skip
+        assert getattr(config.atari, name) == getattr(paper, name), "the protocol stays the paper's"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_every_game_survives_its_file(preset):
+    for game in (*GAMES, "catch"):
+        config = PRESETS[preset](game)
+        assert (config.game, config.preset) == (game, preset)
+        text = json.dumps(to_dict(config))
+        again = from_dict(TrainConfig, json.loads(text))
+        assert again == config
+        assert isinstance(again.agent.network.channels, tuple)
+        assert hash(again) == hash(config)
+
+
+def leaves(cls, prefix: str = ""):
+    """(dotted name, type) of every field of a configuration."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from leaves(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name, hint
+
+
+def changed(config, name: str, value):
+    """`config` with one field, given by its dotted name, replaced."""
+    head, _, rest = name.partition(".")
+    if rest:
+        value = changed(getattr(config, head), rest, value)
+    return dataclasses.replace(config, **{head: value})
+
+
+def test_each_field_survives_its_file_and_says_what_it_is():
+    config = PRESETS["local"]("pong")
+    seen = 0
+    for name, hint in leaves(TrainConfig):
+        before = get(config, name)
+        if hint is bool:
+            value = not before
+        elif hint in (int, float):
+            value = before  # values below keep every check satisfied
+        elif hint is str:
+            value = {"game": "catch", "workdir": "a b/c", "learner.platform": "cpu"}[name]
+        elif typing.get_origin(hint) is typing.Literal:
+            value = typing.get_args(hint)[-1]
+        else:
+            value = (1, 2, 3)
+        new = changed(config, name, value)
+        again = from_dict(TrainConfig, json.loads(json.dumps(to_dict(new))))
+        assert get(again, name) == value and again == new, name
+        assert type(get(again, name)) is type(value), name
+        seen += 1
+    assert seen > 70
+
+
+def test_every_option_is_described():
+    """A docstring under each field is what --help shows."""
+    import ast
+    import inspect
+
+    def classes(cls):
+        yield cls
+        for hint in typing.get_type_hints(cls).values():
+            if dataclasses.is_dataclass(hint):
+                yield from classes(hint)
+
+    for cls in classes(TrainConfig):
+        body = ast.parse(inspect.getsource(cls)).body[0].body
+        for field, after in zip(body, [*body[1:], None]):
+            if isinstance(field, ast.AnnAssign) and not dataclasses.is_dataclass(
+                typing.get_type_hints(cls)[field.target.id]
+            ):
+                described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert described, f"{cls.__name__}.{field.target.id}"
+
+
+def test_missing_fields_keep_their_defaults():
+    config = from_dict(TrainConfig, {"game": "breakout", "learner": {"online_batch": 4}})
+    assert config.game == "breakout" and config.learner.online_batch == 4
+    assert config.learner.replay_batch == TrainConfig().learner.replay_batch
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ValueError, match="LearnerConfig has no field 'batch'"):
+        from_dict(TrainConfig, {"learner": {"batch": 4}})
+
+
+def test_the_run_directory():
+    assert TrainConfig(game="breakout").path == pathlib.Path("runs/breakout")
+    assert TrainConfig(game="breakout", workdir="x/y").path == pathlib.Path("x/y")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("game", "breakout"),
+        ("seed", 1),
+        ("agent.algorithm", "stacx"),
+        ("agent.meta.matching", "kl"),
+        ("agent.network.features", 123),
+        ("agent.optimizer.learning_rate", 1.0),
+        ("atari.grayscale", False),
+        ("learner.unroll_length", 10),
+        ("learner.online_batch", 4),
+        ("learner.replay_batch", 4),
+    ],
+)
+def test_what_a_resumed_run_may_not_change(name, value):
+    saved = dataclasses.replace(PRESETS["local"]("pong"), workdir="runs/some")
+    with pytest.raises(ValueError) as caught:
+        check_same(changed(saved, name, value), saved)
+    text = one_line(caught.value)
+    assert name in text and repr(get(saved, name)) in text and repr(value) in text
+    assert "runs/some" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames", 10),
+        ("resume", True),
+        ("workdir", "moved/here"),
+        ("launch", "local_mt"),
+        ("actors.num_actors", 7),
+        ("evaluator.episodes", 3),
+        ("replay.replay_capacity", 77),
+        ("learner.num_devices", 2),
+        ("learner.checkpoint_interval", 1.0),
+    ],
+)
+def test_what_a_resumed_run_may_change(name, value):
+    saved = PRESETS["local"]("pong")
+    assert get(saved, name) != value
+    check_same(changed(saved, name, value), saved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '"text"', '{"agent": 3}', '{"frames": "many"}'])
+def test_a_broken_file_is_refused(tmp_path, content):
+    config_file(tmp_path).write_text(content)
+    with pytest.raises(ValueError) as caught:
+        load_config(tmp_path)
+    one_line(caught.value)
+
+
+def test_no_file_is_refused(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        load_config(tmp_path / "none")
+    assert str(tmp_path / "none") in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frames": 0},
+        {"frames": -5},
+        {"actors.num_actors": 0},
+        {"actors.envs_per_actor": 0},
+        {"agent.meta.inner_steps": 0},
+        {"agent.meta.target_steps": 0},
+        {"learner.unroll_length": 0},
+        {"replay.min_replay_size": 10_000},
+        {"atari.action_repeat": 0},
+    ],
+)
+def test_values_that_make_no_sense_are_refused(changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError) as caught:
+        changed(PRESETS["local"]("pong"), name, value)
+    assert name.split(".")[-1] in one_line(caught.value)

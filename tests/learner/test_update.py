@@ -1,0 +1,244 @@
+"""The pmapped update: what each device gets, and that their number changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from actors.rollout import trajectory_signature
+from agents.agent import make_agent
+from agents.config import AgentConfig, MetaConfig
+from environments.base import EnvironmentSpec
+from learner.config import LearnerConfig
+from learner.update import (
+    check_batch,
+    empty_trajectories,
+    first,
+    frames_per_update,
+    select_devices,
+)
+from tests.learner import fakes
+
+GLOBAL = dataclasses.replace(fakes.LEARNER, online_batch=8, replay_batch=16)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_each_device_gets_its_share_of_online_and_replay(count):
+    """Every unroll is on one device, whole, and each device has one online for two replayed."""
+    config = dataclasses.replace(GLOBAL, num_devices=count)
+    agent = fakes.make_agent(config=config)
+    batch = fakes.update_batch(0, config)
+    batch.online.parameter_version[:] = np.arange(8)
+    batch.replay.parameter_version[:] = 100 + np.arange(16)
+    batch.extra[0].parameter_version[:] = 200 + np.arange(16)
+    sharded = agent.shard(batch)
+    parts = [(batch.online, sharded.online, 8), (batch.replay, sharded.replay, 16),
+             (batch.extra[0], sharded.extra[0], 16)]  # fmt: skip
+    for host, device, size in parts:
+        seen = []
+        for name, array, expected in zip(device._fields, device, host):
+            assert array.shape == (count, size // count, *expected.shape[1:]), name
+            assert len(array.addressable_shards) == count, name
+            for d, shard in enumerate(array.addressable_shards):
+                assert shard.device == agent.devices[d], name
+                share = slice(d * size // count, (d + 1) * size // count)
+                np.testing.assert_array_equal(np.asarray(shard.data)[0], expected[share])
+                if name == "parameter_version":
+                    seen += list(np.asarray(shard.data).ravel())
+        assert sorted(seen) == sorted(host.parameter_version)
+
+
+VARIANTS = {
+    # The target's last step on replay alone needs each device to know which part is online.
+    "bmg": dataclasses.replace(
+        fakes.AGENT,
+        meta=MetaConfig(target_steps=2, final_data="replay"),
+        loss=dataclasses.replace(fakes.AGENT.loss, max_entropy=2.0),
+    ),
+    "impala": dataclasses.replace(
+        fakes.AGENT,
+        algorithm="impala",
+        loss=dataclasses.replace(fakes.AGENT.loss, reduction="sum"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_number_of_devices_changes_nothing(name):
+    """Two updates of the same global batches; one device without a device axis is the oracle."""
+    config, count = VARIANTS[name], VARIANTS[name].num_extra_batches
+    batches = [fakes.update_batch(seed, GLOBAL, count) for seed in range(2)]
+    plain = make_agent(
+        config, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS,
+        frames_per_update(GLOBAL, fakes.ACTION_REPEAT),
+    )  # fmt: skip
+    start = plain.init(jax.random.PRNGKey(0))
+    # Policies far from uniform and values far from zero: no meta-gradient is small.
+    params = jax.tree.map(lambda x: 2.0 * x, start.agent.params)
+    start = start._replace(agent=start.agent._replace(params=params))
+    expected = start
+    plain_update = jax.jit(plain.update)
+    for batch in batches:
+        expected, expected_metrics = plain_update(expected, batch)
+    expected = jax.tree.map(np.asarray, expected)
+    changes = jax.tree.map(
+        lambda a, b: float(np.max(np.abs(a - b))), expected.agent.params, start.agent.params
+    )
+    assert min(jax.tree.leaves(changes)) > 1e-4, "the updates were to change every layer"
+    if name != "impala":
+        gradient = np.concatenate([np.ravel(x) for x in expected.meta.gradient])
+        assert gradient.shape == (18,) and (gradient != 0).all()
+        assert expected_metrics["meta/gradient_norm"] > 1e-3
+
+    for devices in (1, 2, 4, 8):
+        agent = fakes.make_agent(config, dataclasses.replace(GLOBAL, num_devices=devices))
+        state = agent.replicate(start)
+        for batch in batches:
+            state, values = agent.update(state, agent.shard(batch))
+        for path, x in jax.tree_util.tree_leaves_with_path(state):
+            copies = {np.asarray(shard.data).tobytes() for shard in x.addressable_shards}
+            assert len(copies) == 1, f"devices differ in {jax.tree_util.keystr(path)}"
+        found = first(state)
+        for (path, x), y in zip(
+            jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected)
+        ):
+            label = f"{devices} devices, {jax.tree_util.keystr(path)}"
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=label)
+        metrics = dict(zip(agent.metric_names, np.asarray(values)))
+        assert metrics.keys() == expected_metrics.keys()
+        for key, value in expected_metrics.items():
+            if key == "meta/gradient_norm_to_variance":  # a ratio whose divisor is tiny
+                np.testing.assert_allclose(metrics[key], value, rtol=1e-3)
+                continue
+            label = f"{devices} devices, {key}"
+            np.testing.assert_allclose(metrics[key], value, rtol=1e-5, atol=1e-5, err_msg=label)
+
+
+def test_an_update_is_a_function_of_state_and_batch():
+    agent = fakes.make_agent()
+    start = agent.agent.init(jax.random.PRNGKey(1))
+    batches = [fakes.update_batch(seed) for seed in range(3)]
+
+    def run():
+        state, seen = agent.replicate(start), []
+        for batch in batches:
+            state, metrics = agent.update(state, agent.shard(batch))
+            seen.append(np.asarray(metrics))
+        return first(state), np.stack(seen)
+
+    one, another = run(), run()
+    fakes.assert_same(one, another)
+    assert int(one[0].updates) == 3
+    assert not np.array_equal(one[0].key, start.key), "each update has its own key"
+
+
+def test_skipping_the_update_changes_the_count_alone():
+    agent = fakes.make_agent(config=dataclasses.replace(fakes.LEARNER, skip_update=True))
+    start = agent.agent.init(jax.random.PRNGKey(1))
+    state, metrics = agent.update(agent.replicate(start), agent.shard(fakes.update_batch(0)))
+    fakes.assert_same(first(state), jax.tree.map(np.asarray, start._replace(updates=np.int32(1))))
+    assert metrics.shape == (0,) and agent.metric_names == []
+
+
+def test_frames_are_environment_frames():
+    assert frames_per_update(LearnerConfig(), action_repeat=4) == 6 * 20 * 4
+    assert frames_per_update(fakes.LEARNER, 4) == 2 * 5 * 4
+
+
+STACX = dataclasses.replace(fakes.AGENT, algorithm="stacx", meta=MetaConfig())
+
+
+def test_a_learner_without_replay_gets_empty_batches():
+    spec = EnvironmentSpec(fakes.SHAPE, fakes.NUM_ACTIONS, fakes.NUM_STACK, fakes.ACTION_REPEAT)
+    empty = empty_trajectories(trajectory_signature(spec, fakes.LENGTH))
+    config = dataclasses.replace(fakes.LEARNER, replay_batch=0)
+    for agent_config in (VARIANTS["impala"], STACX):
+        agent = fakes.make_agent(agent_config, config)
+        start = agent.agent.init(jax.random.PRNGKey(0))
+        batch = fakes.update_batch(0, config, 0)._replace(replay=empty)
+        state, metrics = agent.update(agent.replicate(start), agent.shard(batch))
+        assert np.isfinite(np.asarray(metrics)).all()
+        # An online-only batch of the same unrolls without a device axis gives the same.
+        plain = make_agent(agent_config, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS, 40)
+        expected, _ = jax.jit(plain.update)(start, batch)
+        for x, y in zip(jax.tree.leaves(first(state)), jax.tree.leaves(expected)):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+BMG = AgentConfig()
+PLAIN = AgentConfig(algorithm="impala")
+
+
+@pytest.mark.parametrize(
+    ("learner", "agent", "devices", "words"),
+    [
+        ({"online_batch": 6}, BMG, 4, ["online_batch 6", "4 devices", "multiple of 4"]),
+        ({"replay_batch": 13}, BMG, 2, ["replay_batch 13", "2 devices", "multiple of 2"]),
+        ({"replay_batch": 0}, AgentConfig(meta=MetaConfig(target_steps=2)), 1, ["replay_batch"]),
+        ({"replay_batch": 0}, AgentConfig(meta=MetaConfig(inner_steps=2)), 1, ["replay_batch"]),
+        (
+            {"replay_batch": 0},
+            AgentConfig(algorithm="stacx", meta=MetaConfig(extra_replay_batches=3)),
+            1,
+            ["replay_batch"],
+        ),
+        ({"replay_batch": 0}, AgentConfig(meta=MetaConfig(final_data="replay")), 1, ["final_data"]),
+    ],
+)
+def test_batches_that_cannot_be_used_are_refused(learner, agent, devices, words):
+    with pytest.raises(ValueError) as caught:
+        check_batch(LearnerConfig(**learner), agent, devices)
+    text = fakes.one_line(caught.value)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    ("learner", "agent", "devices"),
+    [
+        ({}, BMG, 6),
+        ({"replay_batch": 0}, PLAIN, 6),
+        ({"replay_batch": 0}, BMG, 1),
+        # Settings of another algorithm ask for nothing.
+        ({"replay_batch": 0}, AgentConfig("impala", meta=MetaConfig(target_steps=4)), 1),
+        ({"replay_batch": 0}, AgentConfig("stacx", meta=MetaConfig(final_data="replay")), 1),
+    ],
+)
+def test_batches_that_can_be_used_are_accepted(learner, agent, devices):
+    check_batch(LearnerConfig(**learner), agent, devices)
+
+
+def test_make_pmapped_agent_checks_the_batch():
+    with pytest.raises(ValueError, match="online_batch 6 cannot be shared evenly by 4 devices"):
+        fakes.make_agent(config=LearnerConfig(num_devices=4))
+
+
+def test_devices_are_selected():
+    assert len(jax.devices()) == 8, "tests/conftest.py forces eight"
+    assert select_devices(LearnerConfig()) == jax.devices()
+    assert select_devices(LearnerConfig(platform="cpu", num_devices=3)) == jax.devices()[:3]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (LearnerConfig(num_devices=9), ["9 devices", "8 there", "cpu", "--learner.num-devices"]),
+        (LearnerConfig(platform="cuda"), ["'cuda'", "cpu", "--learner.platform"]),
+        (LearnerConfig(platform="abacus"), ["'abacus'", "cpu", "--learner.platform"]),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(config, words):
+    with pytest.raises(ValueError) as caught:
+        select_devices(config)
+    text = fakes.one_line(caught.value)
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("sizes", [{"unroll_length": 0}, {"online_batch": 0}, {"replay_batch": -1}])
+def test_sizes_that_make_no_sense_are_refused(sizes):
+    with pytest.raises(ValueError) as caught:
+        LearnerConfig(**sizes)
+    ((name, given),) = sizes.items()
+    assert f"{name} {given}" in fakes.one_line(caught.value)
