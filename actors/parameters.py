@@ -62,5 +62,6 @@ class ParameterClient:
         return self._latest
 
     def close(self) -> None:
-        """Stops fetching."""
+        """Stops fetching, and waits a little for a fetch that is under way."""
         self._stop.set()
+        self._thread.join(timeout=5.0)

@@ -197,13 +197,28 @@ def _acting(config: TrainConfig, spec: EnvironmentSpec):
 
 
 def _parameter_client(config: TrainConfig, learner):
+    import concurrent.futures
+
     from actors.parameters import ParameterClient
 
-    fetch = learner.futures.get_parameters
-    return ParameterClient(
-        lambda version: fetch(version).result(timeout=_PARAMETER_DEADLINE),
-        config.actors.parameter_interval,
-    )
+    stop = _stop_event()
+
+    def fetch(version: int):
+        # A call to a learner that has left never returns, and Courier would keep this process
+        # for it: look for the stop while waiting, and cancel.
+        call = learner.futures.get_parameters(version)
+        try:
+            for _ in range(int(_PARAMETER_DEADLINE / 0.2)):
+                try:
+                    return call.result(timeout=0.2)
+                except concurrent.futures.TimeoutError:
+                    if stop.is_set():
+                        return None
+            raise TimeoutError(f"no answer within {_PARAMETER_DEADLINE:g} s")
+        finally:
+            call.cancel()
+
+    return ParameterClient(fetch, config.actors.parameter_interval)
 
 
 def run_actor(config: TrainConfig, spec: EnvironmentSpec, index: int, learner, replay_client):

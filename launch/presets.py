@@ -24,7 +24,10 @@ def paper(game: str) -> TrainConfig:
 
 
 def local(game: str) -> TrainConfig:
-    """Two cores: one actor of 16 environments, the shallow torso, mostly fresh data."""
+    """Two cores: one actor of 16 environments, the shallow torso, small and mostly fresh batches.
+
+    A short run is short of updates: 4 fresh unrolls are as many transitions as A2C's usual batch.
+    """
     config = TrainConfig(
         preset="local",
         game=game,
@@ -36,7 +39,7 @@ def local(game: str) -> TrainConfig:
             # of it, is plain gradient descent for gradients this small: too slow for a short run.
             # The wider clip lets the few batches that hold rewards count for more than the rest.
             optimizer=OptimizerConfig(
-                learning_rate=4e-4,
+                learning_rate=5e-4,
                 decay_frames=0,
                 epsilon=1e-5,
                 epsilon_in_root=False,
@@ -46,8 +49,8 @@ def local(game: str) -> TrainConfig:
         atari=LIGHT,
         actors=ActorConfig(num_actors=1, envs_per_actor=16, env_threads=1),
         evaluator=EvaluatorConfig(episodes=10, interval=600.0),
-        replay=ReplayConfig(online_capacity=12, replay_capacity=5_000, min_replay_size=12),
-        learner=LearnerConfig(online_batch=6, replay_batch=2),
+        replay=ReplayConfig(online_capacity=8, replay_capacity=5_000, min_replay_size=8),
+        learner=LearnerConfig(online_batch=4, replay_batch=1),
     )
     return _for_catch(config) if game == "catch" else config
 

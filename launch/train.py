@@ -209,13 +209,14 @@ class Launched:
     def poll(self) -> str:
         """running, finished, failed or interrupted."""
         statuses = self.statuses()
-        self.failed = [n for n, status in statuses.items() if status["state"] == "failed"]
-        if self.failed:
-            return "failed"
+        self.failed: list[str] = []
         if statuses.get("learner", {}).get("state") == "finished":
             return "finished"
         if self._interrupted.is_set():
             return "interrupted"
+        self.failed = [n for n, status in statuses.items() if status["state"] == "failed"]
+        if self.failed:
+            return "failed"
         if self._config.launch == "local_mp":
             dead = [
                 name
@@ -272,9 +273,10 @@ def _end_processes(nodes: list[int], wrappers: list[int], leave_seconds: float) 
         with contextlib.suppress(psutil.NoSuchProcess):
             processes.append(psutil.Process(pid))
     for process in processes:
-        if process.pid in nodes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # A wrapper ignores the signal; its node may not have said yet that it is there.
+            for one in [process, *process.children()]:
+                one.terminate()
     _, left = psutil.wait_procs(processes, timeout=leave_seconds)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -21,7 +21,8 @@ from learner.files import whole_file
 FORMAT = 1
 # What reading a truncated or foreign file may raise.
 _UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile,
+    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, RuntimeError,
+    zipfile.BadZipFile,
 )  # fmt: skip
 _HEADER = "header"
 

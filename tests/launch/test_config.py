@@ -199,9 +199,9 @@ def test_the_run_directory():
         ("agent.network.features", 123),
         ("agent.optimizer.learning_rate", 1.0),
         ("atari.grayscale", False),
-        ("learner.unroll_length", 10),
-        ("learner.online_batch", 4),
-        ("learner.replay_batch", 4),
+        ("learner.unroll_length", 11),
+        ("learner.online_batch", 31),
+        ("learner.replay_batch", 33),
     ],
 )
 def test_what_a_resumed_run_may_not_change(name, value):
@@ -233,7 +233,9 @@ def test_what_a_resumed_run_may_change(name, value):
     check_same(changed(saved, name, value), saved)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '"text"', '{"agent": 3}', '{"frames": "many"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", '"text"', '{"agent": 3}', '{"frames": "many"}']
+)
 def test_a_broken_file_is_refused(tmp_path, content):
     config_file(tmp_path).write_text(content)
     with pytest.raises(ValueError) as caught:

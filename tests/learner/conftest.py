@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+from tests.learner import fakes
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
@@ -10,3 +12,9 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def agent():
+    """The small agent on one device, compiled once."""
+    return fakes.make_agent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import pathlib
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import numpy as np
 from agents.agent import UpdateBatch
 from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from agents.trajectory import Trajectory
+from learner import checkpoint
 from learner.config import LearnerConfig
 from learner.learner import Learner, RunInfo
 from learner.update import PmappedAgent, frames_per_update, make_pmapped_agent
@@ -107,6 +109,44 @@ def make_learner(
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))
     return Learner(agent, config, run_info(workdir, updates, **info))
+
+
+REPLAY_METRICS = {
+    f"replay/{table}_{name}": 7
+    for table in ("online", "replay")
+    for name in ("size", "inserted", "sampled")
+}
+
+
+def never() -> bool:
+    """A run that nobody stops."""
+    return False
+
+
+def run(learner: Learner, online=None, replay=None, should_stop=never) -> bool:
+    """Runs a learner, over endless samplers where none are given."""
+    return learner.run(
+        online or online_stream(),
+        replay or replay_stream(),
+        num_extra=1,
+        occupancy=lambda: REPLAY_METRICS,
+        should_stop=should_stop,
+    )
+
+
+def rows_of(workdir: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def results_of(workdir: pathlib.Path) -> dict:
+    """results.json."""
+    return json.loads((workdir / "results.json").read_text())
+
+
+def checkpoints_of(workdir: pathlib.Path) -> list[str]:
+    """Names of the checkpoints, oldest first."""
+    return [path.name for path in checkpoint.list_checkpoints(workdir / "checkpoints")]
 
 
 def assert_same(a, b) -> None:

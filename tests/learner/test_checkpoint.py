@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back bit for bit, and what is broken is refused in one line."""
+"""Checkpoints: what is written comes back bit for bit, what is broken is refused in one line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ from learner.update import first
 from tests.learner import fakes
 
 HEADER = {"updates": 3, "returns": [1.0, -2.5], "evaluation": None, "game": "catch"}
-
-
-@pytest.fixture(scope="module")
-def agent():
-    return fakes.make_agent()
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +118,27 @@ def test_damaged_files_are_refused(saved, state, template):
     assert count >= 20
 
 
+def test_random_damage_never_goes_unnoticed(tmp_path):
+    """A few bytes changed anywhere: refused in one line, or read as it was."""
+    rng = np.random.default_rng(0)
+    state = {"a": np.arange(30.0), "b": {"c": np.arange(4)}}
+    path = checkpoint.save(tmp_path, 1, state, {}, keep=1)
+    content, count = path.read_bytes(), 0
+    for _ in range(500):
+        damaged = bytearray(content)
+        for position in rng.integers(len(content), size=3):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            found = checkpoint.load(path, state)
+        except CheckpointError as error:
+            fakes.one_line(error)
+            count += 1
+        else:
+            fakes.assert_same(found.state, state)
+    assert 250 < count
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -170,7 +186,9 @@ def test_nothing_is_unpickled(saved, state, template, tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        dataclasses.replace(fakes.AGENT, network=NetworkConfig("mlp", features=9, head_hidden=(6,))),
+        dataclasses.replace(
+            fakes.AGENT, network=NetworkConfig("mlp", features=9, head_hidden=(6,))
+        ),
         dataclasses.replace(fakes.AGENT, network=NetworkConfig("mlp", features=8, head_hidden=())),
         dataclasses.replace(fakes.AGENT, algorithm="impala"),
         dataclasses.replace(
@@ -259,7 +277,9 @@ def half_written(file, **arrays):
     ("target", "replacement"),
     [("numpy.savez", half_written), ("os.fsync", full), ("os.replace", full)],
 )
-def test_a_full_disk_leaves_what_was_there(saved, state, template, monkeypatch, target, replacement):
+def test_a_full_disk_leaves_what_was_there(
+    saved, state, template, monkeypatch, target, replacement
+):
     before = saved.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(target, replacement)
