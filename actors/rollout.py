@@ -20,20 +20,21 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from agents.trajectory import Trajectory
+from agents.trajectory import Trajectory, stack_frames
 from environments.base import EnvironmentSpec, Step, VectorEnvironment
 
 
 class FrameStack:
-    """The last S frames of each of N environments, black where the episode is younger."""
+    """The last S frames of each of N environments, black where the episode is younger.
+
+    For those who act without keeping unrolls.
+    """
 
     def __init__(self, num_envs: int, spec: EnvironmentSpec):
         height, width, channels = spec.frame_shape
         self._channels = channels
-        self._max_age = spec.num_stack - 1
         shape = (num_envs, height, width, spec.num_stack * channels)
         self.stack = np.zeros(shape, np.uint8)  # [N, H, W, S * C], oldest first
-        self.age = np.zeros(num_envs, np.int32)  # [N], saturates at S - 1
 
     def push(self, step: Step) -> None:
         """Appends the newest frames; the stacks of new episodes start black."""
@@ -41,8 +42,6 @@ class FrameStack:
         self.stack[..., :-c] = self.stack[..., c:]
         self.stack[step.first] = 0
         self.stack[..., -c:] = step.frame
-        self.age = np.where(step.first, 0, np.minimum(self.age + 1, self._max_age))
-        self.age = self.age.astype(np.int32)
 
 
 class Rollout:
@@ -67,25 +66,21 @@ class Rollout:
         self._spec = environment.spec
         self._length = unroll_length
 
-        def act_and_split(params, observation, key):
+        def act_and_split(params, frames, age, key):
+            # Stacked as the learner does it, and where it is fast: not by copies on the host.
+            observation = jax.vmap(stack_frames)(frames, age[:, None])[:, 0]
             key, subkey = jax.random.split(key)
             return *act(params, observation, subkey), key
 
         self._act = jax.jit(act_and_split)
         self._key = key
         num_envs, stack = environment.num_envs, self._spec.num_stack
-        self._stack = FrameStack(num_envs, self._spec)
         self._frames = np.zeros(
             (num_envs, stack + unroll_length, *self._spec.frame_shape), np.uint8
         )
         self._age = np.zeros((num_envs, unroll_length + 1), np.int32)
-        self._observe(environment.reset(), 0)
+        self._frames[:, stack - 1] = environment.reset().frame
         self.seconds = {"environment": 0.0, "inference": 0.0}
-
-    def _observe(self, step: Step, t: int) -> None:
-        self._stack.push(step)
-        self._frames[:, self._spec.num_stack - 1 + t] = step.frame
-        self._age[:, t] = self._stack.age
 
     def collect(self, params, version: int, clock: Callable[[], float]) -> Trajectory:
         """Takes T steps in every environment.
@@ -105,11 +100,14 @@ class Rollout:
         reward, discount, returns = np.zeros((3, num_envs, length), np.float32)
         for t in range(length):
             start = clock()
-            chosen, step_logits, self._key = self._act(params, self._stack.stack, self._key)
+            chosen, step_logits, self._key = self._act(
+                params, frames[:, t : t + stack], age[:, t], self._key
+            )
             action[:, t], logits[:, t] = chosen, step_logits
             middle = clock()
             step = self._environment.step(action[:, t])
-            self._observe(step, t + 1)
+            frames[:, stack + t] = step.frame
+            age[:, t + 1] = np.where(step.first, 0, np.minimum(age[:, t] + 1, stack - 1))
             reward[:, t], discount[:, t] = step.reward, step.discount
             returns[:, t] = step.episode_return
             self.seconds["inference"] += middle - start
