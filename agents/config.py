@@ -21,6 +21,11 @@ class NetworkConfig:
     """Size of the projection from torso to heads ("conv-to-linear feature size"). Table 2."""
     head_hidden: tuple[int, ...] = (256, 256)
     """Hidden layers of each policy and value MLP; empty for linear heads. Table 2."""
+    center_frames: bool = False
+    """Subtract each frame's mean brightness and amplify what is left: few pixels differ between
+    states, and the background they share is learned first otherwise. Ours."""
+    weight_scale: float = 1.0
+    """Factor on the torso's initial weights, 1 is Haiku's default. Ours."""
 
 
 @dataclasses.dataclass(frozen=True)

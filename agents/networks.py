@@ -7,6 +7,8 @@ References:
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,16 +39,35 @@ class Network(NamedTuple):
     apply: Callable[..., Predictions]  # params, float32 [..., H, W, C], number of first tasks
 
 
-def _resnet(x: jax.Array, channels: tuple[int, ...], residual_blocks: int) -> jax.Array:
+_CONTRAST = 4.0  # amplification of centred frames: grey levels then spread over about +-1
+
+
+def _centered(observation: jax.Array) -> jax.Array:
+    """Each frame of [N, H, W, S * C] without its mean brightness, amplified."""
+    return _CONTRAST * (observation - jnp.mean(observation, axis=(1, 2), keepdims=True))
+
+
+def _weights(scale: float):
+    """Haiku's default initialiser (truncated normal, 1 / sqrt(fan in)) times `scale`."""
+
+    def init(shape, dtype):
+        fan_in = math.prod(shape[:-1])
+        return hk.initializers.TruncatedNormal(scale / math.sqrt(fan_in))(shape, dtype)
+
+    return init
+
+
+def _resnet(x: jax.Array, config: NetworkConfig) -> jax.Array:
     """IMPALA's deep torso without its LSTM (IMPALA Fig. 3, right)."""
-    for section, depth in enumerate(channels):
-        x = hk.Conv2D(depth, 3, name=f"section_{section}")(x)
+    conv = functools.partial(hk.Conv2D, kernel_shape=3, w_init=_weights(config.weight_scale))
+    for section, depth in enumerate(config.channels):
+        x = conv(depth, name=f"section_{section}")(x)
         x = max_pool(x)
-        for block in range(residual_blocks):
+        for block in range(config.residual_blocks):
             y = jax.nn.relu(x)
-            y = hk.Conv2D(depth, 3, name=f"section_{section}_block_{block}_first")(y)
+            y = conv(depth, name=f"section_{section}_block_{block}_first")(y)
             y = jax.nn.relu(y)
-            y = hk.Conv2D(depth, 3, name=f"section_{section}_block_{block}_second")(y)
+            y = conv(depth, name=f"section_{section}_block_{block}_second")(y)
             x = x + y
     return jax.nn.relu(x)
 
@@ -56,26 +77,32 @@ _DQN = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al., Nature 2015
 _SHALLOW = ((16, 8, 4), (32, 4, 2))  # Mnih et al., 2013, and A3C: a third of DQN's cost
 
 
-def _convolutions(x: jax.Array, layers: tuple[tuple[int, int, int], ...]) -> jax.Array:
+def _convolutions(
+    x: jax.Array, layers: tuple[tuple[int, int, int], ...], weight_scale: float
+) -> jax.Array:
     """Plain convolutions without padding, a ReLU after each."""
+    w_init = _weights(weight_scale)
     for index, (depth, kernel, stride) in enumerate(layers):
-        layer = hk.Conv2D(depth, kernel, stride, padding="VALID", name=f"conv_{index}")
+        name = f"conv_{index}"
+        layer = hk.Conv2D(depth, kernel, stride, padding="VALID", w_init=w_init, name=name)
         x = jax.nn.relu(layer(x))
     return x
 
 
 def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
     """[N, H, W, C] -> [N, features]."""
+    x = _centered(observation) if config.center_frames else observation
     if config.torso == "resnet":
-        x = _resnet(observation, config.channels, config.residual_blocks)
+        x = _resnet(x, config)
     elif config.torso == "dqn":
-        x = _convolutions(observation, _DQN)
+        x = _convolutions(x, _DQN, config.weight_scale)
     elif config.torso == "shallow":
-        x = _convolutions(observation, _SHALLOW)
-    else:
-        x = observation
+        x = _convolutions(x, _SHALLOW, config.weight_scale)
     x = hk.Flatten()(x)
-    return jax.nn.relu(hk.Linear(config.features, name="projection")(x))
+    projection = hk.Linear(
+        config.features, w_init=_weights(config.weight_scale), name="projection"
+    )
+    return jax.nn.relu(projection(x))
 
 
 def make_network(

@@ -33,13 +33,19 @@ def local(game: str) -> TrainConfig:
         game=game,
         frames=2_000_000,
         agent=AgentConfig(
-            network=NetworkConfig(torso="shallow", features=256, head_hidden=()),
+            network=NetworkConfig(
+                torso="shallow",
+                features=256,
+                head_hidden=(),
+                center_frames=True,
+                weight_scale=2.0,
+            ),
             loss=LossConfig(discount=0.99, advantage="one_step"),
             # Epsilon outside the root normalises every coordinate, where Table 2's, read inside
             # of it, is plain gradient descent for gradients this small: too slow for a short run.
             # The wider clip lets the few batches that hold rewards count for more than the rest.
             optimizer=OptimizerConfig(
-                learning_rate=5e-4,
+                learning_rate=1.5e-4,
                 decay_frames=0,
                 epsilon=1e-5,
                 epsilon_in_root=False,

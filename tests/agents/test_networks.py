@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -169,3 +170,33 @@ def test_another_observation_shape_is_refused():
     params = network.init(jax.random.PRNGKey(0))
     with pytest.raises(AssertionError):
         network.apply(params, np.zeros((2, 4, 4, 3), np.float32), 1)
+
+
+@pytest.mark.parametrize("torso", ["mlp", "resnet"])
+def test_centred_frames_leave_brightness_out(torso):
+    """Each frame of the stack loses its own mean; what is left is amplified four times."""
+    config = NetworkConfig(torso=torso, channels=(2,), features=8, head_hidden=())
+    rng = np.random.default_rng(0)
+    observation = rng.uniform(0, 0.5, (3, 6, 6, 4)).astype(np.float32)
+    brighter = observation + np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    plain = make_network(config, (6, 6, 4), 3, 1)
+    centred = make_network(dataclasses.replace(config, center_frames=True), (6, 6, 4), 3, 1)
+    params = plain.init(jax.random.PRNGKey(0))
+    by_hand = 4 * (observation - observation.mean((1, 2), keepdims=True))
+    expected = plain.apply(params, by_hand, 1).logits
+    for given in (observation, brighter):
+        actual = centred.apply(params, given, 1).logits
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(plain.apply(params, brighter, 1).logits, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("torso", ["mlp", "resnet", "shallow", "dqn"])
+def test_weight_scale_scales_the_torsos_initial_weights_alone(torso):
+    config = NetworkConfig(torso=torso, channels=(2,), features=8, head_hidden=(4,))
+    shape = (40, 40, 2)
+    one = make_network(config, shape, 3, 1).init(jax.random.PRNGKey(0))
+    scaled = dataclasses.replace(config, weight_scale=2.5)
+    two = make_network(scaled, shape, 3, 1).init(jax.random.PRNGKey(0))
+    for name, module in one.items():
+        factor = 2.5 if name.startswith("torso/") else 1.0
+        np.testing.assert_allclose(two[name]["w"], factor * module["w"], rtol=1e-6)
