@@ -29,7 +29,7 @@ from agents.stacx import (
     initial_meta_parameters,
     stacx_objective,
 )
-from agents.trajectory import Sequences, Trajectory, concatenate, prepare
+from agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
 from meta import core
 from meta.optimizers import clip_by_global_norm, squared_norm
 from meta.objectives import BootstrapBatch
@@ -232,20 +232,14 @@ def track_gradient(
     covariance over about the last hundred updates, from bias-corrected moving averages.
     """
     decay = _TRACKING_DECAY
-    mean = jax.tree.map(
-        lambda m, g: decay * m + (1 - decay) * g, meta.gradient_mean, gradient
-    )
-    square = jax.tree.map(
-        lambda s, g: decay * s + (1 - decay) * jnp.square(g), meta.gradient_square, gradient
-    )
+    mean = optax.tree.update_moment(gradient, meta.gradient_mean, decay, 1)
+    square = optax.tree.update_moment(gradient, meta.gradient_square, decay, 2)
     weight = 1.0 - decay ** (updates + 1.0)
     total_square = sum(jnp.sum(x) for x in jax.tree.leaves(square)) / weight
     variance = jnp.maximum(total_square - squared_norm(mean) / weight**2, 0.0)
     norm = jnp.sqrt(squared_norm(gradient))
     last_norm = jnp.sqrt(squared_norm(meta.gradient))
-    dot = sum(
-        jnp.sum(a * b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(meta.gradient))
-    )
+    dot = optax.tree.vdot(gradient, meta.gradient)
     tiny = jnp.finfo(jnp.float32).tiny
     metrics = {
         "meta/gradient_norm": norm,
@@ -289,7 +283,7 @@ def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array
     """
 
     def act(params, observation, key):
-        logits = network.apply(params, observation.astype(jnp.float32) / 255.0, 1).logits[0]
+        logits = network.apply(params, scale_pixels(observation), 1).logits[0]
         return jax.random.categorical(key, logits), logits
 
     return act

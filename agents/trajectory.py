@@ -64,6 +64,11 @@ def stack_frames(frames: jax.Array, age: jax.Array) -> jax.Array:
     return jnp.concatenate(stacked, axis=-1).astype(jnp.uint8)
 
 
+def scale_pixels(observation: jax.Array) -> jax.Array:
+    """uint8 in [0, 255] to float32 in [0, 1]: what every network sees, acting or learning."""
+    return observation.astype(jnp.float32) / 255.0
+
+
 def prepare(trajectories: Trajectory, is_replay: bool, max_abs_reward: float) -> Sequences:
     """Stacks, scales and clips a batch of unrolls, once for all the steps that use it.
 
@@ -78,7 +83,7 @@ def prepare(trajectories: Trajectory, is_replay: bool, max_abs_reward: float) ->
     chex.assert_rank(trajectories.action, 2)
     observation = jax.vmap(stack_frames)(trajectories.frames, trajectories.age)
     return Sequences(
-        observation=observation.astype(jnp.float32) / 255.0,
+        observation=scale_pixels(observation),
         action=trajectories.action,
         reward=jnp.clip(trajectories.reward, -max_abs_reward, max_abs_reward),
         discount=trajectories.discount,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import json
 import pathlib
 
-from launch.options import parse_options
+from launch.options import check_name, parse_options
 
 _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
@@ -33,16 +32,12 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: unknown benchmark; one line.
     """
-    names = ", ".join(_BENCHMARKS)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: bmg benchmark NAME [--json FILE] [--quick]\n")
         print("\n".join(f"  {name:<10} {text}" for name, text in _BENCHMARKS.items()))
         return 0
     name = arguments[0]
-    if name not in _BENCHMARKS:
-        near = difflib.get_close_matches(name, _BENCHMARKS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no benchmark {name!r}; there are {names}.{hint}")
+    check_name("benchmark", name, _BENCHMARKS)
     config = parse_options(BenchmarkConfig, f"bmg benchmark {name}", arguments[1:])
     rows = importlib.import_module(f"benchmarks.{name}").measure(config.quick)
     print_table(rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import sys
+
+from launch.options import check_name
 
 _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
@@ -26,15 +28,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return
-    name = arguments[0]
-    if name not in _COMMANDS:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        sys.exit(fail(f"no command {name!r}; there are {', '.join(_COMMANDS)}.{hint}"))
-    import importlib
-
-    module = importlib.import_module(_COMMANDS[name][0])
     try:
+        check_name("command", arguments[0], _COMMANDS)
+        module = importlib.import_module(_COMMANDS[arguments[0]][0])
         sys.exit(module.main(arguments[1:]))
     except (ValueError, OSError) as error:
         sys.exit(fail(str(error)))

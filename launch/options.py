@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 Config = TypeVar("Config")
+
+
+def check_name(kind: str, name: str, allowed: Iterable[str]) -> None:
+    """Refuses a name that is not among `allowed`.
+
+    Raises:
+      ValueError: in one line that names the allowed ones and the nearest match.
+    """
+    allowed = list(allowed)
+    if name not in allowed:
+        near = difflib.get_close_matches(name, allowed, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no {kind} {name!r}; there are {', '.join(allowed)}.{hint}")
 
 
 def parse_options(cls: type[Config], prog: str, arguments: list[str], default=None) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ import threading
 import time
 
 from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
-from launch.options import parse_options
+from launch.options import check_name, parse_options
 from launch.presets import PRESETS
 
 _LOG_LINES = 20  # of a failed node's log, shown
@@ -46,10 +45,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     first.add_argument("--workdir", default="")
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(arguments)
-    if known.preset not in PRESETS:
-        near = difflib.get_close_matches(known.preset, PRESETS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no preset {known.preset!r}; there are {', '.join(PRESETS)}.{hint}")
+    check_name("preset", known.preset, PRESETS)
     from environments.scores import validate_game
 
     default = PRESETS[known.preset](validate_game(known.game))
@@ -81,9 +77,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
         raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
-    from launch.nodes import status_file
-
-    for old in status_file(workdir, "*").parent.glob("*.json"):
+    for old in (workdir / "nodes").glob("*.json"):
         old.unlink()
     return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
 

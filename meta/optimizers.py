@@ -52,7 +52,7 @@ def scale_by_rms(
 
     def update(updates, state, params=None):
         del params
-        nu = jax.tree.map(lambda n, u: decay * n + (1 - decay) * jnp.square(u), state.nu, updates)
+        nu = optax.tree.update_moment(updates, state.nu, decay, 2)
         scaled = jax.tree.map(lambda n, u: u / (jnp.sqrt(n + tiny) + epsilon), nu, updates)
         return scaled, optax.ScaleByRmsState(nu=nu)
 
