@@ -13,6 +13,7 @@ _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
     "impala": "the whole system as plain IMPALA without replay",
     "learner": "one update of STACX and BMG against the plain IMPALA update",
+    "two-colors": "environment steps per second of the two-colours agents, on all cores",
 }
 
 
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     name = arguments[0]
     check_name("benchmark", name, _BENCHMARKS)
     config = parse_options(BenchmarkConfig, f"bmg benchmark {name}", arguments[1:])
-    rows = importlib.import_module(f"benchmarks.{name}").measure(config.quick)
+    rows = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").measure(config.quick)
     print_table(rows)
     if config.json:
         pathlib.Path(config.json).write_text(json.dumps(rows, indent=2) + "\n")

@@ -10,7 +10,8 @@ from launch.options import check_name
 _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
     "evaluate": ("launch.evaluate", "play episodes with a run's newest checkpoint"),
-    "benchmark": ("launch.benchmark", "measure: pipeline, impala, learner"),
+    "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
+    "benchmark": ("launch.benchmark", "measure: pipeline, impala, learner, two-colors"),
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
 

@@ -1,4 +1,4 @@
-"""The configuration of a training run, and its file in the run directory."""
+"""The configuration of a training run; configurations and their files in run directories."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import dataclasses
 import json
 import pathlib
 import typing
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
 
 from actors.config import ActorConfig, EvaluatorConfig
 from agents.config import AgentConfig
 from environments.atari import AtariConfig
 from learner.config import LearnerConfig
 from replay.config import ReplayConfig
+
+Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +97,47 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same(config: TrainConfig, saved: TrainConfig) -> None:
+def check_same(config, saved, fixed: Sequence[str] = _FIXED) -> None:
     """Refuses to go on with a run under another configuration.
+
+    Args:
+      config: what is asked for; its `path` is the run directory.
+      saved: what the run was started with.
+      fixed: fields, or groups of them, that may not differ.
 
     Raises:
       ValueError: in one line, naming the first field that differs.
     """
     now, then = _flatten(to_dict(config)), _flatten(to_dict(saved))
     for name in now:
-        fixed = any(name == f or name.startswith(f + ".") for f in _FIXED)
-        if fixed and now[name] != then[name]:
+        matters = any(name == f or name.startswith(f + ".") for f in fixed)
+        if matters and now[name] != then[name]:
             raise ValueError(
                 f"{config.path} holds a run with {name} = {then[name]!r}, not {now[name]!r}; "
                 "leave that option out to resume it, or give another --workdir."
             )
+
+
+def check_workdir(config, fixed: Sequence[str] = _FIXED) -> None:
+    """Refuses a run directory that holds another run, or none where one is to be resumed.
+
+    Args:
+      config: what is asked for, with `path` and `resume`.
+      fixed: fields that a resumed run may not change.
+
+    Raises:
+      ValueError: one line.
+    """
+    workdir = config.path
+    if config_file(workdir).exists():
+        check_same(config, load_config(workdir, type(config)), fixed)
+        if not config.resume:
+            raise ValueError(
+                f"{workdir} holds a run already; give --resume to go on with it, or another "
+                "--workdir."
+            )
+    elif config.resume:
+        raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
 
 
 def config_file(workdir: pathlib.Path) -> pathlib.Path:
@@ -115,15 +145,15 @@ def config_file(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / "config.json"
 
 
-def load_config(workdir: pathlib.Path) -> TrainConfig:
-    """The configuration of the run in `workdir`.
+def load_config(workdir: pathlib.Path, cls: type[Config] = TrainConfig) -> Config:
+    """The configuration of the run in `workdir`, of the given kind.
 
     Raises:
       ValueError: no run there, or not readable; one line.
     """
     try:
-        return from_dict(TrainConfig, json.loads(config_file(workdir).read_text()))
+        return from_dict(cls, json.loads(config_file(workdir).read_text()))
     except FileNotFoundError:
         raise ValueError(f"no run in {workdir} ({config_file(workdir)} is missing).") from None
-    except (json.JSONDecodeError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"{config_file(workdir)} cannot be read: {error}") from None

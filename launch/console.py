@@ -1,4 +1,4 @@
-"""The console of a run: one live line, from the newest line of metrics.jsonl."""
+"""The console of a run: one live line of progress."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
 
 class RunConsole:
-    """Shows a run's progress until it is closed."""
+    """Shows a distributed run's progress, from the newest line of metrics.jsonl."""
 
     def __init__(self, workdir: pathlib.Path, total_frames: int):
         """Opens the live line; nothing that an earlier stretch of the run wrote is shown."""
@@ -92,6 +93,49 @@ def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
     left = duration((total - frames) / max(rate, 1e-9))
     parts.append(f"{left} left" if frames < total else "last evaluation")
     return " | ".join(parts)
+
+
+class StepsConsole:
+    """A progress bar over the environment steps of lifetimes that run side by side."""
+
+    def __init__(self, total: int, seeds: int, title: str):
+        """Args: `total` steps of each of `seeds` lifetimes; `title` stands before the bar."""
+        self._total, self._seeds, self._title = total, seeds, title
+        self._console = Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=self._console,
+            disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(title, total=total, rate="compiling")
+        self._first: tuple[float, int] | None = None
+        self._printed = time.monotonic() - _PLAIN_INTERVAL + 5.0
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._bar.stop()
+
+    def update(self, steps: int) -> None:
+        """Says how far each lifetime is; plain lines come now and then where no terminal is."""
+        now = time.monotonic()
+        if self._first is None:  # after compilation
+            self._first = (now, steps)
+            self._bar.update(self._task, completed=min(steps, self._total), rate="")
+            return
+        rate = (steps - self._first[1]) / max(now - self._first[0], 1e-9)
+        text = f"{self._seeds * rate:,.0f} steps/s"
+        self._bar.update(self._task, completed=min(steps, self._total), rate=text)
+        if not self._console.is_terminal and now - self._printed >= _PLAIN_INTERVAL:
+            self._printed = now
+            left = duration(max(self._total - steps, 0) / max(rate, 1e-9))
+            self._console.print(
+                f"{self._title}: {min(steps, self._total):,} of {self._total:,} steps x "
+                f"{self._seeds} seeds | {text} | {left} left",
+                soft_wrap=True,
+            )
 
 
 def duration(seconds: float) -> str:

@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     from environments.factory import make, make_spec
     from environments.scores import human_normalized_score
     from launch.nodes import protocol
-    from learner import checkpoint
-    from learner.files import write_json
+    from storage import checkpoint
+    from storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)

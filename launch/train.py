@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
+from launch.config import TrainConfig, check_workdir, config_file, load_config, to_dict
 from launch.options import check_name, parse_options
 from launch.presets import PRESETS
 
@@ -65,16 +65,8 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
+    check_workdir(config)
     workdir = config.path
-    if config_file(workdir).exists():
-        check_same(config, load_config(workdir))
-        if not config.resume:
-            raise ValueError(
-                f"{workdir} holds a run already; give --resume to go on with it, or another "
-                "--workdir."
-            )
-    elif config.resume:
-        raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
     for old in (workdir / "nodes").glob("*.json"):
@@ -139,7 +131,7 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
     """Launches the program and stays until it ended."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from launch.console import RunConsole
-    from learner.files import write_json
+    from storage.files import write_json
 
     workdir = config.path
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))

@@ -17,10 +17,10 @@ from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from agents.trajectory import Trajectory
 from environments.scores import human_normalized_score
-from learner import checkpoint
+from storage import checkpoint
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
-from learner.files import write_json
+from storage.files import write_json
 from learner.metrics import MetricsWriter
 from learner.update import PmappedAgent, first
 

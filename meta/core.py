@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 Key = jax.Array
@@ -41,16 +42,24 @@ class Step(Protocol):
 class Unroll(NamedTuple):
     """The inner learner's trajectory x(0), ..., x(K), all differentiable in the meta-parameters."""
 
-    states: tuple[PyTree, ...]  # K + 1 states
-    aux: tuple[PyTree, ...]  # K auxiliary outputs of `step`
+    states: tuple[PyTree, ...]  # K + 1 states; of a scan, the first and the last alone
+    aux: PyTree  # auxiliary outputs of `step`: a tuple of K; of a scan, stacked [K, ...]
+
+
+class Outcome(NamedTuple):
+    """What an objective tells besides its loss."""
+
+    next_state: PyTree  # where the inner learner goes on from
+    metrics: dict[str, jax.Array]
+    target_aux: PyTree = ()  # auxiliary outputs of the steps to a bootstrapped target
 
 
 class Objective(Protocol):
-    """The meta-learner's loss; `next_state` says where the inner learner goes on from."""
+    """The meta-learner's loss."""
 
     def __call__(
         self, meta_params: PyTree, unrolled: Unroll, batch: PyTree, key: Key
-    ) -> tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]: ...
+    ) -> tuple[jax.Array, Outcome]: ...
 
 
 class MetaGradient(NamedTuple):
@@ -60,6 +69,7 @@ class MetaGradient(NamedTuple):
     loss: jax.Array  # []
     next_state: PyTree  # like the inner learner's state
     aux: tuple[PyTree, ...]  # K auxiliary outputs of `step`
+    target_aux: PyTree  # of the objective's own steps
     metrics: dict[str, jax.Array]  # of the objective
 
 
@@ -95,6 +105,25 @@ def unroll(
     return Unroll(tuple(states), tuple(auxs))
 
 
+def scan(
+    step: Step, meta_params: PyTree, state: PyTree, batches: Sequence[PyTree], key: Key
+) -> Unroll:
+    """`unroll` as one loop of the compiled program: for many steps, where nothing convolves.
+
+    Returns:
+      The first and the last state, and the auxiliary outputs stacked along a new leading axis.
+    """
+    if not batches:
+        return Unroll((state,), ())
+
+    def body(state, inputs):
+        return step(meta_params, state, *inputs)
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    last, aux = jax.lax.scan(body, state, (stacked, jax.random.split(key, len(batches))))
+    return Unroll((state, last), aux)
+
+
 def meta_gradient(start: Start, step: Step, objective: Objective) -> Callable[..., MetaGradient]:
     """Composes start, step and objective, and differentiates in the meta-parameters.
 
@@ -113,17 +142,17 @@ def meta_gradient(start: Start, step: Step, objective: Objective) -> Callable[..
         start_key, unroll_key, objective_key = jax.random.split(key, 3)
         state = start(meta_params, origin, start_key)
         unrolled = unroll(step, meta_params, state, batches, unroll_key)
-        loss, (next_state, metrics) = objective(
-            meta_params, unrolled, objective_batch, objective_key
-        )
-        return loss, (next_state, unrolled.aux, metrics)
+        loss, outcome = objective(meta_params, unrolled, objective_batch, objective_key)
+        return loss, (unrolled.aux, outcome)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def compute(meta_params, origin, batches, objective_batch, key) -> MetaGradient:
-        (loss, (next_state, aux, metrics)), gradient = grad_fn(
+        (loss, (aux, outcome)), gradient = grad_fn(
             meta_params, origin, batches, objective_batch, key
         )
-        return MetaGradient(gradient, loss, next_state, aux, metrics)
+        return MetaGradient(
+            gradient, loss, outcome.next_state, aux, outcome.target_aux, outcome.metrics
+        )
 
     return compute

@@ -20,8 +20,8 @@ class Outputs(NamedTuple):
     """What target and updated learner are compared by; a matching function uses what it needs."""
 
     logits: jax.Array  # [..., A] of a categorical prediction (a policy, class probabilities)
-    value: jax.Array  # [...] scalar predictions
-    params: PyTree  # the parameters themselves
+    value: jax.Array | None = None  # [...] scalar predictions
+    params: PyTree = None  # the parameters themselves
 
 
 Matching = Callable[[Outputs, Outputs], jax.Array]

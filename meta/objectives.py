@@ -1,6 +1,7 @@
 """What the meta-learner minimises: the ordinary meta-objective and the bootstrapped one.
 
     final_value     f(x(K))                                       BMG Eq. 1
+    mean_value      (f(x(1)) + ... + f(x(K))) / K                 BMG App. B.2
     bootstrapped    mu(target, x(K)), target = x(K) moved on by   BMG Eq. 2
                     L - 1 learned steps and one step on f itself
 """
@@ -12,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from meta.core import Objective, Step, unroll
+from meta.core import Objective, Outcome, Step, Unroll, unroll
 
 PyTree = Any
 
@@ -21,8 +22,8 @@ class BootstrapBatch(NamedTuple):
     """The data of one bootstrapped objective."""
 
     target: Sequence[PyTree]  # L - 1 batches, one for each learned target step
-    final: PyTree  # batch of the last target step
-    matching: PyTree  # inputs on which target and updated learner are compared
+    final: PyTree = None  # batch of the last target step
+    matching: PyTree = None  # inputs on which target and updated learner are compared
 
 
 def final_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Objective:
@@ -39,9 +40,42 @@ def final_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Obj
         del meta_params, key
         state = unrolled.states[-1]
         value, metrics = loss(state, batch)
-        return value, (state, metrics)
+        return value, Outcome(state, metrics)
 
     return objective
+
+
+def mean_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Objective:
+    """The mean loss over x(1), ..., x(K), each on what its own step tells (BMG App. B.2).
+
+    Args:
+      loss: (state, aux of the step that led to it) -> (scalar, metrics).
+
+    Returns:
+      An objective that needs no batch; the learner goes on from x(K).
+    """
+
+    def objective(meta_params, unrolled, batch, key):
+        del meta_params, batch, key
+        pairs = [loss(state, aux) for state, aux in zip(unrolled.states[1:], unrolled.aux)]
+        value, metrics = jax.tree.map(lambda *x: sum(x) / len(x), *pairs)
+        return value, Outcome(unrolled.states[-1], metrics)
+
+    return objective
+
+
+class TargetPath(NamedTuple):
+    """How a bootstrapped target was reached."""
+
+    steps: Unroll  # the L - 1 learned steps from x(K)
+    target: PyTree  # after the final one
+    final_aux: PyTree  # what the final step tells
+
+
+def from_batch(batch: BootstrapBatch, unrolled: Unroll, path: TargetPath) -> PyTree:
+    """Matching on data that were there before."""
+    del unrolled, path
+    return batch.matching
 
 
 def bootstrapped(
@@ -51,6 +85,8 @@ def bootstrapped(
     matching: Callable[[PyTree, PyTree], jax.Array],
     num_target_steps: int,
     continue_from: Literal["updated", "bootstrap", "target"] = "updated",
+    match_on: Callable[[BootstrapBatch, Unroll, TargetPath], PyTree] = from_batch,
+    unroll_target: Callable[..., Unroll] = unroll,
 ) -> Objective:
     """Bootstrapped meta-gradients: match a target the learner itself will reach (BMG Eq. 2).
 
@@ -68,9 +104,13 @@ def bootstrapped(
       continue_from: where the learner goes on: "updated" is x(K) (Atari: the target is thrown
         away), "bootstrap" the target before its final step (two colours, where the L - 1 steps
         are real updates), "target" the target itself (variant DB of BMG figure 17).
+      match_on: where the matching inputs come from; an online learner meets them on its way to the
+        target.
+      unroll_target: `core.unroll`, or `core.scan` for many steps without convolutions.
 
     Returns:
-      An objective over a `BootstrapBatch`.
+      An objective over a `BootstrapBatch`; its `target_aux` is what the L - 1 learned steps and
+      the final one tell.
 
     Raises:
       ValueError: for L < 1, or where the batch does not hold L - 1 target batches.
@@ -87,15 +127,15 @@ def bootstrapped(
         updated = unrolled.states[-1]
         frozen_params, frozen_state = jax.lax.stop_gradient((meta_params, updated))
         target_key, final_key = jax.random.split(key)
-        bootstrap = unroll(target_step, frozen_params, frozen_state, batch.target, target_key)
-        target, _ = final_step(frozen_params, bootstrap.states[-1], batch.final, final_key)
-        target_prediction = jax.lax.stop_gradient(predict(target, batch.matching))
-        loss = matching(target_prediction, predict(updated, batch.matching))
-        next_state = {
-            "updated": updated,
-            "bootstrap": bootstrap.states[-1],
-            "target": target,
-        }[continue_from]
-        return loss, (next_state, {"matching_loss": loss})
+        steps = unroll_target(target_step, frozen_params, frozen_state, batch.target, target_key)
+        bootstrap = steps.states[-1]
+        target, final_aux = final_step(frozen_params, bootstrap, batch.final, final_key)
+        inputs = match_on(batch, unrolled, TargetPath(steps, target, final_aux))
+        target_prediction = jax.lax.stop_gradient(predict(target, inputs))
+        loss = matching(target_prediction, predict(updated, inputs))
+        states = {"updated": updated, "bootstrap": bootstrap, "target": target}
+        return loss, Outcome(
+            states[continue_from], {"matching_loss": loss}, (steps.aux, final_aux)
+        )
 
     return objective

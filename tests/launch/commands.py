@@ -1,4 +1,4 @@
-"""The real command in processes of its own, with deadlines, and what must be gone afterwards."""
+"""The command in processes of its own, with deadlines and what must be gone afterwards, or in this."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import time
 from collections.abc import Iterator
 
 import psutil
+import pytest
+
+from launch import cli, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0  # seconds until something is to be seen of a run
@@ -136,3 +139,49 @@ def json_of(path: pathlib.Path):
 def checkpoints_of(workdir: pathlib.Path) -> list[str]:
     """Names of the checkpoints, oldest first."""
     return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+class Command:
+    """Runs `bmg` in this process, without the step that starts processes."""
+
+    def __init__(self, monkeypatch, capsys, folder: pathlib.Path):
+        self._monkeypatch, self._capsys, self.folder = monkeypatch, capsys, folder
+        self.launched: list[tuple] = []
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(train, "launch", self._launch)
+
+    def _launch(self, config, spec, resume) -> int:
+        self.launched.append((config, spec, resume))
+        return 0
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr)."""
+        self._monkeypatch.setattr(sys, "argv", ["bmg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            raise SystemExit(0)
+        out, err = self._capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    def refused(self, *arguments: str) -> str:
+        """The one line of an error; nothing was started or written."""
+        before = files(self.folder)
+        code, out, err = self(*arguments)
+        assert code == 2 and self.launched == []
+        lines = (out + err).splitlines()
+        assert len(lines) == 1 and lines[0].startswith("bmg: "), out + err
+        assert files(self.folder) == before
+        return lines[0]
+
+    def config(self, *arguments: str):
+        """The configuration that a run would be started with."""
+        assert self(*arguments)[0] == 0
+        return self.launched[-1][0]
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes | None]:
+    """Everything in a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }

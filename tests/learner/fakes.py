@@ -14,7 +14,7 @@ import numpy as np
 from agents.agent import UpdateBatch
 from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from agents.trajectory import Trajectory
-from learner import checkpoint
+from storage import checkpoint
 from learner.config import LearnerConfig
 from learner.learner import Learner, RunInfo
 from learner.update import PmappedAgent, frames_per_update, make_pmapped_agent

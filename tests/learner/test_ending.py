@@ -13,8 +13,8 @@ import jax
 import pytest
 
 from agents.messages import Evaluation
-from learner import checkpoint
-from learner.checkpoint import CheckpointError
+from storage import checkpoint
+from storage.checkpoint import CheckpointError
 from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, never, results_of, rows_of, run
 

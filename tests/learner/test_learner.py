@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
-from learner import checkpoint
+from storage import checkpoint
 from learner.learner import summarise_reports
 from learner.metrics import MetricsWriter, read_metrics
 from learner.update import first

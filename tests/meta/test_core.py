@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meta import core
-from meta.objectives import BootstrapBatch, bootstrapped, final_value
+from meta.objectives import BootstrapBatch, bootstrapped, final_value, mean_value
 
 KEY = jax.random.PRNGKey(0)
 CURVATURE = np.array([0.5, 1.0, 3.0])
@@ -150,6 +150,76 @@ def test_bootstrapped_gradient_holds_the_target_fixed(num_steps, num_target_step
     np.testing.assert_allclose(result.metrics["matching_loss"], loss(eta), rtol=1e-12)
     np.testing.assert_allclose(result.gradient, difference(constant=target), rtol=1e-6)
     assert abs(difference() / difference(constant=target) - 1) > 0.01
+
+
+def test_the_mean_over_the_updates():
+    """sum_k |x(k) - y_k|^2 / 2 / K, each on what its own step tells, and its derivative."""
+    eta, key = 0.2, jax.random.split(KEY)[0]
+
+    def step(eta, x, batch, key):
+        return descend(eta, x, batch, key)[0], {"y": batch}
+
+    compute = core.meta_gradient(
+        core.online_start, step, mean_value(lambda x, aux: (outer(x, aux["y"])[0], {"x": x[0]}))
+    )
+    batches = tuple(jnp.array(y) for y in ([0.1, 0.2, 0.3], [1.0, -1.0, 0.0], [0.5, 0.0, 2.0]))
+    result = compute(jnp.float64(eta), START, batches, None, key)
+
+    def loss(eta):
+        x, losses = np.asarray(START), []
+        for y in map(np.asarray, batches):
+            x = x - eta * CURVATURE * (x - y)
+            losses.append(0.5 * np.sum((x - y) ** 2))
+        return np.mean(losses), x
+
+    np.testing.assert_allclose(result.loss, loss(eta)[0], rtol=1e-12)
+    slope = (loss(eta + 1e-6)[0] - loss(eta - 1e-6)[0]) / 2e-6
+    np.testing.assert_allclose(result.gradient, slope, rtol=1e-6)
+    np.testing.assert_allclose(result.next_state, loss(eta)[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 4])
+def test_a_scan_is_the_unrolled_loop(num_steps):
+    def step(eta, x, batch, key):
+        x, loss = descend(eta, x, batch["y"], key)
+        return x + jax.random.normal(key, x.shape), loss
+
+    batches = tuple({"y": jnp.full(3, y), "none": None} for y in (1.0, -3.0, 0.5, 2.0)[:num_steps])
+    unrolled = core.unroll(step, 0.2, START, batches, KEY)
+    scanned = core.scan(step, 0.2, START, batches, KEY)
+    np.testing.assert_array_equal(scanned.states[0], START)
+    np.testing.assert_allclose(scanned.states[-1], unrolled.states[-1], rtol=1e-12)
+    np.testing.assert_allclose(scanned.aux, unrolled.aux, rtol=1e-12)
+
+
+def test_a_target_may_be_scanned_and_matched_on_what_it_met():
+    """The same meta-gradient as with the unrolled loop and the same inputs given beforehand."""
+    eta, batch = jnp.float64(0.2), batch_of(4)
+    objective = objective_of(4)
+    expected = core.meta_gradient(core.online_start, descend, objective)(
+        eta, START, zeros(2), batch, KEY
+    )
+
+    def telling(eta, x, batch, key):
+        return final_step(eta, x, batch, key)[0], jnp.asarray(batch_of(1).matching)
+
+    seen = []
+
+    def match_on(batch, unrolled, path):
+        seen.append((len(unrolled.states), path.steps.aux.shape))
+        return path.final_aux
+
+    met = bootstrapped(
+        target_step=descend, final_step=telling, predict=lambda x, batch: batch * x**2,
+        matching=squared, num_target_steps=4, match_on=match_on, unroll_target=core.scan,
+    )  # fmt: skip
+    result = core.meta_gradient(core.online_start, descend, met)(
+        eta, START, zeros(2), batch._replace(matching=None), KEY
+    )
+    np.testing.assert_allclose(result.gradient, expected.gradient, rtol=1e-12)
+    assert seen == [(3, (3,))]
+    assert result.target_aux[0].shape == (3,) and len(expected.target_aux[0]) == 3
+    np.testing.assert_allclose(result.target_aux[0], expected.target_aux[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("num_target_steps", [1, 3])

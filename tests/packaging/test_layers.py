@@ -18,12 +18,17 @@ MAY_IMPORT = {
     "meta": set(),
     "agents": {"meta"},
     "environments": set(),
+    "storage": set(),
     "replay": set(),
     "actors": {"agents", "meta", "replay", "environments"},
-    "learner": {"agents", "meta", "replay", "environments"},
-    "experiments": {"agents", "meta", "environments"},
-    "benchmarks": {"agents", "meta", "replay", "environments", "actors", "learner"},
-    "launch": {"agents", "meta", "replay", "environments", "actors", "learner", "experiments"},
+    "learner": {"agents", "meta", "replay", "environments", "storage"},
+    "experiments": {"agents", "meta", "environments", "storage"},
+    "benchmarks": {
+        "agents", "meta", "replay", "environments", "storage", "actors", "learner", "experiments",
+    },
+    "launch": {
+        "agents", "meta", "replay", "environments", "storage", "actors", "learner", "experiments",
+    },
 }
 # Third-party module -> the only folder that may import it.
 ONLY_IMPORTER = {
@@ -116,7 +121,7 @@ print(json.dumps({"imported": names, "loaded": sorted(sys.modules)}))
 """
 
 
-@pytest.mark.parametrize("name", ["meta", "agents", "environments", "learner.update"])
+@pytest.mark.parametrize("name", ["meta", "agents", "environments", "storage", "experiments", "learner.update"])
 def test_a_fresh_interpreter_loads_no_heavy_dependency(name):
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, name],

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from agents.config import NetworkConfig
-from learner import checkpoint
-from learner.checkpoint import CheckpointError
+from storage import checkpoint
+from storage.checkpoint import CheckpointError
 from learner.update import first
 from tests.learner import fakes
 

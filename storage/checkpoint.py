@@ -1,7 +1,7 @@
 """Checkpoints: arrays and JSON in one file, written whole or not at all.
 
-`checkpoints/checkpoint_0000001234.npz` holds every array of the learner's state under its path in
-the tree, and a JSON header (format, counters, the agent's configuration). It is written under a
+`checkpoints/checkpoint_0000001234.npz` holds every array of a run's state under its path in the
+tree, and a JSON header (format, counters, the run's configuration). It is written under a
 temporary name, synced and renamed, so a file with the final name is complete; nothing in it is
 ever unpickled.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from learner.files import whole_file
+from storage.files import whole_file
 
 FORMAT = 1
 # What reading a truncated or foreign file may raise.
@@ -51,7 +51,7 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
 
     Args:
       directory: created if missing.
-      updates: learner updates so far; part of the name.
+      updates: updates (or steps) so far; part of the name.
       state: a tree of arrays.
       header: JSON values.
       keep: how many newest checkpoints to leave.
@@ -88,7 +88,8 @@ def load(path: pathlib.Path, template) -> Checkpoint:
 
     Args:
       path: the file.
-      template: a tree of arrays (or shapes) that the checkpoint must match.
+      template: a tree of arrays (or shapes) that the checkpoint must match, or a function of the
+        header that gives it.
 
     Raises:
       CheckpointError: truncated, or of another agent; one line.
@@ -102,9 +103,11 @@ def load(path: pathlib.Path, template) -> Checkpoint:
             f"{path} is truncated or no checkpoint ({type(error).__name__}); remove it to use an "
             "earlier one."
         ) from error
-    expected = _named_leaves(template)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {header.get('format')}; this is format {FORMAT}.")
+    if callable(template):
+        template = template(header)
+    expected = _named_leaves(template)
     wrong = sorted(set(expected) ^ set(arrays)) or [
         name
         for name, leaf in expected.items()

@@ -1,0 +1,57 @@
+"""Environment steps per second of the two-colours agents, on all cores or the accelerator."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from experiments.runner import Runner, use_all_cores
+from experiments.two_colors.config import TwoColorsConfig
+from experiments.two_colors.methods import make_lifetime
+
+_MANY_SEEDS = 16
+_METHODS = {
+    "fixed": TwoColorsConfig(method="fixed"),
+    "mg, K = 1": TwoColorsConfig(method="mg"),
+    "mg, K = 8": TwoColorsConfig(method="mg", inner_steps=8),
+    "bmg, K = 1, L = 1": TwoColorsConfig(method="bmg", target_steps=1),
+    "bmg, K = 1, L = 7": TwoColorsConfig(method="bmg"),
+    "q-lambda fixed": TwoColorsConfig(agent="q-lambda", method="fixed"),
+    "q-lambda bmg, L = 16": TwoColorsConfig(agent="q-lambda", target_steps=16),
+}
+
+
+def measure(quick: bool = False) -> list[dict]:
+    """Rows of method, seeds, steps_per_second in total, and time per step over the plain agent's.
+
+    The methods take turns, so that what else the machine does meets all of them; medians.
+
+    Args:
+      quick: a shorter measurement, less precise.
+    """
+    use_all_cores(_MANY_SEEDS)
+    rows = []
+    for seeds in (1, _MANY_SEEDS):
+        runners = {}
+        for name, config in _METHODS.items():
+            runners[name] = Runner(make_lifetime(config), seeds, 0, config.record_every)
+            runners[name].advance()  # compiles
+        seconds: dict[str, list[float]] = {name: [] for name in runners}
+        for _ in range(3 if quick else 10):
+            for name, runner in runners.items():
+                began, before = time.perf_counter(), runner.records.steps
+                runner.advance()
+                elapsed = time.perf_counter() - began
+                seconds[name].append(elapsed / (runner.records.steps - before))
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, median in medians.items():
+            plain = "q-lambda fixed" if name.startswith("q-lambda") else "fixed"
+            rows.append(
+                {
+                    "method": name,
+                    "seeds": seeds,
+                    "steps_per_second": seeds / median,
+                    "time_over_fixed": median / medians[plain],
+                }
+            )
+    return rows

@@ -1,0 +1,1 @@
+"""The papers' experiments beside Atari: an environment, an agent and a meta-objective each."""

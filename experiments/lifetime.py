@@ -1,0 +1,68 @@
+"""What an online agent is to the program that runs it: a lifetime in windows of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from meta import core
+
+PyTree = Any
+
+
+class MetaState(NamedTuple):
+    """The meta-learner."""
+
+    params: PyTree  # w
+    opt_state: optax.OptState
+
+
+class State(NamedTuple):
+    """One lifetime; what a checkpoint holds, once for each seed."""
+
+    agent: PyTree  # the inner learner with its world
+    meta: MetaState | None  # None where nothing is meta-learned
+    key: jax.Array  # random key
+
+
+class Lifetime(NamedTuple):
+    """One lifetime as pure functions, without a batch axis: callers `vmap` over seeds."""
+
+    init: Callable[[jax.Array], State]  # key -> state
+    # One meta-update and the agent's updates it spans: state -> (state, records), where records
+    # hold float32 [updates of a window] of each of `columns`.
+    window: Callable[[State], tuple[State, dict[str, jax.Array]]]
+    updates_per_window: int
+    steps_per_update: int  # environment steps
+    columns: tuple[str, ...]  # what is recorded of each update
+
+
+def meta_window(
+    compute: Callable[..., core.MetaGradient],
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    objective_batch: PyTree,
+    state: State,
+) -> tuple[State, core.MetaGradient]:
+    """One meta-update: K steps of the agent, the meta-gradient, the meta-optimiser.
+
+    The agents here meet their data on the way, so the batches of the unroll are empty.
+
+    Args:
+      compute: what `core.meta_gradient` gives.
+      optimizer: of the meta-parameters.
+      num_steps: K, which may be 0.
+      objective_batch: of the objective.
+      state: the lifetime.
+
+    Returns:
+      The lifetime, gone on from where the objective says, and the meta-gradient's result.
+    """
+    next_key, key = jax.random.split(state.key)
+    result = compute(state.meta.params, state.agent, (None,) * num_steps, objective_batch, key)
+    updates, opt_state = optimizer.update(result.gradient, state.meta.opt_state)
+    meta = MetaState(optax.apply_updates(state.meta.params, updates), opt_state)
+    return State(result.next_state, meta, next_key), result

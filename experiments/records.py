@@ -1,0 +1,106 @@
+"""What is kept of many lifetimes: means over stretches of environment steps, one row each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+
+import numpy as np
+
+from storage.files import whole_file
+
+
+class Records:
+    """Running sums over stretches of `stretch` environment steps, for every seed and column."""
+
+    def __init__(self, columns: tuple[str, ...], seeds: int, steps_per_update: int, stretch: int):
+        """Starts empty. An update belongs to the stretch that its first step lies in."""
+        self.updates = 0
+        self._steps_per_update = steps_per_update
+        self._stretch = stretch
+        self._columns = columns
+        self._sums = {name: np.zeros([seeds, 0]) for name in columns}  # float64 [S, stretches]
+
+    @property
+    def steps(self) -> int:
+        """Environment steps recorded so far, of each lifetime."""
+        return self.updates * self._steps_per_update
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        """Adds the next updates: [S, updates] of each column."""
+        count = next(iter(columns.values())).shape[1]
+        index = self._index(np.arange(self.updates, self.updates + count))
+        self._grow(index[-1] + 1)
+        starts = np.flatnonzero(np.diff(index, prepend=-1))
+        for name in self._columns:
+            values = np.asarray(columns[name], np.float64)
+            self._sums[name][:, index[starts]] += np.add.reduceat(values, starts, axis=1)
+        self.updates += count
+
+    def _index(self, update):
+        return update * self._steps_per_update // self._stretch
+
+    def _grow(self, stretches: int) -> None:
+        missing = stretches - next(iter(self._sums.values())).shape[1]
+        if missing > 0:
+            for name, sums in self._sums.items():
+                self._sums[name] = np.pad(sums, ((0, 0), (0, missing)))
+
+    def means(self, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The stretches that begin before `steps` and are complete, or the last one.
+
+        Returns:
+          The environment steps at the end of each stretch [n], and means [S, n] of each column.
+        """
+        updates = min(self.updates, -(-steps // self._steps_per_update))
+        index = self._index(np.arange(self.updates))
+        counts = np.bincount(index)
+        # A run goes on a little past its end: only whole stretches are left out, none is cut.
+        shown = self._index(updates - 1) + 1
+        ends = np.cumsum(counts)[:shown] * self._steps_per_update
+        return ends, {name: sums[:, :shown] / counts[:shown] for name, sums in self._sums.items()}
+
+    def state(self) -> dict:
+        """For a checkpoint: arrays."""
+        return {"updates": np.int64(self.updates), **self._sums}
+
+    def restore(self, state: dict) -> None:
+        """From a checkpoint."""
+        self.updates = int(state["updates"])
+        self._sums = {name: np.array(state[name]) for name in self._columns}
+
+
+def write_csv(
+    path: pathlib.Path, first_seed: int, steps: np.ndarray, columns: dict[str, np.ndarray]
+) -> None:
+    """One row for each seed and stretch: seed, step (at the stretch's end), the means."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seed", "step", *columns])
+    for seed in range(next(iter(columns.values())).shape[0]):
+        for index, step in enumerate(steps):
+            values = (f"{column[seed, index]:.6g}" for column in columns.values())
+            writer.writerow([first_seed + seed, step, *values])
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_csv(path: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `write_csv` wrote: steps [n], and [S, n] of each column.
+
+    Raises:
+      ValueError: not such a file; one line.
+    """
+    try:
+        table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="ascii")
+        table = np.atleast_1d(table)
+        seeds = len(np.unique(table["seed"]))
+        columns = {
+            name: table[name].reshape(seeds, -1)
+            for name in table.dtype.names
+            if name not in ("seed", "step")
+        }
+        return table["step"].reshape(seeds, -1)[0], columns
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path} is no table of results: {error}") from None

@@ -1,0 +1,164 @@
+"""Runs many lifetimes side by side in one compiled program, over all devices."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from experiments.lifetime import Lifetime
+from experiments.records import Records
+from storage import checkpoint
+
+_CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at the run
+
+
+def use_all_cores(seeds: int) -> None:
+    """Makes JAX see a device for each core, so that seeds spread over them.
+
+    It has to come before JAX is first used. Where there is an accelerator, its devices are taken and
+    this changes nothing; what the user's XLA_FLAGS say of it stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        count = min(len(os.sched_getaffinity(0)), seeds)
+        flags = f"{flags} --xla_force_host_platform_device_count={count}"
+        os.environ["XLA_FLAGS"] = flags.strip()
+
+
+class Runner:
+    """Many lifetimes: their state, what was recorded of them, and their checkpoints."""
+
+    def __init__(
+        self,
+        lifetime: Lifetime,
+        seeds: int,
+        first_seed: int,
+        stretch: int,
+        directory: pathlib.Path | None = None,
+        header: dict[str, Any] | None = None,
+    ):
+        """Starts all lifetimes at their beginning.
+
+        Args:
+          lifetime: the agent.
+          seeds: how many lifetimes, S.
+          first_seed: of the first one.
+          stretch: environment steps that one row of the records averages.
+          directory: for checkpoints; None for none.
+          header: JSON values that go into every checkpoint.
+        """
+        self._lifetime, self._seeds = lifetime, seeds
+        self._directory, self._header = directory, header or {}
+        self.records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
+        self.devices = jax.devices()[: min(len(jax.devices()), seeds)]
+        # Every device takes as many lifetimes; those beyond S are not looked at.
+        padded = math.ceil(seeds / len(self.devices)) * len(self.devices)
+        keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
+        self._mesh = Mesh(np.array(self.devices), ("seeds",))
+        self._state = self._map(lifetime.init)(keys)
+        self._chunk = self._map(functools.partial(_chunk, lifetime, self.chunk_windows))
+
+    @property
+    def chunk_windows(self) -> int:
+        """Windows of a chunk."""
+        window_steps = self._lifetime.updates_per_window * self._lifetime.steps_per_update
+        return max(_CHUNK_STEPS // window_steps, 1)
+
+    def _map(self, function: Callable) -> Callable:
+        """`function` of one lifetime -> of all of them, compiled."""
+        spec = PartitionSpec("seeds")
+        mapped = jax.shard_map(
+            jax.vmap(function), mesh=self._mesh, in_specs=spec, out_specs=spec
+        )
+        return jax.jit(mapped)
+
+    def advance(self) -> None:
+        """Runs all lifetimes for a chunk."""
+        state, columns = self._chunk(self._state)
+        columns = {name: np.asarray(x)[: self._seeds] for name, x in columns.items()}
+        self._state = state
+        self.records.add(columns)
+
+    def run(
+        self, steps: int, report: Callable[[int], None], checkpoint_interval: float = math.inf
+    ) -> None:
+        """Runs until every lifetime has `steps` environment steps, with checkpoints on the way.
+
+        However it is ended (also by Ctrl-C), a checkpoint of where it was is left.
+
+        Args:
+          steps: of each lifetime.
+          report: called with the steps so far.
+          checkpoint_interval: seconds between checkpoints on the way.
+        """
+        saved_at = time.monotonic()
+        try:
+            while self.records.steps < steps:
+                self.advance()
+                report(self.records.steps)
+                if time.monotonic() - saved_at >= checkpoint_interval:
+                    self.save()
+                    saved_at = time.monotonic()
+        finally:
+            if self.records.steps:
+                self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint, where a directory was given."""
+        if self._directory is None:
+            return
+        lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], self._state)
+        state = {"lifetimes": lifetimes, "records": self.records.state()}
+        stretches = self.records.state()[self._lifetime.columns[0]].shape[1]
+        header = {**self._header, "stretches": stretches}
+        checkpoint.save(self._directory, self.records.steps, state, header, keep=2)
+
+    def restore(self) -> list[str]:
+        """Goes on from the newest checkpoint that can be read.
+
+        Returns:
+          A line for each newer one that could not.
+
+        Raises:
+          CheckpointError: none usable; one line.
+        """
+        records = self.records.state()
+
+        def template(header):
+            shape = (self._seeds, int(header["stretches"]))
+            sums = {name: jax.ShapeDtypeStruct(shape, np.float64) for name in records}
+            sums["updates"] = jax.ShapeDtypeStruct((), np.int64)
+            lifetimes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((self._seeds, *x.shape[1:]), x.dtype), self._state
+            )
+            return {"lifetimes": lifetimes, "records": sums}
+
+        found, problems = checkpoint.load_newest(self._directory, template)
+        # Lifetimes that only fill a device up begin anew.
+        self._state = jax.tree.map(
+            lambda old, new: jax.device_put(
+                np.concatenate([new, np.asarray(old)[self._seeds :]]), old.sharding
+            ),
+            self._state,
+            found.state["lifetimes"],
+        )
+        self.records.restore(found.state["records"])
+        return problems
+
+
+def _chunk(lifetime: Lifetime, windows: int, state):
+    """Some windows of one lifetime: the state after them, and [updates] of each column."""
+    state, columns = jax.lax.scan(
+        lambda state, _: lifetime.window(state), state, length=windows
+    )
+    return state, {name: x.reshape(-1) for name, x in columns.items()}

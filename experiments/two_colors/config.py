@@ -1,0 +1,136 @@
+"""The configuration of a two-colours run."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+from environments import two_colors
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig:
+    """The actor-critic and its entropy weight (BMG App. B.2)."""
+
+    learning_rate: float = 0.1
+    """Step size of SGD, of policy, critic and the last target step. Table 1."""
+    rollout_length: int = 16
+    """N, environment steps per update; losses are means over them. Table 1."""
+    discount: float = 0.99
+    """Gamma. Table 1."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden layers of the policy and of the critic. Table 1."""
+    entropy_weight: float = 0.1
+    """Method fixed: the weight of the policy's entropy, which the paper tunes. Ours."""
+    meta_hidden: tuple[int, ...] = (32,)
+    """Hidden layers of the network that gives the entropy weight. Table 1."""
+    meta_inputs: int = 10
+    """Most recent rollouts whose mean reward it is shown. App. B.2."""
+    meta_regularization: float = 0.0
+    """Weight of the entropy in the meta-objective or the last target step, epsilon_meta; the paper
+    has 0 and 0.1. App. B.2."""
+    final_objective: Literal["true", "learned"] = "true"
+    """BMG's last target step: on the policy gradient with epsilon_meta, or on the learned entropy
+    weight as the others, the ablation of figure 9. App. B.2."""
+    last_rollout: Literal["next", "same"] = "next"
+    """Data of the last target step and of the matching: the rollout that the agent's next update
+    uses, or the one its last update has used. The paper says both. Ours."""
+    kl_reduction: Literal["mean", "sum"] = "mean"
+    """Over the states of a rollout. Ours: Table 1 averages losses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QLambdaConfig:
+    """Peng's Q(lambda) and its epsilon-greedy exploration (BMG App. B.3)."""
+
+    learning_rate: float = 3e-5
+    """Of Adam. Table 1."""
+    trace_decay: float = 0.7
+    """Lambda. Table 1."""
+    discount: float = 0.99
+    """Gamma. Table 1."""
+    gradient_decay: float = 0.9
+    """Moving average of the gradients, before Adam; of agent and meta-learner. Table 1."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Hidden layers of the action values. Table 1."""
+    epsilon: float = 0.1
+    """Method fixed: share of random actions, which the paper tunes. Ours."""
+    meta_hidden: tuple[int, ...] = (32,)
+    """Hidden layers of the network that gives epsilon. Table 1."""
+    meta_inputs: int = 50
+    """Most recent rewards it is shown. App. B.3."""
+    epsilon_floor: float = 1e-3
+    """Smallest epsilon that can be learned: the KL has no bound where it is 0. Ours."""
+
+
+_MATCHING = {"actor-critic": ("kl-1", "kl-2", "symmetric"), "q-lambda": ("policy", "value")}
+_METHODS = {"actor-critic": ("fixed", "mg", "bmg"), "q-lambda": ("fixed", "bmg")}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoColorsConfig:
+    """Run one method on two colours for a range of seeds, side by side in one program."""
+
+    agent: Literal["actor-critic", "q-lambda"] = "actor-critic"
+    """The inner learner."""
+    method: Literal["fixed", "mg", "bmg"] = "bmg"
+    """Nothing is meta-learned; the ordinary meta-gradient (actor-critic only); bootstrapped."""
+    inner_steps: int = 1
+    """K, updates that are backpropagated through. Actor-critic only: Q(lambda) needs none."""
+    target_steps: int = 7
+    """L, updates to the bootstrapped target. BMG only."""
+    matching: Literal["kl-1", "kl-2", "symmetric", "policy", "value"] | None = None
+    """BMG's matching function: kl-1 is KL(target, agent), kl-2 the reverse; with q-lambda policy or
+    value. Left out: kl-1, with q-lambda value."""
+    meta_learning_rate: float = 1e-4
+    """Of Adam; the paper's candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4. Table 1."""
+    seeds: int = 8
+    """How many lifetimes."""
+    first_seed: int = 0
+    """The first one's seed; the others follow."""
+    steps: int = 200_000
+    """Environment steps of each lifetime; the paper has 10 million."""
+    flip_every: int = two_colors.FLIP_EVERY
+    """Environment steps between flips of the rewards. App. B.1."""
+    respawn: two_colors.Respawn = "collected"
+    """What is placed anew after a collection: the collected square, or everything. App. B.1."""
+    record_every: int = 2_000
+    """Environment steps that a row of the results averages; at least a rollout."""
+    checkpoint_interval: float = 60.0
+    """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
+    workdir: str = "runs/two_colors/bmg"
+    """Run directory."""
+    resume: bool = False
+    """Go on from the run directory's checkpoint."""
+    actor_critic: ActorCriticConfig = ActorCriticConfig()
+    q_lambda: QLambdaConfig = QLambdaConfig()
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The run directory."""
+        return pathlib.Path(self.workdir)
+
+    @property
+    def matching_name(self) -> str:
+        """The matching function, the agent's default where none was given."""
+        return self.matching or ("kl-1" if self.agent == "actor-critic" else "value")
+
+    def __post_init__(self):
+        for name, least in (
+            ("inner_steps", 1), ("target_steps", 1), ("seeds", 1), ("first_seed", 0),
+            ("steps", 1), ("flip_every", 1), ("record_every", self.actor_critic.rollout_length),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"{option} is {getattr(self, name)}; allowed are integers from {least}."
+                )
+        for kind, name, allowed in (
+            ("--method", self.method, _METHODS[self.agent]),
+            ("--matching", self.matching_name, _MATCHING[self.agent]),
+        ):
+            if name not in allowed:
+                raise ValueError(
+                    f"{kind} is {name} with --agent {self.agent}; allowed are {', '.join(allowed)}."
+                )

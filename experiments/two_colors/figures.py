@@ -1,0 +1,251 @@
+"""BMG's figures 2, 3 and 7 to 11, redrawn from runs: mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+
+from experiments.two_colors.config import TwoColorsConfig
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+_EARLY = 1 / 30  # of a cycle: figure 8 looks at the policy 3,333 steps after a flip
+_CYCLES_SHOWN = 4  # figure 2, right
+_FROM = 0.6  # ... at 6 of 10 million steps
+
+
+class Run(NamedTuple):
+    """What is left of a run."""
+
+    name: str
+    config: TwoColorsConfig
+    steps: np.ndarray  # [n] environment steps at the end of each stretch
+    columns: dict[str, np.ndarray]  # [S, n] means over each stretch
+
+    @property
+    def total_reward(self) -> np.ndarray:
+        """[S, n] reward collected so far."""
+        return np.cumsum(self.columns["reward"] * np.diff(self.steps, prepend=0), axis=1)
+
+    @property
+    def label(self) -> str:
+        """As the paper's legends have it."""
+        config = self.config
+        if config.agent == "q-lambda":
+            if config.method == "fixed":
+                return f"fixed $\\varepsilon$ = {config.q_lambda.epsilon:g}"
+            return f"BMG, L={config.target_steps}, {config.matching_name}"
+        own = config.actor_critic
+        if config.method == "fixed":
+            return f"fixed $\\epsilon$ = {own.entropy_weight:g}"
+        meta = f", $\\epsilon_{{meta}}$={own.meta_regularization:g}"
+        if config.method == "mg":
+            return f"MG, K={config.inner_steps}{meta}"
+        if own.final_objective == "learned":
+            meta = ", learned rule throughout"
+        matching = "" if config.matching_name == "kl-1" else f", {config.matching_name}"
+        return f"BMG, K={config.inner_steps}, L={config.target_steps}{meta}{matching}"
+
+
+def best(runs: Sequence[Run]) -> list[Run]:
+    """The run with the largest total reward, as a list; none of none."""
+    return sorted(runs, key=lambda run: np.mean(run.total_reward[:, -1]))[-1:]
+
+
+def of(runs: Sequence[Run], **wanted) -> list[Run]:
+    """Runs with these settings; those of the actor-critic are named as they are."""
+
+    def setting(config: TwoColorsConfig, name: str):
+        return getattr(config, name) if hasattr(config, name) else getattr(config.actor_critic, name)
+
+    return [run for run in runs if all(setting(run.config, k) == v for k, v in wanted.items())]
+
+
+def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str) -> None:
+    """Mean over seeds, [S, n], with one standard deviation."""
+    mean, std = values.mean(0), values.std(0)
+    (line,) = axis.plot(x, mean, label=label, linewidth=1.3)
+    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def draw_total_reward(axis, runs: Sequence[Run]) -> None:
+    """Total reward over environment steps."""
+    for run in runs:
+        draw_band(axis, run.steps / 1e6, run.total_reward / 1e6, run.label)
+    axis.set_xlabel("environment steps (millions)")
+    axis.set_ylabel("total reward (millions)")
+
+
+def draw_schedule(axis, runs: Sequence[Run], column: str, label: str) -> None:
+    """A learned quantity over a few cycles; dashed lines are flips of the rewards."""
+    cycle = runs[0].config.flip_every
+    cycles = int(runs[0].steps[-1] // cycle)
+    first = min(round(_FROM * cycles), max(cycles - _CYCLES_SHOWN, 0)) * cycle
+    last = first + _CYCLES_SHOWN * cycle
+    for run in runs:
+        shown = (run.steps > first) & (run.steps <= last)
+        draw_band(axis, run.steps[shown] / 1e6, run.columns[column][:, shown], run.label)
+    for flip in np.arange(first, min(last, runs[0].steps[-1]) + 1, cycle):
+        axis.axvline(flip / 1e6, color="grey", linestyle="--", linewidth=0.8)
+    axis.set_xlabel("environment steps (millions)")
+    axis.set_ylabel(label)
+
+
+def cycle_ends(run: Run, column: str, early: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A quantity early and late in every whole cycle.
+
+    Args:
+      run: a run.
+      column: of the quantity.
+      early: environment steps after the flip.
+
+    Returns:
+      Ends of the cycles [C] in environment steps; [S, C] after `early` steps; [S, C] at the end.
+    """
+    cycle = run.config.flip_every
+    ends = np.arange(cycle, run.steps[-1] + 1, cycle)
+    at = np.searchsorted(run.steps, ends - cycle + early)  # the stretch that holds this step
+    last = np.searchsorted(run.steps, ends)
+    return ends, run.columns[column][:, at], run.columns[column][:, last]
+
+
+def draw_range(axis, runs: Sequence[Run], column: str, label: str, early: int) -> None:
+    """Shaded between a quantity's means early and late in each cycle."""
+    for run in runs:
+        ends, begin, end = cycle_ends(run, column, early)
+        (line,) = axis.plot(ends / 1e6, begin.mean(0), linewidth=1.0)
+        axis.plot(ends / 1e6, end.mean(0), linewidth=1.0, color=line.get_color())
+        axis.fill_between(
+            ends / 1e6, begin.mean(0), end.mean(0),
+            color=line.get_color(), alpha=0.25, linewidth=0, label=run.label,
+        )  # fmt: skip
+    axis.set_xlabel("environment steps (millions)")
+    axis.set_ylabel(label)
+
+
+def draw_bars(axis, runs: Sequence[Run]) -> None:
+    """Total reward at the end, with one standard deviation over seeds."""
+    totals = [run.total_reward[:, -1] / 1e6 for run in runs]
+    means, stds = [np.mean(x) for x in totals], [np.std(x) for x in totals]
+    colors = [f"C{i}" for i in range(len(runs))]
+    axis.barh(range(len(runs)), means, xerr=stds, color=colors, alpha=0.8, capsize=3)
+    axis.set_yticks(range(len(runs)), [run.label for run in runs], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("total reward (millions)")
+
+
+Panel = tuple[str, Sequence[Run], Callable]  # title, runs, (axis, runs) -> None
+
+
+def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
+    """Figure -> its panels."""
+    critic = of(runs, agent="actor-critic")
+    fixed, mg = of(critic, method="fixed"), of(critic, method="mg")
+    every_bmg = of(critic, method="bmg")
+    ablation = of(every_bmg, matching_name="kl-1")
+    bmg = of(ablation, final_objective="true")
+    plain = of(bmg, meta_regularization=0.0)
+    q = of(runs, agent="q-lambda")
+    q_fixed, q_bmg = of(q, method="fixed"), of(q, method="bmg")
+    entropy = "policy entropy (nats)"
+    weight = "entropy weight $\\epsilon$"
+
+    def schedule(column, label):
+        return lambda axis, runs: draw_schedule(axis, runs, column, label)
+
+    def entropy_range(axis, runs):
+        draw_range(axis, runs, "entropy", entropy, round(_EARLY * runs[0].config.flip_every))
+
+    def weight_range(axis, runs):
+        # The first stretch after the flip is the cycle's beginning.
+        draw_range(axis, runs, "entropy_weight", weight, runs[0].config.record_every)
+
+    main = best(fixed) + best(mg) + best(plain)
+    return {
+        "figure_2": [
+            ("actor-critic: the best of each method", main, draw_total_reward),
+            ("learned entropy weight", best(mg) + best(plain), schedule("entropy_weight", weight)),
+        ],
+        "figure_3": [
+            ("Q($\\lambda$)", best(q_fixed) + best(q_bmg), draw_total_reward),
+            ("learned exploration", best(q_bmg), schedule("epsilon", "$\\varepsilon$")),
+        ],
+        "figure_7": [
+            ("fixed entropy weight", fixed, draw_total_reward),
+            ("meta-gradients", mg, draw_total_reward),
+            ("bootstrapped", bmg, draw_total_reward),
+        ],
+        "figure_8": [
+            ("meta-gradients", of(mg, meta_regularization=0.0), entropy_range),
+            ("bootstrapped", plain, entropy_range),
+        ],
+        "figure_9": [
+            ("L = 7", of(bmg, target_steps=7), weight_range),
+            ("L = 1", of(bmg, target_steps=1), weight_range),
+            ("all ablations", ablation, draw_bars),
+        ],
+        "figure_10": [
+            (
+                "matching functions, L = 7",
+                of(every_bmg, target_steps=7, meta_regularization=0.0, final_objective="true"),
+                draw_total_reward,
+            )
+        ],
+        "figure_11": [
+            (
+                "policy matching",
+                of(q_bmg, matching_name="policy"),
+                schedule("epsilon", "$\\varepsilon$"),
+            ),
+            (
+                "value matching",
+                of(q_bmg, matching_name="value"),
+                schedule("epsilon", "$\\varepsilon$"),
+            ),
+            ("total reward", best(q_fixed) + q_bmg, draw_bars),
+        ],
+    }
+
+
+def draw_all(runs: Sequence[Run], output: pathlib.Path) -> list[pathlib.Path]:
+    """Draws every figure that there are runs for.
+
+    Args:
+      runs: what there is.
+      output: folder for the pictures.
+
+    Returns:
+      The pictures.
+    """
+    pictures = []
+    for name, every in panels(sorted(runs, key=_order)).items():
+        drawn = [panel for panel in every if panel[1]]
+        if not drawn:
+            continue
+        size = (5.2 * len(drawn), 3.8)
+        figure, axes = plt.subplots(1, len(drawn), figsize=size, squeeze=False)
+        for axis, (title, shown, draw) in zip(axes[0], drawn):
+            draw(axis, shown)
+            axis.set_title(title, fontsize=10)
+            axis.grid(alpha=0.3)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=7)
+        figure.tight_layout()
+        pictures.append(output / f"{name}.png")
+        figure.savefig(pictures[-1], dpi=110)
+        plt.close(figure)
+    return pictures
+
+
+def _order(run: Run):
+    """Legends run from small to large."""
+    config = run.config
+    return (
+        config.inner_steps, config.target_steps, config.actor_critic.meta_regularization,
+        config.actor_critic.entropy_weight, config.q_lambda.epsilon, run.name,
+    )  # fmt: skip

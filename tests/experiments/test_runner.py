@@ -1,0 +1,165 @@
+"""Many lifetimes in one program: what each sees is its own, and nothing of a stop."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import runner as runner_module
+from experiments.records import Records, read_csv, write_csv
+from experiments.runner import Runner
+from experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
+from experiments.two_colors.methods import make_lifetime
+from storage.checkpoint import CheckpointError
+
+CRITIC = TwoColorsConfig(
+    actor_critic=ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,)), target_steps=3, flip_every=512
+)
+Q = TwoColorsConfig(
+    agent="q-lambda", q_lambda=QLambdaConfig(hidden=(12, 9), meta_hidden=(6,)), target_steps=5
+)
+STRETCH = 160
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Leaves out the compiler's costly passes; the arithmetic is the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(runner_module, "_CHUNK_STEPS", 500)
+
+
+def lived(runner: Runner, steps: int = 1_900):
+    runner.run(steps, lambda done: None)
+    return runner.records.means(steps)
+
+
+def same(actual, expected, **tolerance):
+    np.testing.assert_array_equal(actual[0], expected[0])
+    assert actual[1].keys() == expected[1].keys()
+    for name in expected[1]:
+        np.testing.assert_allclose(actual[1][name], expected[1][name], **tolerance)
+
+
+@pytest.mark.parametrize("config", [CRITIC, Q], ids=["actor-critic", "q-lambda"])
+def test_lifetimes_side_by_side_are_those_one_by_one(config):
+    """Three on eight forced devices, against each alone."""
+    lifetime = make_lifetime(config)
+    together = Runner(lifetime, 3, 3, STRETCH)
+    assert len(together.devices) == 3
+    steps, columns = lived(together)
+    rewards = columns["reward"]
+    assert len({tuple(row) for row in rewards}) == 3, "every seed lives another life"
+    for index in range(3):
+        alone = Runner(lifetime, 1, 3 + index, STRETCH)
+        own = {name: values[index : index + 1] for name, values in columns.items()}
+        same(lived(alone), (steps, own), rtol=1e-4, atol=1e-6)
+
+
+def test_seeds_that_do_not_divide_among_the_devices(monkeypatch):
+    lifetime = make_lifetime(CRITIC)
+    whole = lived(Runner(lifetime, 3, 0, STRETCH))
+    two = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: two)
+    uneven = Runner(lifetime, 3, 0, STRETCH)
+    assert len(uneven.devices) == 2
+    same(lived(uneven), whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [CRITIC, Q], ids=["actor-critic", "q-lambda"])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(config, tmp_path):
+    lifetime = make_lifetime(config)
+    whole = lived(Runner(lifetime, 3, 0, STRETCH, tmp_path / "whole"))
+
+    def stop(done):
+        if done >= 900:
+            raise KeyboardInterrupt
+
+    first = Runner(lifetime, 3, 0, STRETCH, tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        first.run(1_900, stop)
+    assert 900 <= first.records.steps < 1_900
+    second = Runner(lifetime, 3, 0, STRETCH, tmp_path / "parts")
+    assert second.restore() == []
+    assert second.records.steps == first.records.steps
+    same(lived(second), whole, rtol=0)
+
+
+def test_a_run_can_be_made_longer(tmp_path):
+    lifetime = make_lifetime(CRITIC)
+    whole = lived(Runner(lifetime, 2, 0, STRETCH), 2_500)
+    lived(Runner(lifetime, 2, 0, STRETCH, tmp_path), 1_100)
+    longer = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    longer.restore()
+    same(lived(longer, 2_500), whole, rtol=0)
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
+    lifetime = make_lifetime(CRITIC)
+    runner = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    runner.advance()
+    runner.save()
+    steps = runner.records.steps
+    runner.advance()
+    runner.save()
+    newest = sorted(tmp_path.glob("*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    problems = again.restore()
+    assert len(problems) == 1 and str(newest) in problems[0]
+    assert again.records.steps == steps
+    with pytest.raises(CheckpointError):
+        Runner(make_lifetime(Q), 2, 0, STRETCH, tmp_path).restore()
+
+
+def test_a_checkpoint_is_written_on_the_way(tmp_path, monkeypatch):
+    clock = itertools.count(0, 45.0)
+    monkeypatch.setattr(runner_module.time, "monotonic", lambda: next(clock))
+    runner = Runner(make_lifetime(CRITIC), 1, 0, STRETCH, tmp_path)
+    found = []
+    runner.run(2_500, lambda done: found.append(len(list(tmp_path.glob("*.npz")))), 60.0)
+    assert found[0] == 0 and found[-1] >= 1
+
+
+@pytest.mark.parametrize("steps_per_update, stretch", [(1, 7), (16, 160), (16, 40)])
+def test_records_are_the_slow_sums(steps_per_update, stretch):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 200))
+    records = Records(("x",), 3, steps_per_update, stretch)
+    cuts = [0, 5, 6, 90, 200]
+    for begin, end in itertools.pairwise(cuts):
+        records.add({"x": values[:, begin:end]})
+    groups: dict[int, list[int]] = {}
+    for update in range(200):
+        groups.setdefault(update * steps_per_update // stretch, []).append(update)
+    steps, columns = records.means(200 * steps_per_update)
+    kept = [groups[stretch] for stretch in sorted(groups)]
+    np.testing.assert_array_equal(steps, [(g[-1] + 1) * steps_per_update for g in kept])
+    expected = np.stack([values[:, g].mean(1) for g in kept], axis=1)
+    np.testing.assert_allclose(columns["x"], expected, rtol=1e-9)
+
+
+def test_a_table_comes_back(tmp_path):
+    rng = np.random.default_rng(0)
+    steps = np.array([2_000, 4_000, 5_000])
+    columns = {"reward": rng.normal(size=(2, 3)), "epsilon": rng.uniform(size=(2, 3))}
+    path = tmp_path / "results.csv"
+    write_csv(path, 5, steps, columns)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "seed,step,reward,epsilon" and len(lines) == 7
+    assert lines[1].startswith("5,2000,") and lines[-1].startswith("6,5000,")
+    found_steps, found = read_csv(path)
+    np.testing.assert_array_equal(found_steps, steps)
+    for name in columns:
+        np.testing.assert_allclose(found[name], columns[name], rtol=1e-5)
+    path.write_text("seed,step,reward\n0,1\n")
+    with pytest.raises(ValueError, match="results.csv is no table"):
+        read_csv(path)
