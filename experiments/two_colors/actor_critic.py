@@ -197,7 +197,7 @@ def make_step(networks: Networks, config: TwoColorsConfig) -> core.Step:
         policy, entropy = policy_step(
             networks, agent.policy, rollout, advantage, entropy_weight, own.learning_rate
         )
-        critic = descend(agent.critic, critic_gradient, own.learning_rate)
+        critic = descend(agent.critic, critic_gradient, own.critic_learning_rate)
         updated = agent._replace(policy=policy, critic=critic)
         reward = jnp.mean(rollout.reward)
         aux = StepAux(rollout, advantage, reward, entropy, entropy_weight)

@@ -17,7 +17,7 @@ from meta.objectives import BootstrapBatch
 from tests.experiments.two_colors import oracle
 
 OWN = ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,), rollout_length=8)
-RATE, GAMMA = OWN.learning_rate, OWN.discount
+RATE, CRITIC_RATE, GAMMA = OWN.learning_rate, OWN.critic_learning_rate, OWN.discount
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_an_update_is_the_slow_one():
     np.testing.assert_allclose(aux.entropy_weight, 0.3, rtol=1e-6)
     expected = oracle.policy_step(agent.policy, agent.rollout, advantage, 0.3, RATE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.policy, expected)
-    expected = oracle.critic_step(agent.critic, agent.rollout, GAMMA, RATE)
+    expected = oracle.critic_step(agent.critic, agent.rollout, GAMMA, CRITIC_RATE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), new.critic, expected)
 
 
@@ -113,7 +113,7 @@ def unrolled_by_hand(w, agent, auxs):
         advantage = oracle.advantages(critics[-1], aux.rollout, GAMMA)
         weight = oracle.entropy_weight(w, context)
         policies.append(oracle.policy_step(policies[-1], aux.rollout, advantage, weight, RATE))
-        critics.append(oracle.critic_step(critics[-1], aux.rollout, GAMMA, RATE))
+        critics.append(oracle.critic_step(critics[-1], aux.rollout, GAMMA, CRITIC_RATE))
     return policies, critics
 
 
