@@ -74,7 +74,9 @@ def make_networks(config: ActorCriticConfig) -> Networks:
     return Networks(
         mlp(inputs, config.hidden, two_colors.NUM_ACTIONS),
         mlp(inputs, config.hidden, 1),
-        sigmoid_network(config.meta_inputs, config.meta_hidden),
+        sigmoid_network(
+            config.meta_inputs, config.meta_hidden, config.initial_entropy_weight
+        ),
     )
 
 

@@ -30,6 +30,8 @@ class ActorCriticConfig:
     """Hidden layers of the network that gives the entropy weight. Table 1."""
     meta_inputs: int = 10
     """Most recent rollouts whose mean reward it is shown. App. B.2."""
+    initial_entropy_weight: float = 0.5
+    """What it gives at first, about. Ours."""
     meta_regularization: float = 0.0
     """Weight of the entropy in the meta-objective or the last target step, epsilon_meta; the paper
     has 0 and 0.1. App. B.2."""
@@ -63,6 +65,8 @@ class QLambdaConfig:
     """Hidden layers of the network that gives epsilon. Table 1."""
     meta_inputs: int = 50
     """Most recent rewards it is shown. App. B.3."""
+    initial_epsilon: float = 0.5
+    """What it gives at first, about. Ours."""
     epsilon_floor: float = 1e-3
     """Smallest epsilon that can be learned: the KL has no bound where it is 0. Ours."""
 

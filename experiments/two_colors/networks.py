@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ def mlp(num_inputs: int, hidden: Sequence[int], num_outputs: int) -> Mlp:
     return Mlp(lambda key: forward.init(key, jnp.zeros(num_inputs)), forward.apply)
 
 
-def sigmoid_network(num_inputs: int, hidden: Sequence[int]) -> Mlp:
-    """w: a few recent rewards -> a scalar in (0, 1), about 0.5 at first (BMG Table 1)."""
+def sigmoid_network(num_inputs: int, hidden: Sequence[int], initial: float) -> Mlp:
+    """w: a few recent rewards -> a scalar in (0, 1), about `initial` at first (BMG Table 1)."""
     network = mlp(num_inputs, hidden, 1)
-    return Mlp(network.init, lambda w, x: jax.nn.sigmoid(network.apply(w, x)[..., 0]))
+    logit = math.log(initial / (1.0 - initial))
+    return Mlp(network.init, lambda w, x: jax.nn.sigmoid(network.apply(w, x)[..., 0] + logit))

@@ -189,7 +189,7 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
     """Q(lambda)'s lifetime; an update is one environment step."""
     own = config.q_lambda
     q = mlp(two_colors.OBSERVATION_SIZE, own.hidden, two_colors.NUM_ACTIONS)
-    meta_network = sigmoid_network(own.meta_inputs, own.meta_hidden)
+    meta_network = sigmoid_network(own.meta_inputs, own.meta_hidden, own.initial_epsilon)
     epsilon_of = make_epsilon(meta_network, config)
     step = make_step(q, epsilon_of, config)
     optimizer = make_optimizer(own.learning_rate, own.gradient_decay)

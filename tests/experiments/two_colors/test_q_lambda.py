@@ -163,7 +163,7 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
 
     # The same L steps once more, with the behaviour of before.
     network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
-    meta_network = sigmoid_network(OWN.meta_inputs, OWN.meta_hidden)
+    meta_network = sigmoid_network(OWN.meta_inputs, OWN.meta_hidden, 0.5)
     epsilon_of = q_lambda.make_epsilon(meta_network, config)
     step = q_lambda.make_step(network, epsilon_of, config)
     seen, inputs = [], state.agent
