@@ -18,7 +18,7 @@ _COMMANDS = {
 
 def _usage() -> str:
     lines = ["usage: bmg COMMAND [OPTIONS]", "", "Bootstrapped meta-gradients, distributed.", ""]
-    lines += [f"  {name:<10} {text}" for name, (_, text) in _COMMANDS.items()]
+    lines += [f"  {name:<11} {text}" for name, (_, text) in _COMMANDS.items()]
     lines += ["", "bmg COMMAND --help shows a command's options and their defaults."]
     return "\n".join(lines)
 

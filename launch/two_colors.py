@@ -31,6 +31,9 @@ class AllConfig:
     """Environment steps of each lifetime of the actor-critic; the paper has 10 million."""
     q_lambda_steps: int = 500_000
     """The same for Q(lambda), which learns at every step and is slower."""
+    meta_learning_rates: tuple[float, ...] = (1e-4,)
+    """Every meta-learned method runs once with each; the figures show the best. The paper's
+    candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4."""
     root: str = "runs/two_colors"
     """Folder of the run directories."""
     only: str = ""
@@ -178,17 +181,21 @@ def run_all(options: AllConfig) -> int:
     methods = {name: c for name, c in suite().items() if options.only in name}
     if not methods:
         raise ValueError(f"no method's name contains {options.only!r}; see {', '.join(suite())}.")
-    configs = []
     for name, config in methods.items():
         steps = options.steps if config.agent == "actor-critic" else options.q_lambda_steps
-        config = dataclasses.replace(
-            config, seeds=options.seeds, steps=steps, workdir=str(root / name),
-            resume=config_file(root / name).exists(),
-        )  # fmt: skip
-        configs.append(config)
-    for config in configs:
-        if code := run(config):
-            return code
+        rates = {f"-rate{rate:g}": rate for rate in options.meta_learning_rates}
+        if config.method == "fixed":
+            rates = {"": config.meta_learning_rate}
+        for suffix, rate in rates.items():
+            workdir = root / (name + suffix)
+            code = run(
+                dataclasses.replace(
+                    config, seeds=options.seeds, steps=steps, meta_learning_rate=rate,
+                    workdir=str(workdir), resume=config_file(workdir).exists(),
+                )
+            )  # fmt: skip
+            if code:
+                return code
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -55,6 +56,15 @@ class Run(NamedTuple):
 def best(runs: Sequence[Run]) -> list[Run]:
     """The run with the largest total reward, as a list; none of none."""
     return sorted(runs, key=lambda run: np.mean(run.total_reward[:, -1]))[-1:]
+
+
+def tuned(runs: Sequence[Run]) -> list[Run]:
+    """Of runs that differ in the meta-learner's step size alone, the best (BMG App. B.2)."""
+    groups: dict[TwoColorsConfig, list[Run]] = {}
+    for run in runs:
+        same = dataclasses.replace(run.config, meta_learning_rate=1.0, workdir="")
+        groups.setdefault(same, []).append(run)
+    return [winner for group in groups.values() for winner in best(group)]
 
 
 def of(runs: Sequence[Run], **wanted) -> list[Run]:
@@ -223,7 +233,7 @@ def draw_all(runs: Sequence[Run], output: pathlib.Path) -> list[pathlib.Path]:
       The pictures.
     """
     pictures = []
-    for name, every in panels(sorted(runs, key=_order)).items():
+    for name, every in panels(sorted(tuned(runs), key=_order)).items():
         drawn = [panel for panel in every if panel[1]]
         if not drawn:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.records import read_csv
-from experiments.two_colors.figures import Run, best, cycle_ends
+from experiments.two_colors.figures import Run, best, cycle_ends, tuned
 from experiments.two_colors.methods import suite
 from launch.config import config_file, load_config
 from launch.two_colors import TwoColorsConfig, score
@@ -175,6 +176,9 @@ def test_what_the_figures_read_off():
     np.testing.assert_allclose(run.total_reward[0], steps)
     poor = run._replace(columns={"reward": 0.5 * np.ones_like(entropy)})
     assert best([run, poor]) == [run] and best([]) == []
+    slower = dataclasses.replace(config, meta_learning_rate=1e-5, workdir="b")
+    other = poor._replace(config=dataclasses.replace(config, target_steps=1))
+    assert tuned([poor._replace(config=slower), run, other]) == [run, other]
     assert score(steps, np.array([[1.0] * 200, [0.0] * 200])) == {
         "total_reward_mean": 200_000.0, "total_reward_std": 200_000.0, "reward_per_step": 0.5,
     }  # fmt: skip
@@ -203,4 +207,10 @@ def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatc
     assert ran == [("fixed-0.1", 2000, 1, False), ("q-fixed-0.1", 100, 1, False)]
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only fixed-0.1".split())
     assert ran[2:] == [("fixed-0.1", 2000, 1, True), ("q-fixed-0.1", 100, 1, False)]
+    command(*"two-colors all --seeds 1 --steps 100 --meta-learning-rates 1e-4 3e-5 --only l1".split())
+    names = ["bmg-l1-meta0-rate0.0001", "bmg-l1-meta0-rate3e-05"]
+    assert [name for name, *_ in ran[4:]] == names
+    for name, rate in zip(names, (1e-4, 3e-5)):
+        saved = load_config(tmp_path / "runs" / "two_colors" / name, TwoColorsConfig)
+        assert saved.meta_learning_rate == rate
     assert (tmp_path / "runs" / "two_colors" / "fixed-0.1" / "results.csv").exists()

@@ -1,0 +1,50 @@
+"""Both agents learn to collect the good square while their exploration is meta-learned."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from environments import two_colors
+from experiments.runner import Runner
+from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from experiments.two_colors.methods import make_lifetime
+
+
+def random_reward(steps: int = 50_000) -> float:
+    """Reward per step of uniformly random actions."""
+    world_key, action_key, draw_key = jax.random.split(jax.random.PRNGKey(0), 3)
+    actions = jax.random.randint(action_key, (steps,), 0, two_colors.NUM_ACTIONS)
+    draws = two_colors.draws(draw_key, (steps,))
+
+    def act(world, inputs):
+        return two_colors.step(world, *inputs)
+
+    _, reward = jax.lax.scan(act, two_colors.reset(world_key), (actions, draws))
+    return float(np.mean(reward))
+
+
+@pytest.mark.parametrize(
+    "config, steps, least",
+    [
+        # A cycle, from an entropy weight with which the agent learns within it.
+        (
+            TwoColorsConfig(
+                seeds=2, actor_critic=ActorCriticConfig(initial_entropy_weight=0.1)
+            ),
+            100_000,
+            0.15,
+        ),
+        (TwoColorsConfig(agent="q-lambda", seeds=2, target_steps=16), 40_000, 0.1),
+    ],
+    ids=["actor-critic", "q-lambda"],
+)
+def test_bmg_s_reward_rises_well_above_chance(config, steps, least):
+    runner = Runner(make_lifetime(config), config.seeds, 0, steps // 10)
+    runner.run(steps, lambda done: None)
+    reward = runner.records.means(steps)[1]["reward"].mean(0)
+    chance = random_reward()
+    assert -0.06 < chance < 0.0
+    assert reward[0] < 0.05, "it knew nothing at first"
+    assert reward[-2:].mean() > least > chance + 0.1
