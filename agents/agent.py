@@ -31,8 +31,8 @@ from agents.stacx import (
 )
 from agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
 from meta import core
-from meta.optimizers import clip_by_global_norm, squared_norm
 from meta.objectives import BootstrapBatch
+from meta.optimizers import clip_by_global_norm, squared_norm
 
 
 class MetaState(NamedTuple):

@@ -12,12 +12,12 @@ What happens in time, with the flip after step 100,000 (blue is good first):
     blue pays          +1        +1        -1        after so many of them, whatever the agent's
     red pays           -1        -1        +1        rollouts are
 
-Written in JAX, without a batch axis: callers `vmap` and `scan`. The random number of a step is given,
-not drawn, so that a whole rollout's can be drawn at once.
+Written in JAX, without a batch axis: callers `vmap` and `scan`. The random numbers of a step are
+given, not drawn, so that a whole rollout's can be drawn at once.
 
 Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, appendix B.1. The wall, the
-start (three distinct random cells) and the order of the objects are not stated there; wall and start
-follow a public re-implementation.
+start (three distinct random cells) and the order of the objects are not stated there; wall and
+start follow a public re-implementation.
 """
 
 from __future__ import annotations

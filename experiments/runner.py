@@ -25,8 +25,8 @@ _CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at 
 def use_all_cores(seeds: int) -> None:
     """Makes JAX see a device for each core, so that seeds spread over them.
 
-    It has to come before JAX is first used. Where there is an accelerator, its devices are taken and
-    this changes nothing; what the user's XLA_FLAGS say of it stays.
+    It has to come before JAX is first used. Where there is an accelerator, its devices are taken
+    and this changes nothing; what the user's XLA_FLAGS say of it stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:

@@ -17,12 +17,12 @@ from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from agents.trajectory import Trajectory
 from environments.scores import human_normalized_score
-from storage import checkpoint
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
-from storage.files import write_json
 from learner.metrics import MetricsWriter
 from learner.update import PmappedAgent, first
+from storage import checkpoint
+from storage.files import write_json
 
 _RETURNS_KEPT = 100  # training return: mean over this many last episodes
 

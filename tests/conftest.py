@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import subprocess
 import sys
+
+import pytest
 
 if "jax" in sys.modules:
     raise RuntimeError("JAX was imported before tests/conftest.py could set its devices")
@@ -18,3 +21,38 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 # TensorFlow Probability then looks for a newer TensorFlow. The other way round both work.
 with contextlib.suppress(ImportError):
     import rlax  # noqa: F401
+
+
+@pytest.fixture
+def doubles():
+    """JAX computes in float64: for finite differences."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Leaves out the compiler's costly passes; the arithmetic is the same."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of one megabyte, where mounting is allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True, timeout=20)

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from environments import two_colors
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 from experiments.lifetime import Lifetime, MetaState, State, meta_window
+from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 from experiments.two_colors.networks import Mlp, mlp, sigmoid_network
 from meta import core, matching
 from meta.objectives import BootstrapBatch, bootstrapped, mean_value
@@ -45,7 +45,7 @@ class Agent(NamedTuple):
     policy: hk.Params  # x
     critic: hk.Params  # z
     world: two_colors.State
-    context: jax.Array  # float32 [10], t: mean rewards of recent rollouts, `rollout`'s last; 0 before
+    context: jax.Array  # float32 [10], t: mean rewards of rollouts, `rollout`'s last; 0 before
     rollout: Rollout  # collected under x, for the next update
     used: Rollout  # what the last update used
 

@@ -16,8 +16,8 @@ class ActorCriticConfig:
     learning_rate: float = 0.1
     """Step size of SGD on the policy, and of the last target step. Table 1."""
     critic_learning_rate: float = 0.025
-    """Step size of SGD on the critic. Ours: with Table 1's 0.1 values above about 20 run away, since
-    the bootstrap rises with them; see docs/two_colors.md."""
+    """Step size of SGD on the critic. Ours: with Table 1's 0.1 values above about 20 run away,
+    since the bootstrap rises with them; see docs/two_colors.md."""
     rollout_length: int = 16
     """N, environment steps per update; losses are means over them. Table 1."""
     discount: float = 0.99

@@ -71,7 +71,8 @@ def of(runs: Sequence[Run], **wanted) -> list[Run]:
     """Runs with these settings; those of the actor-critic are named as they are."""
 
     def setting(config: TwoColorsConfig, name: str):
-        return getattr(config, name) if hasattr(config, name) else getattr(config.actor_critic, name)
+        holder = config if hasattr(config, name) else config.actor_critic
+        return getattr(holder, name)
 
     return [run for run in runs if all(setting(run.config, k) == v for k, v in wanted.items())]
 

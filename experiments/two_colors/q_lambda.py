@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import optax
 
 from environments import two_colors
-from experiments.two_colors.config import QLambdaConfig, TwoColorsConfig
 from experiments.lifetime import Lifetime, MetaState, State, meta_window
+from experiments.two_colors.config import TwoColorsConfig
 from experiments.two_colors.networks import Mlp, mlp, sigmoid_network
 from meta import core
 from meta.objectives import BootstrapBatch, bootstrapped

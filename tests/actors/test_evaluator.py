@@ -9,9 +9,9 @@ import pytest
 
 from actors.evaluator import play_episodes, run_evaluator
 from agents.messages import Evaluation, VersionedParameters
+from environments.atari import LIGHT
 from environments.base import EnvironmentSpec, Step, first_step
 from environments.factory import make
-from environments.atari import LIGHT
 
 KEY = jax.random.PRNGKey(0)
 

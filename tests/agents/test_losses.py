@@ -23,15 +23,11 @@ from agents.losses import (
 from agents.networks import Predictions
 from agents.trajectory import Sequences
 from tests.agents import oracle
-from tests.agents.data import float64
 
 NUM_STEPS, NUM_ACTIONS = 7, 4
 
 
-@pytest.fixture(autouse=True)
-def doubles():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def returns_data(seed: int):

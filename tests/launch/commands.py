@@ -1,4 +1,4 @@
-"""The command in processes of its own, with deadlines and what must be gone afterwards, or in this."""
+"""The command: in processes of its own, with deadlines, or in the test's."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import numpy as np
 from agents.agent import UpdateBatch
 from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from agents.trajectory import Trajectory
-from storage import checkpoint
 from learner.config import LearnerConfig
 from learner.learner import Learner, RunInfo
 from learner.update import PmappedAgent, frames_per_update, make_pmapped_agent
+from storage import checkpoint
 
 SHAPE, NUM_STACK, NUM_ACTIONS, LENGTH, ACTION_REPEAT = (3, 4, 1), 2, 3, 5, 4
 OBSERVATION_SHAPE = (3, 4, NUM_STACK)

@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
-from storage import checkpoint
 from learner.learner import summarise_reports
 from learner.metrics import MetricsWriter, read_metrics
 from learner.update import first
+from storage import checkpoint
 from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, results_of, rows_of, run
 

@@ -15,12 +15,7 @@ CURVATURE = np.array([0.5, 1.0, 3.0])
 START = np.array([1.0, -2.0, 0.5])
 
 
-@pytest.fixture(autouse=True)
-def doubles():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def descend(eta, x, batch, key):

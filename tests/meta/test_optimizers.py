@@ -10,13 +10,7 @@ import pytest
 
 from meta.optimizers import clip_by_global_norm, scale_by_rms, squared_norm
 
-
-@pytest.fixture(autouse=True)
-def doubles():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def gradients(seed: int = 0, scale: float = 1.0):

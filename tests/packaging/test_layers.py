@@ -40,6 +40,8 @@ ONLY_IMPORTER = {
 # meta/ knows mathematics only.
 META_THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
 HEAVY = ("tensorflow", "reverb", "launchpad")
+# What must also run on machines that have JAX alone.
+LIGHT = ("meta", "agents", "environments", "storage", "experiments")
 
 
 def imported_modules(source: str) -> set[str]:
@@ -121,7 +123,7 @@ print(json.dumps({"imported": names, "loaded": sorted(sys.modules)}))
 """
 
 
-@pytest.mark.parametrize("name", ["meta", "agents", "environments", "storage", "experiments", "learner.update"])
+@pytest.mark.parametrize("name", [*LIGHT, "learner.update"])
 def test_a_fresh_interpreter_loads_no_heavy_dependency(name):
     result = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, name],

@@ -1,3 +1,3 @@
 """Checkpoints are tried on the learner's real state."""
 
-from tests.learner.conftest import agent, quick_compilation  # noqa: F401
+from tests.learner.conftest import agent, small_programs  # noqa: F401

@@ -7,16 +7,15 @@ import errno
 import json
 import os
 import pathlib
-import subprocess
 
 import jax
 import numpy as np
 import pytest
 
 from agents.config import NetworkConfig
+from learner.update import first
 from storage import checkpoint
 from storage.checkpoint import CheckpointError
-from learner.update import first
 from tests.learner import fakes
 
 HEADER = {"updates": 3, "returns": [1.0, -2.5], "evaluation": None, "game": "catch"}
@@ -292,20 +291,6 @@ def test_a_full_disk_leaves_what_was_there(
     found, problems = checkpoint.load_newest(saved.parent, template)
     fakes.assert_same(found.state, state)
     assert problems == []
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of one megabyte, where mounting is allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=20)
 
 
 def test_a_disk_that_is_really_full(small_disk):

@@ -20,12 +20,7 @@ OWN = ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,), rollout_length=8)
 RATE, CRITIC_RATE, GAMMA = OWN.learning_rate, OWN.critic_learning_rate, OWN.discount
 
 
-@pytest.fixture(autouse=True)
-def doubles():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
@@ -33,22 +28,16 @@ def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
     return TwoColorsConfig(actor_critic=own, flip_every=64, **changes)
 
 
-def double(tree):
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
-
-
 def start_of(config, seed=0):
     """A lifetime in float64, some updates old, so that its context is not empty."""
     lifetime = actor_critic.make_lifetime(config)
-    state = double(lifetime.init(jax.random.PRNGKey(seed)))
+    state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
     state, _ = lifetime.window(state)
     # Larger meta-weights than the initial ones: the entropy weight then depends on the context.
     if state.meta is not None:
         params = jax.tree.map(lambda w: 2.0 * w + 0.1, state.meta.params)
         state = state._replace(meta=state.meta._replace(params=params))
-    return double(state)
+    return oracle.double(state)
 
 
 def test_returns_are_the_slow_loop_s():
@@ -247,7 +236,7 @@ def test_bmg_is_the_finite_difference_with_the_target_held(
 def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update():
     config = config_of(method="bmg", inner_steps=2, target_steps=3, meta_learning_rate=1e-2)
     lifetime = actor_critic.make_lifetime(config)
-    state = double(lifetime.init(jax.random.PRNGKey(0)))
+    state = oracle.double(lifetime.init(jax.random.PRNGKey(0)))
     after, records = lifetime.window(state)
     assert lifetime.updates_per_window == 4
     assert {k: v.shape for k, v in records.items()} == dict.fromkeys(lifetime.columns, (4,))

@@ -19,12 +19,7 @@ from tests.experiments.two_colors import oracle
 OWN = QLambdaConfig(hidden=(12, 9), meta_hidden=(6,), meta_inputs=7, learning_rate=1e-3)
 
 
-@pytest.fixture(autouse=True)
-def doubles():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
+pytestmark = pytest.mark.usefixtures("doubles")
 
 
 def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
@@ -35,16 +30,10 @@ def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
 def start_of(config, seed=0):
     """A lifetime in float64 after some windows."""
     lifetime = q_lambda.make_lifetime(config)
-    state = double(lifetime.init(jax.random.PRNGKey(seed)))
+    state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
     for _ in range(3):
         state, _ = lifetime.window(state)
-    return double(state)
-
-
-def double(tree):
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-    )
+    return oracle.double(state)
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
@@ -86,7 +75,7 @@ def test_updates_are_the_slow_ones():
     step = jax.jit(
         q_lambda.make_step(network, q_lambda.make_epsilon(None, config), config)
     )
-    agent = double(q_lambda.make_lifetime(config).init(jax.random.PRNGKey(1)).agent)
+    agent = oracle.double(q_lambda.make_lifetime(config).init(jax.random.PRNGKey(1)).agent)
     zeros = {name: {k: np.zeros(np.shape(v)) for k, v in layer.items()}
              for name, layer in agent.params.items()}
     x, trace, average, first, second = agent.params, zeros, zeros, zeros, zeros
