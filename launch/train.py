@@ -283,7 +283,7 @@ def _alive(pid: int) -> bool:
 
 def report_end(config: TrainConfig, state: str, program: Launched) -> int:
     """Says how the run ended; the exit code."""
-    from launch.nodes import log_file
+    from launch.nodes import log_file, status_file
 
     workdir = config.path
     if state == "finished":
@@ -298,4 +298,8 @@ def report_end(config: TrainConfig, state: str, program: Launched) -> int:
         if path.exists():
             lines = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
             print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+        # Launchpad may have the log's last word; the cause stands at the end.
+        with contextlib.suppress(OSError, ValueError):
+            if message := json.loads(status_file(workdir, name).read_text())["message"]:
+                print(f"bmg: {name} failed: {message}", file=sys.stderr)
     return 1
