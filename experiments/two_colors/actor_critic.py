@@ -29,6 +29,7 @@ from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 from experiments.two_colors.networks import Mlp, mlp, sigmoid_network
 from meta import core, matching
 from meta.objectives import BootstrapBatch, bootstrapped, mean_value
+from meta.optimizers import clip_by_global_norm
 
 
 class Rollout(NamedTuple):
@@ -148,9 +149,11 @@ def advance(agent: Agent, networks: Networks, key: jax.Array, config: TwoColorsC
     return agent._replace(world=world, context=context, rollout=rollout, used=agent.rollout)
 
 
-def descend(params: hk.Params, gradient: hk.Params, learning_rate: float) -> hk.Params:
-    """SGD."""
-    return jax.tree.map(lambda p, g: p - learning_rate * g, params, gradient)
+def descend(params: hk.Params, gradient: hk.Params, config: ActorCriticConfig) -> hk.Params:
+    """SGD on a gradient of bounded norm."""
+    if config.max_gradient_norm:
+        gradient, _ = clip_by_global_norm(config.max_gradient_norm).update(gradient, None)
+    return jax.tree.map(lambda p, g: p - config.learning_rate * g, params, gradient)
 
 
 def policy_step(
@@ -159,7 +162,7 @@ def policy_step(
     rollout: Rollout,
     advantage: jax.Array,
     entropy_weight: jax.Array | float,
-    learning_rate: float,
+    config: ActorCriticConfig,
 ) -> tuple[hk.Params, jax.Array]:
     """One SGD step on the policy's loss; the new parameters and the old ones' entropy."""
 
@@ -168,7 +171,7 @@ def policy_step(
         return policy_loss(logits, rollout.action, advantage, entropy_weight)
 
     gradient, entropy = jax.grad(loss, has_aux=True)(params)
-    return descend(params, gradient, learning_rate), entropy
+    return descend(params, gradient, config), entropy
 
 
 def make_entropy_weight(
@@ -197,9 +200,9 @@ def make_step(networks: Networks, config: TwoColorsConfig) -> core.Step:
         # Gradient of the mean of (G - v)^2 / 2, G a constant; s_N has no return.
         (critic_gradient,) = pullback(jnp.append(-advantage / own.rollout_length, 0.0))
         policy, entropy = policy_step(
-            networks, agent.policy, rollout, advantage, entropy_weight, own.learning_rate
+            networks, agent.policy, rollout, advantage, entropy_weight, own
         )
-        critic = descend(agent.critic, critic_gradient, own.critic_learning_rate)
+        critic = descend(agent.critic, critic_gradient, own)
         updated = agent._replace(policy=policy, critic=critic)
         reward = jnp.mean(rollout.reward)
         aux = StepAux(rollout, advantage, reward, entropy, entropy_weight)
@@ -224,9 +227,7 @@ def make_final_step(networks: Networks, config: TwoColorsConfig) -> core.Step:
         weight = own.meta_regularization
         if own.final_objective == "learned":
             weight = entropy_weight_of(meta_params, agent)
-        policy, _ = policy_step(
-            networks, agent.policy, rollout, advantage, weight, own.learning_rate
-        )
+        policy, _ = policy_step(networks, agent.policy, rollout, advantage, weight, own)
         return agent._replace(policy=policy), rollout
 
     return step

@@ -14,10 +14,10 @@ class ActorCriticConfig:
     """The actor-critic and its entropy weight (BMG App. B.2)."""
 
     learning_rate: float = 0.1
-    """Step size of SGD on the policy, and of the last target step. Table 1."""
-    critic_learning_rate: float = 0.025
-    """Step size of SGD on the critic. Ours: with Table 1's 0.1 values above about 20 run away,
-    since the bootstrap rises with them; see docs/two_colors.md."""
+    """Step size of SGD on policy and critic, and of the last target step. Table 1."""
+    max_gradient_norm: float = 1.0
+    """The gradients of policy and critic are each scaled down to this norm; 0 for never. Ours:
+    without it lifetimes are lost before 10 million steps; see docs/two_colors.md."""
     rollout_length: int = 16
     """N, environment steps per update; losses are means over them. Table 1."""
     discount: float = 0.99
@@ -133,6 +133,11 @@ class TwoColorsConfig:
                 raise ValueError(
                     f"{option} is {getattr(self, name)}; allowed are integers from {least}."
                 )
+        if self.actor_critic.max_gradient_norm < 0:
+            raise ValueError(
+                f"--actor-critic.max-gradient-norm is {self.actor_critic.max_gradient_norm}; "
+                "allowed are numbers from 0, and 0 turns it off."
+            )
         for kind, name, allowed in (
             ("--method", self.method, _METHODS[self.agent]),
             ("--matching", self.matching_name, _MATCHING[self.agent]),

@@ -62,6 +62,7 @@ def test_a_run_leaves_its_table(command, tmp_path, method, last_column):
         ("--seeds 0", ["--seeds is 0", "from 1"]),
         ("--steps 0", ["--steps is 0"]),
         ("--first-seed -1", ["--first-seed is -1"]),
+        ("--actor-critic.max-gradient-norm -1", ["max-gradient-norm is -1", "from 0"]),
         ("--matching value", ["--matching is value", "actor-critic", "kl-1, kl-2, symmetric"]),
         ("--agent q-lambda --matching kl-1", ["--matching is kl-1", "policy, value"]),
         ("--record-every 5", ["--record-every is 5", "from 16"]),

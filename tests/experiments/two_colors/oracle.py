@@ -41,7 +41,10 @@ def backward(params, x, cotangent):
     return gradient
 
 
-def descend(params, gradient, rate):
+def descend(params, gradient, rate, max_norm):
+    norm = np.sqrt(sum(np.sum(x**2) for layer in gradient.values() for x in layer.values()))
+    if max_norm and norm > max_norm:
+        rate = rate * max_norm / norm
     return {
         name: {k: np.asarray(layer[k], np.float64) - rate * gradient[name][k] for k in layer}
         for name, layer in params.items()
@@ -75,8 +78,8 @@ def policy_loss(policy, rollout, advantage, weight):
     return total / len(advantage)
 
 
-def policy_step(policy, rollout, advantage, weight, rate):
-    """One SGD step on `policy_loss`."""
+def policy_step(policy, rollout, advantage, weight, rate, max_norm):
+    """One clipped SGD step on `policy_loss`."""
     x = np.asarray(rollout.observation[:-1], np.float64)
     pi = softmax(forward(policy, x))
     cotangent = np.zeros_like(pi)
@@ -85,7 +88,7 @@ def policy_step(policy, rollout, advantage, weight, rate):
         for a in range(pi.shape[1]):
             cotangent[t, a] = -advantage[t] * ((a == action) - pi[t, a])
             cotangent[t, a] -= weight * -pi[t, a] * (np.log(pi[t, a]) + entropy)
-    return descend(policy, backward(policy, x, cotangent / len(advantage)), rate)
+    return descend(policy, backward(policy, x, cotangent / len(advantage)), rate, max_norm)
 
 
 def advantages(critic, rollout, discount):
@@ -93,11 +96,11 @@ def advantages(critic, rollout, discount):
     return returns(np.asarray(rollout.reward, np.float64), value[-1], discount) - value[:-1]
 
 
-def critic_step(critic, rollout, discount, rate):
-    """SGD on the mean of (G - v)^2 / 2, G held fixed."""
+def critic_step(critic, rollout, discount, rate, max_norm):
+    """Clipped SGD on the mean of (G - v)^2 / 2, G held fixed."""
     error = advantages(critic, rollout, discount)
     x = np.asarray(rollout.observation[:-1], np.float64)
-    return descend(critic, backward(critic, x, -error[:, None] / len(error)), rate)
+    return descend(critic, backward(critic, x, -error[:, None] / len(error)), rate, max_norm)
 
 
 def entropy_weight(w, context):

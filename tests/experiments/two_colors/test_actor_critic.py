@@ -17,7 +17,8 @@ from meta.objectives import BootstrapBatch
 from tests.experiments.two_colors import oracle
 
 OWN = ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,), rollout_length=8)
-RATE, CRITIC_RATE, GAMMA = OWN.learning_rate, OWN.critic_learning_rate, OWN.discount
+RATE, GAMMA = OWN.learning_rate, OWN.discount
+CLIPPED = 0.1  # a norm that every gradient here exceeds
 
 
 pytestmark = pytest.mark.usefixtures("doubles")
@@ -50,18 +51,24 @@ def test_returns_are_the_slow_loop_s():
         )
 
 
-def test_an_update_is_the_slow_one():
-    config = config_of({"entropy_weight": 0.3}, method="fixed")
+@pytest.mark.parametrize("max_norm", [0.0, CLIPPED, 100.0])
+def test_an_update_is_the_slow_one(max_norm):
+    config = config_of({"entropy_weight": 0.3, "max_gradient_norm": max_norm}, method="fixed")
     agent = start_of(config).agent
     step = actor_critic.make_step(actor_critic.make_networks(config.actor_critic), config)
     new, aux = step(None, agent, None, jax.random.PRNGKey(5))
     advantage = oracle.advantages(agent.critic, agent.rollout, GAMMA)
     np.testing.assert_allclose(aux.advantage, advantage, rtol=1e-9)
     np.testing.assert_allclose(aux.entropy_weight, 0.3, rtol=1e-6)
-    expected = oracle.policy_step(agent.policy, agent.rollout, advantage, 0.3, RATE)
+    expected = oracle.policy_step(agent.policy, agent.rollout, advantage, 0.3, RATE, max_norm)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.policy, expected)
-    expected = oracle.critic_step(agent.critic, agent.rollout, GAMMA, CRITIC_RATE)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), new.critic, expected)
+    if max_norm == CLIPPED:
+        moved_by = [np.sum(np.square(x - y)) for x, y in zip(
+            jax.tree.leaves(new.policy), jax.tree.leaves(agent.policy), strict=True
+        )]  # fmt: skip
+        np.testing.assert_allclose(np.sqrt(sum(moved_by)), RATE * CLIPPED, rtol=1e-6)
+    expected = oracle.critic_step(agent.critic, agent.rollout, GAMMA, RATE, max_norm)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.critic, expected)
 
 
 def test_a_rollout_is_played_by_its_policy_in_the_world():
@@ -95,14 +102,16 @@ def contexts_of(agent, auxs):
     return contexts
 
 
-def unrolled_by_hand(w, agent, auxs):
+def unrolled_by_hand(w, agent, auxs, max_norm):
     """Policies x(0) ... x(T) and critics under w, on the rollouts that were collected."""
     policies, critics = [agent.policy], [agent.critic]
     for aux, context in zip(auxs, contexts_of(agent, auxs)):
         advantage = oracle.advantages(critics[-1], aux.rollout, GAMMA)
         weight = oracle.entropy_weight(w, context)
-        policies.append(oracle.policy_step(policies[-1], aux.rollout, advantage, weight, RATE))
-        critics.append(oracle.critic_step(critics[-1], aux.rollout, GAMMA, CRITIC_RATE))
+        policies.append(
+            oracle.policy_step(policies[-1], aux.rollout, advantage, weight, RATE, max_norm)
+        )
+        critics.append(oracle.critic_step(critics[-1], aux.rollout, GAMMA, RATE, max_norm))
     return policies, critics
 
 
@@ -153,20 +162,24 @@ def meta_gradient_of(config, state):
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])
-@pytest.mark.parametrize("regularization", [0.0, 0.1])
-def test_mg_is_the_finite_difference(inner_steps, regularization):
-    config = config_of(
-        {"meta_regularization": regularization}, method="mg", inner_steps=inner_steps
-    )
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"meta_regularization": 0.1}, {"meta_regularization": 0.1, "max_gradient_norm": CLIPPED}],
+)
+def test_mg_is_the_finite_difference(inner_steps, own):
+    config = config_of(own, method="mg", inner_steps=inner_steps)
+    own = config.actor_critic
     state = start_of(config)
     result = meta_gradient_of(config, state)
 
     def loss(w):
-        policies, critics = unrolled_by_hand(w, state.agent, result.aux)
+        policies, critics = unrolled_by_hand(w, state.agent, result.aux, own.max_gradient_norm)
         total = 0.0
         for t, aux in enumerate(result.aux):
             advantage = oracle.advantages(critics[t], aux.rollout, GAMMA)
-            total += oracle.policy_loss(policies[t + 1], aux.rollout, advantage, regularization)
+            total += oracle.policy_loss(
+                policies[t + 1], aux.rollout, advantage, own.meta_regularization
+            )
         return total / len(result.aux)
 
     np.testing.assert_allclose(result.loss, loss(state.meta.params), rtol=1e-9)
@@ -179,6 +192,8 @@ def test_mg_is_the_finite_difference(inner_steps, regularization):
         (1, 1, "kl-1", {}),
         (1, 4, "kl-1", {}),
         (2, 3, "kl-1", {"meta_regularization": 0.1}),
+        (2, 3, "kl-1", {"max_gradient_norm": CLIPPED}),
+        (1, 4, "kl-1", {"max_gradient_norm": 0.0}),
         (1, 3, "kl-2", {"kl_reduction": "sum"}),
         (2, 2, "symmetric", {"last_rollout": "same"}),
         (1, 1, "kl-1", {"last_rollout": "same"}),
@@ -199,7 +214,8 @@ def test_bmg_is_the_finite_difference_with_the_target_held(
     auxs = [*result.aux, *steps]
     assert len(auxs) == inner_steps + target_steps - 1
 
-    policies, critics = unrolled_by_hand(w, state.agent, auxs)
+    max_norm = config.actor_critic.max_gradient_norm
+    policies, critics = unrolled_by_hand(w, state.agent, auxs, max_norm)
     same = config.actor_critic.last_rollout == "same"
     rollout = auxs[-1].rollout if same else result.next_state.rollout
     np.testing.assert_array_equal(last.observation, rollout.observation)
@@ -207,13 +223,13 @@ def test_bmg_is_the_finite_difference_with_the_target_held(
     if config.actor_critic.final_objective == "learned":
         weight = oracle.entropy_weight(w, result.next_state.context)
     advantage = oracle.advantages(critics[-1], rollout, GAMMA)
-    target = oracle.policy_step(policies[-1], rollout, advantage, weight, RATE)
+    target = oracle.policy_step(policies[-1], rollout, advantage, weight, RATE, max_norm)
     observation = np.asarray(rollout.observation[:-1], np.float64)
     target_logits = oracle.forward(target, observation)
 
     def loss(w):
         logits = oracle.forward(
-            unrolled_by_hand(w, state.agent, result.aux)[0][-1], observation
+            unrolled_by_hand(w, state.agent, result.aux, max_norm)[0][-1], observation
         )
         forward, reverse = oracle.kl(target_logits, logits), oracle.kl(logits, target_logits)
         value = {"kl-1": forward, "kl-2": reverse, "symmetric": forward + reverse}[matching]
