@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import fnmatch
 import pathlib
 import signal
 import time
@@ -36,8 +37,8 @@ class AllConfig:
     candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4."""
     root: str = "runs/two_colors"
     """Folder of the run directories."""
-    only: str = ""
-    """Only methods whose name contains this."""
+    only: tuple[str, ...] = ("*",)
+    """Only the methods of these names, or of patterns such as 'mg-*'."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +179,12 @@ def run_all(options: AllConfig) -> int:
     from experiments.two_colors.methods import suite
 
     root = pathlib.Path(options.root)
-    methods = {name: c for name, c in suite().items() if options.only in name}
-    if not methods:
-        raise ValueError(f"no method's name contains {options.only!r}; see {', '.join(suite())}.")
+    methods = {}
+    for pattern in options.only:
+        matching = {n: config for n, config in suite().items() if fnmatch.fnmatchcase(n, pattern)}
+        if not matching:
+            raise ValueError(f"no method is called {pattern!r}; there are {', '.join(suite())}.")
+        methods |= matching
     for name, config in methods.items():
         steps = options.steps if config.agent == "actor-critic" else options.q_lambda_steps
         rates = {f"-rate{rate:g}": rate for rate in options.meta_learning_rates}

@@ -69,7 +69,7 @@ def test_a_run_leaves_its_table(command, tmp_path, method, last_column):
         ("--stepz 5", ["--stepz"]),
         ("--resume --workdir nowhere", ["no run to resume in nowhere"]),
         ("figures --root nowhere", ["no runs in nowhere"]),
-        ("all --only nothing", ["'nothing'", "bmg-l7-meta0"]),
+        ("all --only fixed-0.1 bmg-l8-meta0", ["'bmg-l8-meta0'", "bmg-l7-meta0"]),
     ],
 )
 def test_bad_input_is_one_line(command, arguments, words):
@@ -195,12 +195,12 @@ def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatc
         return real(config) if config.agent == "actor-critic" else 0
 
     monkeypatch.setattr(module, "run", recording)
-    command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only fixed".split())
+    command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only *fixed*".split())
     assert ran == [("fixed-0.1", 2000, 1, False), ("q-fixed-0.1", 100, 1, False)]
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only fixed-0.1".split())
     assert ran[2:] == [("fixed-0.1", 2000, 1, True), ("q-fixed-0.1", 100, 1, False)]
     rates = "--meta-learning-rates 1e-4 3e-5"
-    command(*f"two-colors all --seeds 1 --steps 100 {rates} --only l1".split())
+    command(*f"two-colors all --seeds 1 --steps 100 {rates} --only *-l1-*".split())
     names = ["bmg-l1-meta0-rate0.0001", "bmg-l1-meta0-rate3e-05"]
     assert [name for name, *_ in ran[4:]] == names
     for name, rate in zip(names, (1e-4, 3e-5)):
