@@ -53,16 +53,26 @@ class Run(NamedTuple):
         return f"BMG, K={config.inner_steps}, L={config.target_steps}{meta}{matching}"
 
 
+def compared_after(runs: Sequence[Run]) -> int:
+    """Environment steps after which runs are compared: those of the shortest."""
+    return min(run.steps[-1] for run in runs)
+
+
+def total_after(run: Run, steps: int) -> np.ndarray:
+    """[S] reward collected until then."""
+    return run.total_reward[:, np.searchsorted(run.steps, steps, side="right") - 1]
+
+
 def best(runs: Sequence[Run]) -> list[Run]:
     """The run with the largest total reward, as a list; none of none."""
-    return sorted(runs, key=lambda run: np.mean(run.total_reward[:, -1]))[-1:]
+    return sorted(runs, key=lambda run: np.mean(total_after(run, compared_after(runs))))[-1:]
 
 
 def tuned(runs: Sequence[Run]) -> list[Run]:
     """Of runs that differ in the meta-learner's step size alone, the best (BMG App. B.2)."""
     groups: dict[TwoColorsConfig, list[Run]] = {}
     for run in runs:
-        same = dataclasses.replace(run.config, meta_learning_rate=1.0, workdir="")
+        same = dataclasses.replace(run.config, meta_learning_rate=1.0, steps=1, workdir="")
         groups.setdefault(same, []).append(run)
     return [winner for group in groups.values() for winner in best(group)]
 
@@ -140,14 +150,15 @@ def draw_range(axis, runs: Sequence[Run], column: str, label: str, early: int) -
 
 
 def draw_bars(axis, runs: Sequence[Run]) -> None:
-    """Total reward at the end, with one standard deviation over seeds."""
-    totals = [run.total_reward[:, -1] / 1e6 for run in runs]
+    """Total reward where the shortest ends, with one standard deviation over seeds."""
+    steps = compared_after(runs)
+    totals = [total_after(run, steps) / 1e6 for run in runs]
     means, stds = [np.mean(x) for x in totals], [np.std(x) for x in totals]
     colors = [f"C{i}" for i in range(len(runs))]
     axis.barh(range(len(runs)), means, xerr=stds, color=colors, alpha=0.8, capsize=3)
     axis.set_yticks(range(len(runs)), [run.label for run in runs], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel("total reward (millions)")
+    axis.set_xlabel(f"total reward after {steps / 1e6:g} million steps (millions)")
 
 
 Panel = tuple[str, Sequence[Run], Callable]  # title, runs, (axis, runs) -> None

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.records import read_csv
-from experiments.two_colors.figures import Run, best, cycle_ends, tuned
+from experiments.two_colors.figures import (
+    Run,
+    best,
+    compared_after,
+    cycle_ends,
+    total_after,
+    tuned,
+)
 from experiments.two_colors.methods import suite
 from launch.config import config_file, load_config
 from launch.two_colors import TwoColorsConfig, score
@@ -171,6 +178,15 @@ def test_what_the_figures_read_off():
     slower = dataclasses.replace(config, meta_learning_rate=1e-5, workdir="b")
     other = poor._replace(config=dataclasses.replace(config, target_steps=1))
     assert tuned([poor._replace(config=slower), run, other]) == [run, other]
+    # A longer run of a poorer method is compared where the shorter one ends.
+    longer = poor._replace(
+        config=dataclasses.replace(config, steps=10, meta_learning_rate=1e-5),
+        steps=np.arange(2_000, 1_600_001, 2_000),
+        columns={"reward": np.full((1, 800), 0.5)},
+    )
+    assert best([longer, run]) == [run] and tuned([longer, run]) == [run]
+    assert compared_after([longer, run]) == 400_000
+    np.testing.assert_allclose(total_after(longer, 400_000), [200_000.0])
     assert score(steps, np.array([[1.0] * 200, [0.0] * 200])) == {
         "total_reward_mean": 200_000.0, "total_reward_std": 200_000.0, "reward_per_step": 0.5,
     }  # fmt: skip
