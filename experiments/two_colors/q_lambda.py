@@ -141,10 +141,9 @@ def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Ste
         del batch
         explore_key, action_key, world_key = jax.random.split(key, 3)
         observation = two_colors.observe(agent.world)
-        # One pass over both states: the weights are most of what has to be read.
-        (q_tm1, q_t), pullback = jax.vjp(
-            lambda x: q.apply(x, jnp.stack([agent.observation, observation])), agent.params
-        )
+        # Two passes: the gradient of one row is an outer product, far cheaper than that of two.
+        q_tm1, pullback = jax.vjp(lambda x: q.apply(x, agent.observation), agent.params)
+        q_t = q.apply(agent.params, observation)
         epsilon = epsilon_of(meta_params, agent.context)
         pi = epsilon_greedy(q_t, epsilon)
         random_action = jax.random.randint(action_key, (), 0, two_colors.NUM_ACTIONS, jnp.int32)
@@ -153,7 +152,7 @@ def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Ste
 
         target = agent.reward + own.discount * jnp.max(q_t)
         taken = jax.nn.one_hot(agent.action, two_colors.NUM_ACTIONS)
-        (gradient,) = pullback(jnp.stack([taken, jnp.zeros_like(taken)]))
+        (gradient,) = pullback(taken)
         direction, trace = peng_step(
             agent.trace, gradient,
             error=target - q_tm1[agent.action], greedy_error=target - jnp.max(q_tm1),
