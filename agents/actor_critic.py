@@ -14,6 +14,8 @@ from agents.config import LossConfig, OptimizerConfig
 from agents.losses import Hyperparameters, LossTerms, actor_critic_loss
 from agents.networks import Network, Predictions
 from agents.trajectory import Sequences
+from meta.core import Step
+from meta.differentiation import Differentiation, inner_gradient
 from meta.optimizers import clip_by_global_norm, scale_by_rms, squared_norm
 
 
@@ -72,33 +74,37 @@ def reduction_scale(config: LossConfig, sequences: Sequences, axis_name: str | N
     return sequences.action.size * (1 if axis_name is None else jax.lax.psum(1, axis_name))
 
 
+class ActorCritic(NamedTuple):
+    """What all the steps of one update share."""
+
+    network: Network
+    loss: LossConfig
+    optimizer: optax.GradientTransformation  # clip and RMSProp, without the step size
+    max_norm: float  # the optimiser's clip, for the metrics
+    step_size: jax.Array  # [] this update's learning rate
+    differentiation: Differentiation  # how the meta-gradient passes through the gradient
+    axis_name: str | None  # the device axis
+
+
 def loss_gradient(
-    network: Network,
-    params: hk.Params,
-    hyper: Hyperparameters,
-    sequences: Sequences,
-    config: LossConfig,
-    axis_name: str | None,
+    own: ActorCritic, params: hk.Params, hyper: Hyperparameters, sequences: Sequences
 ) -> tuple[hk.Params, LossTerms]:
     """The semi-gradient of the first n tasks' loss, n being the length of `hyper`.
-
-    One forward pass: the loss is differentiated in the predictions, with the same predictions as
-    its second, undifferentiated argument, and pulled back to the parameters. The result stays
-    differentiable in `hyper` and, for K > 1, in `params`, through both arguments.
 
     Returns:
       The gradient, averaged over devices, and the terms [n] of this device.
     """
     num_tasks = hyper.discount.shape[0]
-    predictions, pullback = jax.vjp(
-        lambda p: network.apply(p, sequences.observation, num_tasks), params
-    )
-    cotangent, terms = jax.grad(total_loss, argnums=0, has_aux=True)(
-        predictions, predictions, hyper, sequences, config
-    )
-    scale = reduction_scale(config, sequences, axis_name)
-    (gradient,) = pullback(jax.tree.map(lambda x: x * scale, cotangent))
-    return mean_over_devices(gradient, axis_name), terms
+
+    def predict(params, sequences):
+        return own.network.apply(params, sequences.observation, num_tasks)
+
+    def loss(predictions, bootstrap, hyper, sequences):
+        total, terms = total_loss(predictions, bootstrap, hyper, sequences, own.loss)
+        return total * reduction_scale(own.loss, sequences, own.axis_name), terms
+
+    gradient, terms = inner_gradient(predict, loss, own.differentiation)(params, hyper, sequences)
+    return mean_over_devices(gradient, own.axis_name), terms
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -117,37 +123,19 @@ def learning_rate(config: OptimizerConfig, frames: jax.Array) -> jax.Array:
     return config.learning_rate * jnp.maximum(left, 0.0)
 
 
-def descend(
-    optimizer: optax.GradientTransformation,
-    state: AgentState,
-    gradient: hk.Params,
-    step_size: jax.Array,
-) -> AgentState:
+def descend(own: ActorCritic, state: AgentState, gradient: hk.Params) -> AgentState:
     """One step of the agent's optimiser against `gradient`."""
-    updates, opt_state = optimizer.update(gradient, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - step_size * u, state.params, updates)
+    updates, opt_state = own.optimizer.update(gradient, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - own.step_size * u, state.params, updates)
     return AgentState(params, opt_state)
 
 
-def make_step(
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    config: LossConfig,
-    hyperparameters: Callable[..., Hyperparameters],
-    step_size: jax.Array,
-    max_norm: float,
-    axis_name: str | None,
-):
-    """The agent's update rule phi as a `meta.core.Step`.
+def make_step(own: ActorCritic, hyperparameters: Callable[..., Hyperparameters]) -> Step:
+    """The agent's update rule phi.
 
     Args:
-      network: its network.
-      optimizer: clip and RMSProp.
-      config: what is fixed in every loss.
+      own: what all steps share.
       hyperparameters: meta-parameters -> hyper-parameters [n] of the first n tasks.
-      step_size: [] this update's learning rate.
-      max_norm: the optimiser's clip, for the metrics.
-      axis_name: the device axis, or None.
 
     Returns:
       step(meta_params, state, sequences, key) -> (state, StepAux).
@@ -155,11 +143,9 @@ def make_step(
 
     def step(meta_params, state: AgentState, sequences: Sequences, key):
         del key  # the update is deterministic
-        gradient, terms = loss_gradient(
-            network, state.params, hyperparameters(meta_params), sequences, config, axis_name
-        )
+        gradient, terms = loss_gradient(own, state.params, hyperparameters(meta_params), sequences)
         square = jax.lax.stop_gradient(squared_norm(gradient))  # a metric, cuts nothing else
-        aux = StepAux(terms, jnp.sqrt(square), (square > max_norm**2).astype(jnp.float32))
-        return descend(optimizer, state, gradient, step_size), aux
+        aux = StepAux(terms, jnp.sqrt(square), (square > own.max_norm**2).astype(jnp.float32))
+        return descend(own, state, gradient), aux
 
     return step

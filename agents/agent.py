@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from agents.actor_critic import (
+    ActorCritic,
     AgentState,
     StepAux,
     learning_rate,
@@ -110,22 +111,23 @@ def make_agent(
         return TrainState(agent, meta, jnp.int32(0), key)
 
     def update(state: TrainState, batch: UpdateBatch):
-        step_size = learning_rate(config.optimizer, state.updates * float(frames_per_update))
+        own = ActorCritic(
+            network, config.loss, optimizer, config.optimizer.max_norm,
+            learning_rate(config.optimizer, state.updates * float(frames_per_update)),
+            config.meta.differentiation, axis_name,
+        )  # fmt: skip
         next_key, key = jax.random.split(state.key)
         main, extra = prepare_batch(batch, config)
         if config.algorithm == "impala":
-            step = make_step(
-                network, optimizer, config.loss, fixed_hyperparameters(config.loss), step_size,
-                config.optimizer.max_norm, axis_name,
-            )  # fmt: skip
+            step = make_step(own, fixed_hyperparameters(config.loss))
             agent, aux = step(None, state.agent, main, key)
             meta, metrics = None, {}
         else:
             agent, meta, aux, metrics = meta_update(
-                config, network, optimizer, meta_optimizer, state, main, extra, step_size, key,
-                num_online=batch.online.action.shape[0], axis_name=axis_name,
+                config, own, meta_optimizer, state, main, extra, key,
+                num_online=batch.online.action.shape[0],
             )  # fmt: skip
-        metrics = {**step_metrics(aux), **metrics, "learner/learning_rate": step_size}
+        metrics = {**step_metrics(aux), **metrics, "learner/learning_rate": own.step_size}
         metrics = mean_over_devices(metrics, axis_name)
         return TrainState(agent, meta, state.updates + 1, next_key), metrics
 
@@ -161,16 +163,13 @@ def prepare_batch(
 
 def meta_update(
     config: AgentConfig,
-    network: Network,
-    optimizer: optax.GradientTransformation,
+    own: ActorCritic,
     meta_optimizer: optax.GradientTransformation,
     state: TrainState,
     main: Sequences,
     extra: Sequence[Sequences],
-    step_size: jax.Array,
     key: jax.Array,
     num_online: int,
-    axis_name: str | None,
 ) -> tuple[AgentState, MetaState, StepAux, dict[str, jax.Array]]:
     """One STACX or BMG update: K agent steps, the meta-gradient, Adam on the meta-parameters.
 
@@ -179,19 +178,14 @@ def meta_update(
     Returns:
       The agent, the meta-learner, the last agent step's aux and the meta-learner's metrics.
     """
-    meta, max_norm = config.meta, config.optimizer.max_norm
+    meta = config.meta
     first_target = config.num_inner_batches
     first_objective = first_target + config.num_target_batches
     inner_batches = (*extra[:first_target], main)
     objective_data = concatenate(main, *extra[first_objective:])
-    step = make_step(
-        network, optimizer, config.loss, lambda w: hyperparameters(w, config.loss), step_size,
-        max_norm, axis_name,
-    )  # fmt: skip
+    step = make_step(own, lambda w: hyperparameters(w, config.loss))
     if config.algorithm == "bmg":
-        objective = bmg_objective(
-            network, optimizer, config.loss, meta, step, step_size, max_norm, axis_name
-        )
+        objective = bmg_objective(own, meta, step)
         replay_only = jax.tree.map(lambda x: x[num_online:], objective_data)
         objective_batch = BootstrapBatch(
             target=extra[first_target:first_objective],
@@ -199,14 +193,12 @@ def meta_update(
             matching=objective_data,
         )
     else:
-        objective = stacx_objective(
-            network, config.loss, meta.stacx_kl_weight, state.agent, axis_name
-        )
+        objective = stacx_objective(own, meta.stacx_kl_weight, state.agent)
         objective_batch = objective_data
 
-    compute = core.meta_gradient(core.online_start, step, objective)
+    compute = core.meta_gradient(core.online_start, step, objective, meta.differentiation)
     result = compute(state.meta.params, state.agent, inner_batches, objective_batch, key)
-    gradient = mean_over_devices(result.gradient, axis_name)
+    gradient = mean_over_devices(result.gradient, own.axis_name)
     updates, opt_state = meta_optimizer.update(gradient, state.meta.opt_state)
     meta_params = optax.apply_updates(state.meta.params, updates)
 

@@ -12,10 +12,9 @@ Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, section 5
 from __future__ import annotations
 
 import jax
-import optax
 
-from agents.actor_critic import AgentState, loss_gradient, make_step
-from agents.config import LossConfig, MetaConfig
+from agents.actor_critic import ActorCritic, AgentState, loss_gradient, make_step
+from agents.config import MetaConfig
 from agents.impala import fixed_hyperparameters
 from agents.networks import Network, main_task_params
 from agents.trajectory import Sequences
@@ -46,53 +45,37 @@ def predict_main_task(network: Network):
     return predict
 
 
-def sgd_step(network: Network, config: LossConfig, rate: float, axis_name: str | None) -> Step:
+def sgd_step(own: ActorCritic, rate: float) -> Step:
     """A plain gradient step on the outer loss (appendix C.1: rate 1/2 and l2 give STACX)."""
-    hyper = fixed_hyperparameters(config)(None)
+    hyper = fixed_hyperparameters(own.loss)(None)
 
     def step(meta_params, state: AgentState, sequences: Sequences, key):
         del meta_params, key
-        gradient, terms = loss_gradient(network, state.params, hyper, sequences, config, axis_name)
+        gradient, terms = loss_gradient(own, state.params, hyper, sequences)
         params = jax.tree.map(lambda p, g: p - rate * g, state.params, gradient)
         return state._replace(params=params), terms
 
     return step
 
 
-def bmg_objective(
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    loss: LossConfig,
-    meta: MetaConfig,
-    learned_step: Step,
-    step_size: jax.Array,
-    max_norm: float,
-    axis_name: str | None,
-) -> Objective:
+def bmg_objective(own: ActorCritic, meta: MetaConfig, learned_step: Step) -> Objective:
     """BMG's meta-objective over a `BootstrapBatch` of `Sequences`.
 
     Args:
-      network: the agent's network.
-      optimizer: the agent's optimiser, which the target's steps share.
-      loss: the outer loss.
+      own: what the agent's and the target's steps share.
       meta: L, matching function and ablations.
       learned_step: the agent's update rule, for the first L - 1 target steps.
-      step_size: [] the agent's learning rate.
-      max_norm: the optimiser's clip.
-      axis_name: the device axis, or None.
     """
     if meta.final_objective == "learned":
         final_step = learned_step
     elif meta.target_optimizer == "sgd":
-        final_step = sgd_step(network, loss, meta.sgd_target_rate, axis_name)
+        final_step = sgd_step(own, meta.sgd_target_rate)
     else:
-        final_step = make_step(
-            network, optimizer, loss, fixed_hyperparameters(loss), step_size, max_norm, axis_name
-        )
+        final_step = make_step(own, fixed_hyperparameters(own.loss))
     return bootstrapped(
         target_step=learned_step,
         final_step=final_step,
-        predict=predict_main_task(network),
+        predict=predict_main_task(own.network),
         matching=matching_function(meta),
         num_target_steps=meta.target_steps,
         continue_from="target" if meta.continuation == "target" else "updated",

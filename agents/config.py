@@ -121,6 +121,9 @@ class MetaConfig:
     """Adam's epsilon. Table 2."""
     max_norm: float = 0.0
     """Clip of the meta-gradient's global norm; 0 for none. Table 2 lists none."""
+    differentiation: Literal["mixed", "plain"] = "mixed"
+    """How the meta-gradient passes through the agent's gradients: mixed-mode with recomputed steps,
+    or reverse over reverse with everything kept. Same result. Ours."""
     stacx_kl_weight: float = 0.0
     """Weight of KL(updated || old policy) in STACX's outer loss; 1 in the original STACX, 0 in
     BMG's baseline."""

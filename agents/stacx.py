@@ -16,11 +16,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from agents.actor_critic import AgentState, reduction_scale, total_loss
+from agents.actor_critic import ActorCritic, AgentState, reduction_scale, total_loss
 from agents.config import LossConfig
 from agents.impala import fixed_hyperparameters
 from agents.losses import Hyperparameters, outer_hyperparameters
-from agents.networks import Network
 from agents.trajectory import Sequences
 from meta.core import Objective
 from meta.matching import kl_divergence
@@ -53,56 +52,48 @@ def hyperparameters(meta_params: MetaParameters, config: LossConfig) -> Hyperpar
     )
 
 
-def outer_loss(network: Network, config: LossConfig, axis_name: str | None) -> Callable:
+def outer_loss(own: ActorCritic) -> Callable:
     """f(u; p): the IMPALA loss of the main task, as a function of the parameters.
 
     Returns:
       (state, sequences) -> (loss [], its terms [1]). Its gradient in the parameters is the
       semi-gradient of `loss_gradient`.
     """
-    fixed = fixed_hyperparameters(config)(None)
+    fixed = fixed_hyperparameters(own.loss)(None)
 
     def loss(state: AgentState, sequences: Sequences):
-        predictions = network.apply(state.params, sequences.observation, 1)
+        predictions = own.network.apply(state.params, sequences.observation, 1)
         # Targets and ratios are constants of the outer loss, as in any actor-critic loss. This
         # cuts the meta-gradient through the targets alone: it is grad_u f(u; p) du/dw.
         bootstrap = jax.lax.stop_gradient(predictions)
-        value, terms = total_loss(predictions, bootstrap, fixed, sequences, config)
-        return value * reduction_scale(config, sequences, axis_name), terms
+        value, terms = total_loss(predictions, bootstrap, fixed, sequences, own.loss)
+        return value * reduction_scale(own.loss, sequences, own.axis_name), terms
 
     return loss
 
 
-def stacx_objective(
-    network: Network,
-    config: LossConfig,
-    kl_weight: float,
-    previous: AgentState,
-    axis_name: str | None,
-) -> Objective:
+def stacx_objective(own: ActorCritic, kl_weight: float, previous: AgentState) -> Objective:
     """STACX's meta-objective: the outer loss at the updated parameters.
 
     Args:
-      network: the agent's network.
-      config: the outer loss.
+      own: what the agent's steps share.
       kl_weight: weight of KL(updated || previous policy); 1 in the original STACX, 0 in BMG's.
       previous: the agent before its update, which that term refers to.
-      axis_name: the device axis, or None.
 
     Returns:
       An objective over `Sequences`; the agent goes on from its updated parameters.
     """
-    loss = outer_loss(network, config, axis_name)
+    loss = outer_loss(own)
 
     def objective_loss(state: AgentState, sequences: Sequences):
         value, terms = loss(state, sequences)
         if kl_weight:
             observation = sequences.observation
-            updated = network.apply(state.params, observation, 1).logits
+            updated = own.network.apply(state.params, observation, 1).logits
             divergence = kl_divergence(
-                updated, network.apply(previous.params, observation, 1).logits
+                updated, own.network.apply(previous.params, observation, 1).logits
             )
-            value += kl_weight * divergence * reduction_scale(config, sequences, axis_name)
+            value += kl_weight * divergence * reduction_scale(own.loss, sequences, own.axis_name)
         return value, {"outer_loss": value, "outer_entropy": terms.policy_entropy[0]}
 
     return final_value(objective_loss)

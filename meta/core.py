@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from meta.differentiation import Differentiation, recomputed
+
 PyTree = Any
 Key = jax.Array
 
@@ -80,12 +82,20 @@ def online_start(meta_params: PyTree, origin: PyTree, key: Key) -> PyTree:
 
 
 def unroll(
-    step: Step, meta_params: PyTree, state: PyTree, batches: Sequence[PyTree], key: Key
+    step: Step,
+    meta_params: PyTree,
+    state: PyTree,
+    batches: Sequence[PyTree],
+    key: Key,
+    differentiation: Differentiation = "mixed",
 ) -> Unroll:
     """Takes K = len(batches) steps from `state`.
 
     The loop is unrolled in Python: K is small, and on CPU a convolution inside `lax.scan` is an
     order of magnitude slower than outside of it.
+
+    A backward pass keeps the states and takes each step anew when it comes to it, so that memory
+    hardly grows with K. The last step's turn comes first: what it computed is still there.
 
     Args:
       step: the inner learner's update.
@@ -93,13 +103,17 @@ def unroll(
       state: x(0).
       batches: K batches, one for each step.
       key: random key, split over the steps.
+      differentiation: "plain" keeps everything that the steps computed.
 
     Returns:
       The K + 1 states and the K auxiliary outputs.
     """
     states, auxs = [state], []
-    for batch, step_key in zip(batches, jax.random.split(key, max(len(batches), 1))):
-        state, aux = step(meta_params, state, batch, step_key)
+    keys = jax.random.split(key, max(len(batches), 1))
+    for index, (batch, step_key) in enumerate(zip(batches, keys)):
+        again = differentiation == "mixed" and index < len(batches) - 1
+        take = recomputed(step) if again else step
+        state, aux = take(meta_params, state, batch, step_key)
         states.append(state)
         auxs.append(aux)
     return Unroll(tuple(states), tuple(auxs))
@@ -124,13 +138,16 @@ def scan(
     return Unroll((state, last), aux)
 
 
-def meta_gradient(start: Start, step: Step, objective: Objective) -> Callable[..., MetaGradient]:
+def meta_gradient(
+    start: Start, step: Step, objective: Objective, differentiation: Differentiation = "mixed"
+) -> Callable[..., MetaGradient]:
     """Composes start, step and objective, and differentiates in the meta-parameters.
 
     Args:
       start: where the inner learner begins.
       step: the inner learner's update.
       objective: the meta-learner's loss.
+      differentiation: how the unroll is differentiated, see `unroll`.
 
     Returns:
       A function (meta_params, origin, batches, objective_batch, key) -> MetaGradient, in which
@@ -141,7 +158,7 @@ def meta_gradient(start: Start, step: Step, objective: Objective) -> Callable[..
     def loss_fn(meta_params, origin, batches, objective_batch, key):
         start_key, unroll_key, objective_key = jax.random.split(key, 3)
         state = start(meta_params, origin, start_key)
-        unrolled = unroll(step, meta_params, state, batches, unroll_key)
+        unrolled = unroll(step, meta_params, state, batches, unroll_key, differentiation)
         loss, outcome = objective(meta_params, unrolled, objective_batch, objective_key)
         return loss, (unrolled.aux, outcome)
 

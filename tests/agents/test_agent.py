@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from agents.actor_critic import AgentState, descend, learning_rate, make_optimizer
+from agents.actor_critic import ActorCritic, AgentState, descend, learning_rate, make_optimizer
 from agents.agent import UpdateBatch, acting_policy, make_agent
 from agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
 from agents.networks import main_task_params
@@ -100,13 +100,14 @@ def test_descend_is_optaxs_rmsprop(in_root):
     rng = np.random.default_rng(0)
     params = {"a": {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}}
     optimizer = make_optimizer(config)
+    own = ActorCritic(None, None, optimizer, 0.3, 0.02, "mixed", None)
     state, expected = AgentState(params, optimizer.init(params)), params
     expected_state = reference.init(params)
     for scale in (0.01, 1.0, 0.1):  # below the clip, above, above
         gradient = jax.tree.map(
             lambda p, s=scale: jnp.asarray(rng.normal(0, s, p.shape), jnp.float32), params
         )
-        state = descend(optimizer, state, gradient, 0.02)
+        state = descend(own, state, gradient)
         updates, expected_state = reference.update(gradient, expected_state)
         expected = optax.apply_updates(expected, updates)
         np.testing.assert_allclose(state.params["a"]["w"], expected["a"]["w"], rtol=1e-5)
