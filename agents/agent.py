@@ -52,6 +52,8 @@ class TrainState(NamedTuple):
     agent: AgentState
     meta: MetaState | None  # None for IMPALA
     updates: jax.Array  # int32 [], learner updates so far
+    skipped: jax.Array  # int32 [], of these, without effect because something was not finite
+    skipped_in_a_row: jax.Array  # int32 [], at the end
     key: jax.Array  # random key
 
 
@@ -108,7 +110,7 @@ def make_agent(
             zeros = jax.tree.map(jnp.zeros_like, meta_params)
             meta = MetaState(meta_params, meta_optimizer.init(meta_params), zeros, zeros, zeros)
         agent = AgentState(params, optimizer.init(params))
-        return TrainState(agent, meta, jnp.int32(0), key)
+        return TrainState(agent, meta, jnp.int32(0), jnp.int32(0), jnp.int32(0), key)
 
     def update(state: TrainState, batch: UpdateBatch):
         own = ActorCritic(
@@ -129,9 +131,25 @@ def make_agent(
             )  # fmt: skip
         metrics = {**step_metrics(aux), **metrics, "learner/learning_rate": own.step_size}
         metrics = mean_over_devices(metrics, axis_name)
-        return TrainState(agent, meta, state.updates + 1, next_key), metrics
+        new = state._replace(agent=agent, meta=meta)
+        new = unless_not_finite(new, state, mean_over_devices(aux.terms.total, axis_name))
+        metrics["learner/skipped_updates"] = new.skipped.astype(jnp.float32)
+        metrics["learner/skipped_in_a_row"] = new.skipped_in_a_row.astype(jnp.float32)
+        return new._replace(updates=state.updates + 1, key=next_key), metrics
 
     return Agent(network, init, update)
+
+
+def unless_not_finite(new: TrainState, old: TrainState, losses: jax.Array) -> TrainState:
+    """`new`, or `old` with one more skipped update where `new` or the losses are not finite."""
+    changed = jax.tree.leaves((new.agent, new.meta, losses))
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in changed]))
+    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    skipped = jnp.where(finite, 0, 1)
+    return kept._replace(
+        skipped=old.skipped + skipped,
+        skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
+    )
 
 
 def make_meta_optimizer(config: AgentConfig) -> optax.GradientTransformation:

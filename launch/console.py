@@ -85,6 +85,8 @@ def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
         f"{latest['learner/updates_per_second']:.2f} updates/s",
         f"lag {latest['policy_lag/mean']:.1f}",
     ]
+    if latest.get("learner/skipped_updates"):
+        parts.append(f"{latest['learner/skipped_updates']:.0f} updates skipped (not finite)")
     if "training/return" in latest:
         parts.append(f"training {latest['training/return']:.2f}")
     if "evaluation/return" in latest:

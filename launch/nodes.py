@@ -160,9 +160,9 @@ def _make_learner(config: TrainConfig, spec: EnvironmentSpec, resume: bool, prot
 
     from actors.rollout import observation_shape
     from learner.learner import Learner, RunInfo
-    from learner.update import frames_per_update, make_pmapped_agent, select_devices
+    from learner.update import frames_per_update, make_sharded_agent, select_devices
 
-    agent = make_pmapped_agent(
+    agent = make_sharded_agent(
         config.agent,
         config.learner,
         observation_shape(spec),

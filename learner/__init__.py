@@ -1,1 +1,1 @@
-"""The learner: a pmapped update, its data, its checkpoints and its metrics."""
+"""The learner: an update on all devices, its data, its checkpoints and its metrics."""

@@ -20,11 +20,16 @@ from environments.scores import human_normalized_score
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
 from learner.metrics import MetricsWriter
-from learner.update import PmappedAgent, first
+from learner.update import ShardedAgent, first
 from storage import checkpoint
 from storage.files import write_json
 
 _RETURNS_KEPT = 100  # training return: mean over this many last episodes
+_MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
+
+
+class NotFiniteError(RuntimeError):
+    """Nothing is learned any more: losses or gradients are not finite."""
 
 
 class RunInfo(NamedTuple):
@@ -72,7 +77,7 @@ class Learner:
     threads than `run`.
     """
 
-    def __init__(self, agent: PmappedAgent, config: LearnerConfig, info: RunInfo):
+    def __init__(self, agent: ShardedAgent, config: LearnerConfig, info: RunInfo):
         """Starts from a seed, or from the newest checkpoint when the run is resumed.
 
         Raises:
@@ -159,6 +164,7 @@ class Learner:
           Whether the run is complete.
 
         Raises:
+          NotFiniteError: a hundred updates in a row were skipped; one line.
           OSError: the last checkpoint or the results could not be written.
           TimeoutError: no data came for too long.
         """
@@ -209,11 +215,23 @@ class Learner:
         publish = self._progress.updates % self._config.publish_interval == 0
         if publish:
             window.metrics.append(np.asarray(window.last_metrics))  # waits for the update
+            self._check_finite(window.metrics[-1])
         updated = time.monotonic()
         window.seconds["updating"] += updated - start
         if publish:
             self._publish(final=False)
             window.seconds["publishing"] += time.monotonic() - updated
+
+    def _check_finite(self, metrics: np.ndarray) -> None:
+        """Ends a run in which every update is skipped."""
+        named = dict(zip(self._agent.metric_names, metrics))
+        in_a_row = int(named.get("learner/skipped_in_a_row", 0))
+        if in_a_row >= _MOST_SKIPPED:
+            raise NotFiniteError(
+                f"the last {in_a_row} updates gave losses or gradients that are not finite and "
+                f"were skipped; parameters are as after update {self._progress.updates - in_a_row}."
+                " Lower --agent.optimizer.learning-rate or look at the rewards, and --resume."
+            )
 
     def _publish(self, final: bool) -> None:
         params = main_task_params(self._state.agent.params)

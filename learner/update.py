@@ -1,4 +1,4 @@
-"""The agent's update mapped over devices.
+"""The agent's update on all devices, as one compiled program.
 
 Parameters are replicated, the batch is split, gradients are averaged inside the differentiated
 inner step: the same global batch gives the same update on any number of devices.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.agent import Agent, TrainState, UpdateBatch, make_agent
 from agents.config import AgentConfig
@@ -21,27 +22,23 @@ from learner.config import LearnerConfig
 AXIS = "devices"
 
 
-class PmappedAgent(NamedTuple):
+class ShardedAgent(NamedTuple):
     """An agent on several devices."""
 
     agent: Agent
-    devices: Sequence[jax.Device]
+    mesh: Mesh  # the devices along one axis
     update: Callable[..., tuple[TrainState, jax.Array]]  # state, batch -> state, metrics [M]
     metric_names: list[str]  # M names; filled when `update` is first traced
 
     def replicate(self, state: TrainState) -> TrainState:
         """Puts one copy of the state on each device."""
-        return jax.device_put_replicated(state, list(self.devices))
+        # `update` donates what it is given: every array has to be a new one.
+        state = jax.tree.map(np.array, state)
+        return jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
 
     def shard(self, batch: UpdateBatch) -> UpdateBatch:
-        """Splits a host batch [B, ...] and puts each part [B / D, ...] on its device."""
-        count = len(self.devices)
-
-        def split(x: np.ndarray):
-            parts = np.split(x, count)
-            return jax.device_put_sharded(parts, list(self.devices))
-
-        return jax.tree.map(split, batch)
+        """Splits a host batch [B, ...] along B: each device gets its part alone, in one transfer."""
+        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
 
 def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> None:
@@ -87,15 +84,15 @@ def select_devices(config: LearnerConfig) -> list[jax.Device]:
     return devices[:wanted]
 
 
-def make_pmapped_agent(
+def make_sharded_agent(
     agent_config: AgentConfig,
     config: LearnerConfig,
     observation_shape: tuple[int, int, int],
     num_actions: int,
     action_repeat: int,
     devices: Sequence[jax.Device],
-) -> PmappedAgent:
-    """Maps the agent's update over `devices`; the state's buffers are donated.
+) -> ShardedAgent:
+    """Spreads the agent's update over `devices`; the state's buffers are donated.
 
     Args:
       agent_config: which agent.
@@ -123,10 +120,16 @@ def make_pmapped_agent(
         # One vector: a transfer of many scalars costs more than the scalars.
         return state, jnp.stack([metrics[name] for name in metric_names])
 
-    update = jax.pmap(
-        update, AXIS, devices=list(devices), donate_argnums=(0,), out_axes=(0, None)
+    mesh = Mesh(np.array(devices), (AXIS,))
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    on_all_devices = jax.shard_map(
+        update,
+        mesh=mesh,
+        in_specs=(everywhere, split),
+        out_specs=(everywhere, everywhere),
+        check_vma=False,  # the update says itself where it averages over devices
     )
-    return PmappedAgent(agent, devices, update, metric_names)
+    return ShardedAgent(agent, mesh, jax.jit(on_all_devices, donate_argnums=0), metric_names)
 
 
 def frames_per_update(config: LearnerConfig, action_repeat: int) -> int:
@@ -136,7 +139,7 @@ def frames_per_update(config: LearnerConfig, action_repeat: int) -> int:
 
 def first(tree):
     """The first device's copy of a replicated tree, as numpy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), tree)
 
 
 def empty_trajectories(signature: Trajectory) -> Trajectory:

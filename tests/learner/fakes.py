@@ -16,7 +16,7 @@ from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfi
 from agents.trajectory import Trajectory
 from learner.config import LearnerConfig
 from learner.learner import Learner, RunInfo
-from learner.update import PmappedAgent, frames_per_update, make_pmapped_agent
+from learner.update import ShardedAgent, frames_per_update, make_sharded_agent
 from storage import checkpoint
 
 SHAPE, NUM_STACK, NUM_ACTIONS, LENGTH, ACTION_REPEAT = (3, 4, 1), 2, 3, 5, 4
@@ -62,10 +62,10 @@ def update_batch(seed: int, config: LearnerConfig = LEARNER, num_extra: int = 1)
     )  # fmt: skip
 
 
-def make_agent(agent: AgentConfig = AGENT, config: LearnerConfig = LEARNER) -> PmappedAgent:
+def make_agent(agent: AgentConfig = AGENT, config: LearnerConfig = LEARNER) -> ShardedAgent:
     """The agent on the first `num_devices` devices."""
     devices = jax.devices()[: config.num_devices]
-    return make_pmapped_agent(
+    return make_sharded_agent(
         agent, config, OBSERVATION_SHAPE, NUM_ACTIONS, ACTION_REPEAT, devices
     )
 
@@ -104,7 +104,7 @@ def run_info(workdir: pathlib.Path, updates: int, **changes) -> RunInfo:
 
 
 def make_learner(
-    agent: PmappedAgent, workdir: pathlib.Path, updates: int, changes: dict | None = None, **info
+    agent: ShardedAgent, workdir: pathlib.Path, updates: int, changes: dict | None = None, **info
 ) -> Learner:
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
-from learner.learner import summarise_reports
+from learner.learner import NotFiniteError, summarise_reports
 from learner.metrics import MetricsWriter, read_metrics
 from learner.update import first
 from storage import checkpoint
@@ -295,3 +295,28 @@ def test_publications_may_be_rarer(agent, tmp_path, interval):
     assert published == [*range(interval, 8, interval), 7]
     assert learner.get_parameters(-1).final
     assert len(rows_of(tmp_path)) == 7
+
+
+def test_a_run_in_which_nothing_is_learned_any_more_ends_with_its_last_good_state(agent, tmp_path):
+    def online():
+        for i, batch in enumerate(fakes.online_stream()):
+            if i >= 2:
+                batch.reward[:] = np.inf
+                batch.behaviour_logits[0, 0, 0] = np.nan
+            yield batch
+
+    learner = fakes.make_learner(agent, tmp_path, 1_000)
+    with pytest.raises(NotFiniteError) as caught:
+        run(learner, online())
+    text = fakes.one_line(caught.value)
+    assert "the last 100 updates" in text and "after update 2" in text and "--resume" in text
+    row = rows_of(tmp_path)[-1]
+    assert row["learner/skipped_updates"] >= 99 and "loss_main/total" not in row
+    (good := tmp_path / "good").mkdir()
+    run(fakes.make_learner(agent, good, 2))
+    template = agent.agent.init(jax.random.PRNGKey(3))
+    last, _ = checkpoint.load_newest(tmp_path / "checkpoints", template)
+    expected, _ = checkpoint.load_newest(good / "checkpoints", template)
+    fakes.assert_same(last.state.agent, expected.state.agent)
+    fakes.assert_same(last.state.meta, expected.state.meta)
+    assert last.state.skipped == 100 and last.state.updates == 102

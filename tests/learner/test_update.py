@@ -1,4 +1,4 @@
-"""The pmapped update: what each device gets, and that their number changes nothing."""
+"""The update on several devices: what each device gets, and that their number changes nothing."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_each_device_gets_its_share_of_online_and_replay(count):
     for host, device, size in parts:
         seen = []
         for name, array, expected in zip(device._fields, device, host):
-            assert array.shape == (count, size // count, *expected.shape[1:]), name
+            assert array.shape == expected.shape and len(expected) == size, name
             assert len(array.addressable_shards) == count, name
             for d, shard in enumerate(array.addressable_shards):
-                assert shard.device == agent.devices[d], name
+                assert shard.device == agent.mesh.devices[d], name
                 share = slice(d * size // count, (d + 1) * size // count)
-                np.testing.assert_array_equal(np.asarray(shard.data)[0], expected[share])
+                np.testing.assert_array_equal(np.asarray(shard.data), expected[share])
                 if name == "parameter_version":
                     seen += list(np.asarray(shard.data).ravel())
         assert sorted(seen) == sorted(host.parameter_version)
@@ -210,7 +210,7 @@ def test_batches_that_can_be_used_are_accepted(learner, agent, devices):
     check_batch(LearnerConfig(**learner), agent, devices)
 
 
-def test_make_pmapped_agent_checks_the_batch():
+def test_make_sharded_agent_checks_the_batch():
     with pytest.raises(ValueError, match="online_batch 6 cannot be shared evenly by 4 devices"):
         fakes.make_agent(config=LearnerConfig(num_devices=4))
 
@@ -242,3 +242,31 @@ def test_sizes_that_make_no_sense_are_refused(sizes):
         LearnerConfig(**sizes)
     ((name, given),) = sizes.items()
     assert f"{name} {given}" in fakes.one_line(caught.value)
+
+
+def broken(batch):
+    """The batch with one reward that is no number."""
+    reward = batch.online.reward.copy()
+    reward[0, 1] = np.nan
+    return batch._replace(online=batch.online._replace(reward=reward))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_update_that_is_not_finite_changes_counts_alone(name):
+    config, count = VARIANTS[name], VARIANTS[name].num_extra_batches
+    agent = fakes.make_agent(config)
+    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(1)))
+    states, counts = [], []
+    for i, is_broken in enumerate((False, True, True, False)):
+        batch = fakes.update_batch(i, num_extra=count)
+        state, values = agent.update(state, agent.shard(broken(batch) if is_broken else batch))
+        metrics = dict(zip(agent.metric_names, np.asarray(values)))
+        counts.append([metrics[f"learner/skipped_{n}"] for n in ("updates", "in_a_row")])
+        states.append(first(state))
+    assert counts == [[0, 0], [1, 1], [2, 2], [2, 0]]
+    for skipped in states[1:3]:
+        fakes.assert_same((skipped.agent, skipped.meta), (states[0].agent, states[0].meta))
+    assert [int(s.updates) for s in states] == [1, 2, 3, 4]
+    before, after = jax.tree.leaves(states[2].agent), jax.tree.leaves(states[3].agent)
+    assert all(np.isfinite(x).all() for x in after)
+    assert any(np.any(x != y) for x, y in zip(before, after))
