@@ -26,6 +26,9 @@ class NetworkConfig:
     states, and the background they share is learned first otherwise. Ours."""
     weight_scale: float = 1.0
     """Factor on the torso's initial weights, 1 is Haiku's default. Ours."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of activations; parameters, losses and optimisers are float32. auto: bfloat16 where the
+    learner has an accelerator. Actors and evaluators on CPUs act in float32. Ours."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,18 @@ def make_network(
 
     transformed = hk.without_apply_rng(hk.transform(forward))
     example = jnp.zeros((1, *observation_shape), jnp.float32)
-    return Network(lambda key: transformed.init(key, example), transformed.apply)
+    init = lambda key: transformed.init(key, example)  # noqa: E731
+    if config.precision != "bfloat16":
+        return Network(init, transformed.apply)
+
+    def apply_half(params, observation, tasks: int = num_tasks) -> Predictions:
+        params, observation = jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16), (params, observation)
+        )
+        predictions = transformed.apply(params, observation, tasks)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), predictions)
+
+    return Network(init, apply_half)
 
 
 def main_task_params(params: hk.Params) -> hk.Params:

@@ -7,6 +7,7 @@ and 115 agent steps per second with them on two cores.
 
 from __future__ import annotations
 
+from benchmarks.config import BenchmarkConfig as Config
 from benchmarks.system import run_and_measure
 
 _PEER = {"dqn": 640.0, "resnet": 115.0}  # agent steps per second on two cores
@@ -24,11 +25,11 @@ _COMMON = [
 ]
 
 
-def measure(quick: bool) -> list[dict]:
+def measure(options: Config) -> list[dict]:
     """Runs the program with each torso."""
     rows = []
     for torso, options in _TORSOS.items():
-        measured = run_and_measure([*_COMMON, *options], seconds=20 if quick else 60)
+        measured = run_and_measure([*_COMMON, *options], seconds=20 if options.quick else 60)
         steps = measured["frames_per_second"] / 4
         rows.append(
             {

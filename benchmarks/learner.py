@@ -1,34 +1,89 @@
 """One learner update: STACX and BMG against the plain IMPALA update on the same batch.
 
-Needs only JAX, Haiku and Optax. Times are medians over interleaved repetitions, so that a noisy
-machine disturbs all rows alike; ratios are within one run.
+Needs only JAX, Haiku and Optax, and matplotlib for the picture; on a machine that has nothing else,
+
+    python -c "from benchmarks.learner import *; [print(row) for row in measure(Config())]"
+
+Every case takes turns with the plain IMPALA update, so that a noisy machine disturbs both alike;
+ratios are of medians, within one run.
+
+Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, appendix C.4 and Fig. 16.
 """
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import pathlib
 import statistics
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from agents.agent import UpdateBatch, make_agent
 from agents.config import AgentConfig, MetaConfig, NetworkConfig
 from agents.trajectory import Trajectory
+from benchmarks.config import BenchmarkConfig
 
-_ONLINE, _REPLAY, _LENGTH = 6, 12, 20  # BMG Table 2
-_ACTIONS, _STACK, _SIZE = 6, 4, 84  # Pong, 84x84 grey
-
-NETWORKS = {
-    "shallow": NetworkConfig(torso="shallow"),
-    "1x": NetworkConfig(channels=(16, 32, 32, 16)),
-}
-CASES = [("impala", 1, 0), ("stacx", 1, 0), ("bmg", 1, 1), ("bmg", 1, 4)]
+_ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
+_ACTIONS = 6  # Pong's
+_FRAMES = {"light": (84, 84, 1), "paper": (210, 160, 3)}
+_CHANNELS = {"1x": (16, 32, 32, 16), "2x": (32, 64, 64, 32), "4x": (64, 128, 128, 64)}
 
 
-def random_trajectories(rng: np.random.Generator, batch: int) -> Trajectory:
+class Case(NamedTuple):
+    """One update rule."""
+
+    algorithm: str
+    K: int  # updates that are backpropagated through
+    L: int  # steps to the bootstrapped target; 0 where there is none
+    differentiation: str = "mixed"
+
+
+IMPALA = Case("impala", 1, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """Time, FLOPs and peak memory of one learner update over the plain IMPALA update's."""
+
+    networks: tuple[Literal["1x", "2x", "4x"], ...] = ("1x", "2x", "4x")
+    """Sizes of BMG App. C.4: channels 16 32 32 16, times 1, 2 and 4."""
+    horizons: tuple[int, ...] = (1, 2, 4, 8)
+    """K of STACX and of BMG with L = 1, and L of BMG with K = 1, one after the other."""
+    plain: tuple[int, ...] = (1, 2)
+    """K for which reverse-over-reverse differentiation is measured as well."""
+    frames: Literal["light", "paper"] = "light"
+    """84x84 grey, or the paper's 210x160 RGB; four of them stacked."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
+    seconds: float = 20.0
+    """For each case's repetitions, of which there are at least three."""
+    output: str = ""
+    """Folder for learner.csv and learner.png, figure 16 of the paper anew; empty for neither."""
+
+
+def cases(config: Config) -> list[Case]:
+    """What is measured on each network, without IMPALA itself."""
+    rows = []
+    for steps in config.horizons:
+        rows += [Case("stacx", steps, 0), Case("bmg", steps, 1)]
+        if steps > 1:
+            rows.append(Case("bmg", 1, steps))
+    for steps in config.plain:
+        rows += [Case("stacx", steps, 0, "plain"), Case("bmg", steps, 1, "plain")]
+    return rows
+
+
+def random_trajectories(
+    rng: np.random.Generator, batch: int, frame: tuple[int, int, int]
+) -> Trajectory:
     """Unrolls of random frames and actions, [batch] of each field."""
-    frames = (batch, _STACK + _LENGTH, _SIZE, _SIZE, 1)
+    frames = (batch, _STACK + _LENGTH, *frame)
     return Trajectory(
         frames=rng.integers(0, 256, frames, dtype=np.uint8),
         age=np.full((batch, _LENGTH + 1), _STACK - 1, np.int32),
@@ -41,48 +96,167 @@ def random_trajectories(rng: np.random.Generator, batch: int) -> Trajectory:
     )
 
 
-def compile_update(algorithm: str, network: NetworkConfig, inner_steps: int, target_steps: int):
-    """A compiled update with its state and batch on the device."""
-    meta = MetaConfig(inner_steps=inner_steps, target_steps=max(target_steps, 1))
-    config = AgentConfig(algorithm=algorithm, network=network, meta=meta)
-    agent = make_agent(config, (_SIZE, _SIZE, _STACK), _ACTIONS, _ONLINE * _LENGTH * 4)
-    rng = np.random.default_rng(0)
-    extra = [random_trajectories(rng, _REPLAY) for _ in range(config.num_extra_batches)]
-    batch = UpdateBatch(
-        random_trajectories(rng, _ONLINE), random_trajectories(rng, _REPLAY), tuple(extra)
+class Update(NamedTuple):
+    """A compiled update, ready to be timed."""
+
+    run: Callable[[], float]  # takes one update; seconds
+    flops: float
+    peak_bytes: int
+    compile_seconds: float
+
+
+def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, int]) -> Update:
+    """Compiles a case, with a batch on the device."""
+    meta = MetaConfig(
+        inner_steps=case.K, target_steps=max(case.L, 1), differentiation=case.differentiation
     )
+    agent_config = AgentConfig(algorithm=case.algorithm, network=network, meta=meta)
+    height, width, channels = frame
+    agent = make_agent(
+        agent_config, (height, width, _STACK * channels), _ACTIONS, _ONLINE * _LENGTH * _REPEAT
+    )
+    rng = np.random.default_rng(0)
+    draw = lambda size: random_trajectories(rng, size, frame)  # noqa: E731
+    extra = tuple(draw(_REPLAY) for _ in range(agent_config.num_extra_batches))
+    batch = UpdateBatch(draw(_ONLINE), draw(_REPLAY), extra)
     state, batch = jax.device_put((agent.init(jax.random.PRNGKey(0)), batch))
-    return jax.jit(agent.update).lower(state, batch).compile(), state, batch
+    start = time.perf_counter()
+    lowered = jax.jit(agent.update).lower(state, batch)
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    # A GPU's convolutions are library calls, which the compiled program's count leaves out.
+    counted = compiled if jax.default_backend() == "cpu" else lowered
+
+    def run() -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(state, batch))
+        return time.perf_counter() - begin
+
+    return Update(
+        run,
+        flops=counted.cost_analysis()["flops"],
+        peak_bytes=memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+        compile_seconds=time.perf_counter() - start,
+    )
 
 
-def measure(quick: bool) -> list[dict]:
-    """Times every case; the networks one after the other."""
-    rows = []
-    for name in ["1x"] if quick else NETWORKS:
-        compiled = {case: compile_update(case[0], NETWORKS[name], *case[1:]) for case in CASES}
-        seconds: dict = {case: [] for case in CASES}
-        for repetition in range(4 if quick else 8):
-            for case, (update, state, batch) in compiled.items():
-                start = time.perf_counter()
-                jax.block_until_ready(update(state, batch))
-                if repetition:  # the first one warms up
-                    seconds[case].append(time.perf_counter() - start)
-        median = {case: statistics.median(times) for case, times in seconds.items()}
-        flops = {case: update.cost_analysis()["flops"] for case, (update, _, _) in compiled.items()}
-        for case in CASES:
-            memory = compiled[case][0].memory_analysis()
+def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, float]:
+    """Median seconds of two updates that take turns for about so long."""
+    first.run(), second.run()  # warms up
+    times: tuple[list[float], list[float]] = ([], [])
+    begin = time.perf_counter()
+    while len(times[0]) < 3 or time.perf_counter() - begin < seconds:
+        times[0].append(first.run())
+        times[1].append(second.run())
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def product_rate(precision: str) -> float:
+    """FLOP/s of a large matrix product on this device, the rate that an update is held against."""
+    size = 8192 if jax.default_backend() != "cpu" else 2048
+    x = jnp.ones((size, size), precision)
+    product = jax.jit(jnp.matmul)
+    times = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(x, x))
+        times.append(time.perf_counter() - begin)
+    return 2.0 * size**3 / min(times)
+
+
+def measure(config: Config) -> Iterator[dict[str, Any]]:
+    """Measures every case on every network; yields a row as soon as it is there."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    best_rate = product_rate(precision)
+    seconds = 2.0 if config.quick else config.seconds
+    rows: list[dict[str, Any]] = []
+    for name in ("1x",) if config.quick else config.networks:
+        network = NetworkConfig(channels=_CHANNELS[name], precision=precision)
+        frame = _FRAMES[config.frames]
+        impala = compile_update(IMPALA, network, frame)
+        chosen = [Case("stacx", 1, 0), Case("bmg", 1, 1)] if config.quick else cases(config)
+        for case in [IMPALA, *chosen]:
+            try:
+                update = impala if case == IMPALA else compile_update(case, network, frame)
+                base, median = take_turns(impala, update, seconds)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                print(f"{name} {case}: out of memory", flush=True)
+                continue
             rows.append(
                 {
-                    "algorithm": case[0],
+                    **case._asdict(),
                     "network": name,
-                    "K": case[1],
-                    "L": case[2],
-                    "seconds": median[case],
-                    "flops": flops[case],
-                    "peak_bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes,
-                    "time_over_impala": median[case] / median[CASES[0]],
-                    "flops_over_impala": flops[case] / flops[CASES[0]],
-                    "differentiation": "plain",
+                    "frames": config.frames,
+                    "precision": precision,
+                    "seconds": median,
+                    "flops": update.flops,
+                    "peak_bytes": update.peak_bytes,
+                    "time_over_impala": median / base,
+                    "flops_over_impala": update.flops / impala.flops,
+                    "share_of_product_rate": update.flops / median / best_rate,
+                    "compile_seconds": update.compile_seconds,
                 }
             )
-    return rows
+            yield rows[-1]
+    if config.output:
+        write_csv(rows, pathlib.Path(config.output) / "learner.csv")
+        draw(rows, pathlib.Path(config.output) / "learner.png")
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """Writes the rows as a table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """Figure 16: time and memory over the horizon, a column for each network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    curves = {
+        "STACX, H = K": lambda r: r["algorithm"] == "stacx" and r["K"],
+        "BMG, H = K, L = 1": lambda r: r["algorithm"] == "bmg" and r["L"] == 1 and r["K"],
+        "BMG, H = L, K = 1": lambda r: r["algorithm"] == "bmg" and r["K"] == 1 and r["L"],
+    }
+    quantities = {
+        "time over IMPALA's": lambda r: r["time_over_impala"],
+        "peak memory (GB)": lambda r: r["peak_bytes"] / 1e9,
+    }
+    figure, axes = plt.subplots(
+        2, len(networks), figsize=(4.2 * len(networks), 6.4), squeeze=False, sharex=True
+    )
+    for column, network in enumerate(networks):
+        for axis, (quantity, value) in zip(axes[:, column], quantities.items()):
+            for differentiation, style in (("mixed", "o-"), ("plain", "x:")):
+                for index, (label, horizon) in enumerate(curves.items()):
+                    points = sorted(
+                        (horizon(row), value(row)) for row in rows
+                        if row["network"] == network and horizon(row)
+                        and row["differentiation"] == differentiation
+                    )  # fmt: skip
+                    if not points:
+                        continue
+                    suffix = "" if differentiation == "mixed" else ", reverse over reverse"
+                    axis.plot(*zip(*points), style, color=f"C{index}", label=label + suffix)
+            axis.set_ylabel(quantity)
+            axis.set_xscale("log", base=2)
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+        axes[0, column].set_title(network)
+        axes[1, column].set_xlabel("meta-learning horizon H")
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

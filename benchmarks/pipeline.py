@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from benchmarks.config import BenchmarkConfig as Config
 from benchmarks.system import run_and_measure
 from environments.atari import LIGHT
 from environments.factory import make
@@ -34,11 +35,11 @@ def bare_environment(seconds: float, num_envs: int = 24) -> float:
     return steps / elapsed
 
 
-def measure(quick: bool) -> list[dict]:
+def measure(options: Config) -> list[dict]:
     """The bare environment before and after the pipeline; the pipeline against their mean."""
-    seconds = 5.0 if quick else 15.0
+    seconds = 5.0 if options.quick else 15.0
     before = bare_environment(seconds)
-    measured = run_and_measure(_OPTIONS, seconds=15 if quick else 40)
+    measured = run_and_measure(_OPTIONS, seconds=15 if options.quick else 40)
     bare = (before + bare_environment(seconds)) / 2
     steps = measured["frames_per_second"] / 4
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
+from benchmarks.config import BenchmarkConfig as Config
 from experiments.runner import Runner, use_all_cores
 from experiments.two_colors.config import TwoColorsConfig
 from experiments.two_colors.methods import make_lifetime
@@ -21,13 +22,10 @@ _METHODS = {
 }
 
 
-def measure(quick: bool = False) -> list[dict]:
+def measure(options: Config) -> list[dict]:
     """Rows of method, seeds, steps_per_second in total, and time per step over the plain agent's.
 
     The methods take turns, so that what else the machine does meets all of them; medians.
-
-    Args:
-      quick: a shorter measurement, less precise.
     """
     use_all_cores(_MANY_SEEDS)
     rows = []
@@ -37,7 +35,7 @@ def measure(quick: bool = False) -> list[dict]:
             runners[name] = Runner(make_lifetime(config), seeds, 0, config.record_every)
             runners[name].advance()  # compiles
         seconds: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(3 if quick else 10):
+        for _ in range(3 if options.quick else 10):
             for name, runner in runners.items():
                 began, before = time.perf_counter(), runner.records.steps
                 runner.advance()

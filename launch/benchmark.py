@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import pathlib
@@ -17,16 +16,6 @@ _BENCHMARKS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchmarkConfig:
-    """Measure one part of the system."""
-
-    json: str = ""
-    """File for the rows, a JSON list; empty for none."""
-    quick: bool = False
-    """A shorter measurement: less precise."""
-
-
 def main(arguments: list[str]) -> int:
     """Runs `bmg benchmark NAME`.
 
@@ -39,11 +28,14 @@ def main(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     check_name("benchmark", name, _BENCHMARKS)
-    config = parse_options(BenchmarkConfig, f"bmg benchmark {name}", arguments[1:])
-    rows = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").measure(config.quick)
+    benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+    config = parse_options(benchmark.Config, f"bmg benchmark {name}", arguments[1:])
+    rows = []
+    for row in benchmark.measure(config):
+        rows.append(row)
+        if config.json:
+            pathlib.Path(config.json).write_text(json.dumps(rows, indent=2) + "\n")
     print_table(rows)
-    if config.json:
-        pathlib.Path(config.json).write_text(json.dumps(rows, indent=2) + "\n")
     return 0
 
 

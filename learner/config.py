@@ -25,6 +25,9 @@ class LearnerConfig:
     """Batches waiting on the device; more hides latency and adds policy lag. Ours."""
     skip_update: bool = False
     """Leave the update out and only consume the data, to measure the rest of the system. Ours."""
+    profile_updates: int = 0
+    """Updates of which a JAX profiler trace is written to the run directory's `profile/`, after the
+    first ten; TensorBoard's profile plugin and Perfetto show it. Ours."""
     log_interval: float = 5.0
     """Seconds between lines in metrics.jsonl and TensorBoard. Ours."""
     checkpoint_interval: float = 300.0
@@ -38,3 +41,5 @@ class LearnerConfig:
                 f"unroll_length {self.unroll_length}, online_batch {self.online_batch} and "
                 f"replay_batch {self.replay_batch}: give at least 1, 1 and 0."
             )
+        if self.profile_updates < 0:
+            raise ValueError(f"profile_updates is {self.profile_updates}; give 0 or more.")

@@ -6,6 +6,7 @@ inner step: the same global batch gives the same update on any number of devices
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class ShardedAgent(NamedTuple):
         return jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
 
     def shard(self, batch: UpdateBatch) -> UpdateBatch:
-        """Splits a host batch [B, ...] along B: each device gets its part alone, in one transfer."""
+        """Splits a host batch [B, ...]: each device gets its part alone, in one transfer."""
         return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
 
@@ -84,6 +85,24 @@ def select_devices(config: LearnerConfig) -> list[jax.Device]:
     return devices[:wanted]
 
 
+def with_precision(config: AgentConfig, device: jax.Device) -> AgentConfig:
+    """The agent with its network's precision chosen for the learner's device.
+
+    Raises:
+      ValueError: bfloat16 on a GPU that lacks it; one line.
+    """
+    precision = config.network.precision
+    has_it = device.platform != "gpu" or float(device.compute_capability) >= 8.0
+    if precision == "auto":
+        precision = "bfloat16" if device.platform != "cpu" and has_it else "float32"
+    if precision == "bfloat16" and not has_it:
+        raise ValueError(
+            f"{device.device_kind} has no bfloat16; give --agent.network.precision float32."
+        )
+    network = dataclasses.replace(config.network, precision=precision)
+    return dataclasses.replace(config, network=network)
+
+
 def make_sharded_agent(
     agent_config: AgentConfig,
     config: LearnerConfig,
@@ -104,7 +123,7 @@ def make_sharded_agent(
     """
     check_batch(config, agent_config, len(devices))
     agent = make_agent(
-        agent_config,
+        with_precision(agent_config, devices[0]),
         observation_shape,
         num_actions,
         frames_per_update=frames_per_update(config, action_repeat),

@@ -1,4 +1,4 @@
-"""Mixed-mode differentiation against reverse over reverse, closed forms, and its promise of memory."""
+"""Mixed-mode differentiation against reverse over reverse and closed forms; and its memory."""
 
 from __future__ import annotations
 

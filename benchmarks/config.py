@@ -1,0 +1,15 @@
+"""What every benchmark may be told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Measure one part of the system."""
+
+    json: str = ""
+    """File for the rows, a JSON list, written after each row; empty for none."""
+    quick: bool = False
+    """A shorter measurement: less precise."""
