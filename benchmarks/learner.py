@@ -233,6 +233,7 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
         "time over IMPALA's": lambda r: r["time_over_impala"],
         "peak memory (GB)": lambda r: r["peak_bytes"] / 1e9,
     }
+    ticks = sorted({max(row["K"], row["L"]) for row in rows})
     figure, axes = plt.subplots(
         2, len(networks), figsize=(4.2 * len(networks), 6.4), squeeze=False, sharex=True
     )
@@ -251,6 +252,7 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
                     axis.plot(*zip(*points), style, color=f"C{index}", label=label + suffix)
             axis.set_ylabel(quantity)
             axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [str(tick) for tick in ticks])
             axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
         axes[0, column].set_title(network)

@@ -20,6 +20,7 @@ from environments.scores import human_normalized_score
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
 from learner.metrics import MetricsWriter
+from learner.profile import Profile
 from learner.update import ShardedAgent, first
 from storage import checkpoint
 from storage.files import write_json
@@ -173,6 +174,7 @@ class Learner:
         )
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
+        profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
         try:
             while self.frames < self._info.total_frames:
                 start = time.monotonic()
@@ -180,6 +182,7 @@ class Learner:
                 if item is None:
                     break
                 window.seconds["waiting"] += time.monotonic() - start
+                profile.before_update()
                 self._learn(*item, window)
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
@@ -192,6 +195,7 @@ class Learner:
             if window.updates:
                 self._log(window, occupancy)
         finally:
+            profile.close()
             prefetcher.close()
             self._checkpoint()
             self._write_results()

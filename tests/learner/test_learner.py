@@ -320,3 +320,13 @@ def test_a_run_in_which_nothing_is_learned_any_more_ends_with_its_last_good_stat
     fakes.assert_same(last.state.agent, expected.state.agent)
     fakes.assert_same(last.state.meta, expected.state.meta)
     assert last.state.skipped == 100 and last.state.updates == 102
+
+
+def test_some_updates_are_profiled(agent, tmp_path):
+    run(fakes.make_learner(agent, tmp_path, 9, {"profile_updates": 2}))
+    assert not (tmp_path / "profile").exists(), "the run ended before"
+    (other := tmp_path / "other").mkdir()
+    run(fakes.make_learner(agent, other, 14, {"profile_updates": 2}))
+    # TensorBoard's plugin reads the first, Perfetto the second.
+    assert list((other / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
+    assert list((other / "profile").rglob("perfetto_trace.json.gz"))
