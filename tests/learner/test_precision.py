@@ -1,0 +1,103 @@
+"""bfloat16 activations: where they are chosen, and that they leave the meta-gradient's direction."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from actors.rollout import Rollout, observation_shape
+from agents.agent import UpdateBatch, acting_policy, make_agent
+from agents.config import AgentConfig, NetworkConfig
+from agents.networks import make_network
+from environments.atari import LIGHT
+from environments.factory import make
+from learner.update import with_precision
+from tests.learner import fakes
+
+FLOAT32 = NetworkConfig(torso="shallow", features=64, head_hidden=(32,), precision="float32")
+LENGTH, NUM_ONLINE = 20, 2
+
+
+@pytest.fixture(scope="module")
+def pong():
+    """Observation shape, actions, and unrolls of real frames, [6] of each field."""
+    environment = make("pong", 6, seed=0, worker_index=0, config=LIGHT, num_threads=1)
+    shape, num_actions = observation_shape(environment.spec), environment.spec.num_actions
+    network = make_network(FLOAT32, shape, num_actions, 1)
+    act = acting_policy(network)
+    rollout = Rollout(environment, act, LENGTH, jax.random.PRNGKey(5))
+    params = network.init(jax.random.PRNGKey(1))
+    unrolls = [rollout.collect(params, 0, time.monotonic) for _ in range(6)]
+    environment.close()
+    return shape, num_actions, unrolls[-2:]
+
+
+def updates_of(network: NetworkConfig, pong):
+    """Three of BMG's updates, the first of which warms the optimiser up; each one's meta-gradient."""
+    shape, num_actions, unrolls = pong
+    agent = make_agent(AgentConfig(network=network), shape, num_actions, NUM_ONLINE * LENGTH)
+    state, gradients = agent.init(jax.random.PRNGKey(0)), []
+    update = jax.jit(agent.update)
+    for batch in (unrolls[0], unrolls[1], unrolls[0]):
+        part = lambda low, high, b=batch: jax.tree.map(lambda x: x[low:high], b)  # noqa: E731
+        state, _ = update(state, UpdateBatch(part(0, NUM_ONLINE), part(NUM_ONLINE, 6), ()))
+        gradients.append(np.concatenate([np.ravel(x) for x in state.meta.gradient]))
+    return state, gradients
+
+
+def test_the_meta_gradient_keeps_its_direction_on_real_frames(pong):
+    _, expected = updates_of(FLOAT32, pong)
+    half = dataclasses.replace(FLOAT32, precision="bfloat16")
+    state, actual = updates_of(half, pong)
+    for a, e in zip(actual, expected):
+        assert np.linalg.norm(e) > 0
+        assert a @ e / (np.linalg.norm(a) * np.linalg.norm(e)) > 0.99
+        assert np.any(a != e), "there must be something to compare"
+    for x in jax.tree.leaves((state.agent, state.meta)):
+        assert x.dtype != jnp.bfloat16, "parameters and optimisers stay in float32"
+
+
+def test_activations_are_half_and_predictions_whole():
+    network = dataclasses.replace(FLOAT32, precision="bfloat16")
+    network = make_network(network, (84, 84, 4), 6, 1)
+    params = network.init(jax.random.PRNGKey(0))
+    text = str(jax.make_jaxpr(network.apply)(params, jnp.zeros((2, 84, 84, 4))))
+    assert "conv_general_dilated" in text and "bf16[2,20,20,16]" in text
+    predictions = network.apply(params, jnp.zeros((2, 84, 84, 4)))
+    assert {x.dtype for x in jax.tree.leaves(predictions)} == {jnp.dtype("float32")}
+
+
+def device(platform: str, capability: str = ""):
+    return SimpleNamespace(
+        platform=platform, compute_capability=capability, device_kind=f"a {platform}"
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted, where, chosen",
+    [
+        ("auto", device("cpu"), "float32"),
+        ("auto", device("gpu", "9.0"), "bfloat16"),
+        ("auto", device("gpu", "7.5"), "float32"),
+        ("auto", device("tpu"), "bfloat16"),
+        ("float32", device("tpu"), "float32"),
+        ("bfloat16", device("cpu"), "bfloat16"),
+    ],
+)
+def test_precision_is_chosen_for_the_device(wanted, where, chosen):
+    config = AgentConfig(network=NetworkConfig(precision=wanted))
+    assert with_precision(config, where).network.precision == chosen
+
+
+def test_a_gpu_without_bfloat16_is_told():
+    config = AgentConfig(network=NetworkConfig(precision="bfloat16"))
+    with pytest.raises(ValueError) as caught:
+        with_precision(config, device("gpu", "7.5"))
+    text = fakes.one_line(caught.value)
+    assert "bfloat16" in text and "a gpu" in text and "float32" in text
