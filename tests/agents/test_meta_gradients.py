@@ -195,7 +195,6 @@ CASES = {
     "stacx": STACX,
     "stacx K=2": agent_config("stacx", inner_steps=2),
     "stacx K=2 plain": agent_config("stacx", inner_steps=2, differentiation="plain"),
-    "bmg K=3": agent_config("bmg", inner_steps=3),
     "stacx kl, more data": agent_config("stacx", stacx_kl_weight=1.0, extra_replay_batches=1),
     **{f"bmg {name}": agent_config("bmg", matching=name) for name in MATCHINGS},
     "bmg K=2": agent_config("bmg", inner_steps=2),
