@@ -94,10 +94,12 @@ def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str) -> None:
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def draw_total_reward(axis, runs: Sequence[Run]) -> None:
+def draw_total_reward(
+    axis, runs: Sequence[Run], label: Callable[[Run], str] = lambda run: run.label
+) -> None:
     """Total reward over environment steps."""
     for run in runs:
-        draw_band(axis, run.steps / 1e6, run.total_reward / 1e6, run.label)
+        draw_band(axis, run.steps / 1e6, run.total_reward / 1e6, label(run))
     axis.set_xlabel("environment steps (millions)")
     axis.set_ylabel("total reward (millions)")
 
@@ -180,6 +182,9 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
     def schedule(column, label):
         return lambda axis, runs: draw_schedule(axis, runs, column, label)
 
+    def by_matching(axis, runs):
+        draw_total_reward(axis, runs, lambda run: run.config.matching_name.replace("kl", "KL"))
+
     def entropy_range(axis, runs):
         draw_range(axis, runs, "entropy", entropy, round(_EARLY * runs[0].config.flip_every))
 
@@ -215,7 +220,7 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
             (
                 "matching functions, L = 7",
                 of(every_bmg, target_steps=7, meta_regularization=0.0, final_objective="true"),
-                draw_total_reward,
+                by_matching,
             )
         ],
         "figure_11": [
