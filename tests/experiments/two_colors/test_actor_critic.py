@@ -161,10 +161,14 @@ def meta_gradient_of(config, state):
     return compute(state.meta.params, state.agent, (None,) * config.inner_steps, batch, key)
 
 
-@pytest.mark.parametrize("inner_steps", [1, 3])
 @pytest.mark.parametrize(
-    "own",
-    [{}, {"meta_regularization": 0.1}, {"meta_regularization": 0.1, "max_gradient_norm": CLIPPED}],
+    "inner_steps, own",
+    [
+        (1, {}),
+        (1, {"meta_regularization": 0.1}),
+        (3, {"meta_regularization": 0.1}),
+        (3, {"meta_regularization": 0.1, "max_gradient_norm": CLIPPED}),
+    ],
 )
 def test_mg_is_the_finite_difference(inner_steps, own):
     config = config_of(own, method="mg", inner_steps=inner_steps)
