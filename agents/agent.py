@@ -129,10 +129,9 @@ def make_agent(
                 config, own, meta_optimizer, state, main, extra, key,
                 num_online=batch.online.action.shape[0],
             )  # fmt: skip
+        aux, metrics = mean_over_devices((aux, metrics), axis_name)
         metrics = {**step_metrics(aux), **metrics, "learner/learning_rate": own.step_size}
-        metrics = mean_over_devices(metrics, axis_name)
-        new = state._replace(agent=agent, meta=meta)
-        new = unless_not_finite(new, state, mean_over_devices(aux.terms.total, axis_name))
+        new = unless_not_finite(state._replace(agent=agent, meta=meta), state, aux.terms.total)
         metrics["learner/skipped_updates"] = new.skipped.astype(jnp.float32)
         metrics["learner/skipped_in_a_row"] = new.skipped_in_a_row.astype(jnp.float32)
         return new._replace(updates=state.updates + 1, key=next_key), metrics
@@ -145,9 +144,8 @@ def unless_not_finite(new: TrainState, old: TrainState, losses: jax.Array) -> Tr
     changed = jax.tree.leaves((new.agent, new.meta, losses))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in changed]))
     kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-    skipped = jnp.where(finite, 0, 1)
     return kept._replace(
-        skipped=old.skipped + skipped,
+        skipped=jnp.where(finite, old.skipped, old.skipped + 1),
         skipped_in_a_row=jnp.where(finite, 0, old.skipped_in_a_row + 1),
     )
 

@@ -145,7 +145,10 @@ def make_network(
 
     transformed = hk.without_apply_rng(hk.transform(forward))
     example = jnp.zeros((1, *observation_shape), jnp.float32)
-    init = lambda key: transformed.init(key, example)  # noqa: E731
+
+    def init(key: jax.Array) -> hk.Params:
+        return transformed.init(key, example)
+
     if config.precision != "bfloat16":
         return Network(init, transformed.apply)
 

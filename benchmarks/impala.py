@@ -25,11 +25,11 @@ _COMMON = [
 ]
 
 
-def measure(options: Config) -> list[dict]:
+def measure(config: Config) -> list[dict]:
     """Runs the program with each torso."""
     rows = []
     for torso, options in _TORSOS.items():
-        measured = run_and_measure([*_COMMON, *options], seconds=20 if options.quick else 60)
+        measured = run_and_measure([*_COMMON, *options], seconds=20 if config.quick else 60)
         steps = measured["frames_per_second"] / 4
         rows.append(
             {

@@ -28,6 +28,7 @@ from agents.agent import UpdateBatch, make_agent
 from agents.config import AgentConfig, MetaConfig, NetworkConfig
 from agents.trajectory import Trajectory
 from benchmarks.config import BenchmarkConfig
+from learner.update import with_precision
 
 _ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 _ACTIONS = 6  # Pong's
@@ -148,7 +149,8 @@ def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, in
 
 def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, float]:
     """Median seconds of two updates that take turns for about so long."""
-    first.run(), second.run()  # warms up
+    for update in (first, second):
+        update.run()  # warms up
     times: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
     while len(times[0]) < 3 or time.perf_counter() - begin < seconds:
@@ -172,9 +174,8 @@ def product_rate(precision: str) -> float:
 
 def measure(config: Config) -> Iterator[dict[str, Any]]:
     """Measures every case on every network; yields a row as soon as it is there."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    wanted = AgentConfig(network=NetworkConfig(precision=config.precision))
+    precision = with_precision(wanted, jax.devices()[0]).network.precision
     best_rate = product_rate(precision)
     seconds = 2.0 if config.quick else config.seconds
     rows: list[dict[str, Any]] = []

@@ -35,11 +35,11 @@ def bare_environment(seconds: float, num_envs: int = 24) -> float:
     return steps / elapsed
 
 
-def measure(options: Config) -> list[dict]:
+def measure(config: Config) -> list[dict]:
     """The bare environment before and after the pipeline; the pipeline against their mean."""
-    seconds = 5.0 if options.quick else 15.0
+    seconds = 5.0 if config.quick else 15.0
     before = bare_environment(seconds)
-    measured = run_and_measure(_OPTIONS, seconds=15 if options.quick else 40)
+    measured = run_and_measure(_OPTIONS, seconds=15 if config.quick else 40)
     bare = (before + bare_environment(seconds)) / 2
     steps = measured["frames_per_second"] / 4
     return [

@@ -22,7 +22,7 @@ _METHODS = {
 }
 
 
-def measure(options: Config) -> list[dict]:
+def measure(config: Config) -> list[dict]:
     """Rows of method, seeds, steps_per_second in total, and time per step over the plain agent's.
 
     The methods take turns, so that what else the machine does meets all of them; medians.
@@ -31,11 +31,11 @@ def measure(options: Config) -> list[dict]:
     rows = []
     for seeds in (1, _MANY_SEEDS):
         runners = {}
-        for name, config in _METHODS.items():
-            runners[name] = Runner(make_lifetime(config), seeds, 0, config.record_every)
+        for name, method in _METHODS.items():
+            runners[name] = Runner(make_lifetime(method), seeds, 0, method.record_every)
             runners[name].advance()  # compiles
         seconds: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(3 if options.quick else 10):
+        for _ in range(3 if config.quick else 10):
             for name, runner in runners.items():
                 began, before = time.perf_counter(), runner.records.steps
                 runner.advance()

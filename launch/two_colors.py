@@ -179,11 +179,11 @@ def run_all(options: AllConfig) -> int:
     from experiments.two_colors.methods import suite
 
     root = pathlib.Path(options.root)
-    methods = {}
+    methods, every = {}, suite()
     for pattern in options.only:
-        matching = {n: config for n, config in suite().items() if fnmatch.fnmatchcase(n, pattern)}
+        matching = {name: every[name] for name in every if fnmatch.fnmatchcase(name, pattern)}
         if not matching:
-            raise ValueError(f"no method is called {pattern!r}; there are {', '.join(suite())}.")
+            raise ValueError(f"no method is called {pattern!r}; there are {', '.join(every)}.")
         methods |= matching
     for name, config in methods.items():
         steps = options.steps if config.agent == "actor-critic" else options.q_lambda_steps

@@ -87,15 +87,12 @@ def unroll(
     state: PyTree,
     batches: Sequence[PyTree],
     key: Key,
-    differentiation: Differentiation = "mixed",
+    differentiation: Differentiation = "plain",
 ) -> Unroll:
     """Takes K = len(batches) steps from `state`.
 
     The loop is unrolled in Python: K is small, and on CPU a convolution inside `lax.scan` is an
     order of magnitude slower than outside of it.
-
-    A backward pass keeps the states and takes each step anew when it comes to it, so that memory
-    hardly grows with K. The last step's turn comes first: what it computed is still there.
 
     Args:
       step: the inner learner's update.
@@ -103,16 +100,18 @@ def unroll(
       state: x(0).
       batches: K batches, one for each step.
       key: random key, split over the steps.
-      differentiation: "plain" keeps everything that the steps computed.
+      differentiation: with "mixed" a backward pass keeps the states and takes each step anew when
+        it comes to it, so that memory hardly grows with K. The last step's turn comes first: what
+        it computed is still there. With "plain" everything that the steps computed is kept.
 
     Returns:
       The K + 1 states and the K auxiliary outputs.
     """
     states, auxs = [state], []
     keys = jax.random.split(key, max(len(batches), 1))
-    for index, (batch, step_key) in enumerate(zip(batches, keys)):
-        again = differentiation == "mixed" and index < len(batches) - 1
-        take = recomputed(step) if again else step
+    earlier = recomputed(step) if differentiation == "mixed" else step
+    steps = [earlier] * (len(batches) - 1) + [step]
+    for take, batch, step_key in zip(steps, batches, keys):
         state, aux = take(meta_params, state, batch, step_key)
         states.append(state)
         auxs.append(aux)

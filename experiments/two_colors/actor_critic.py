@@ -28,6 +28,7 @@ from experiments.lifetime import Lifetime, MetaState, State, meta_window
 from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 from experiments.two_colors.networks import Mlp, mlp, sigmoid_network
 from meta import core, matching
+from meta.differentiation import inner_gradient
 from meta.objectives import BootstrapBatch, bootstrapped, mean_value
 from meta.optimizers import clip_by_global_norm
 
@@ -166,11 +167,16 @@ def policy_step(
 ) -> tuple[hk.Params, jax.Array]:
     """One SGD step on the policy's loss; the new parameters and the old ones' entropy."""
 
-    def loss(params):
-        logits = networks.policy.apply(params, rollout.observation[:-1])
+    def predict(params, data):
+        rollout, _ = data
+        return networks.policy.apply(params, rollout.observation[:-1])
+
+    def loss(logits, constants, entropy_weight, data):
+        del constants
+        rollout, advantage = data
         return policy_loss(logits, rollout.action, advantage, entropy_weight)
 
-    gradient, entropy = jax.grad(loss, has_aux=True)(params)
+    gradient, entropy = inner_gradient(predict, loss)(params, entropy_weight, (rollout, advantage))
     return descend(params, gradient, config), entropy
 
 

@@ -103,7 +103,7 @@ def test_resnet_is_impalas_figure_3():
     network = tiny("resnet", shape=(7, 6, 2), num_tasks=1, channels=(3, 4), residual_blocks=2)
     params = jax.tree.map(np.asarray, network.init(jax.random.PRNGKey(0)))
     rng = np.random.default_rng(1)
-    params = {n: {"w": l["w"], "b": rng.normal(0, 0.3, l["b"].shape)} for n, l in params.items()}
+    params = {n: {"w": p["w"], "b": rng.normal(0, 0.3, p["b"].shape)} for n, p in params.items()}
     observation = rng.normal(size=(7, 6, 2))
 
     def layer(name):

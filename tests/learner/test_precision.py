@@ -1,4 +1,4 @@
-"""bfloat16 activations: where they are chosen, and that they leave the meta-gradient's direction."""
+"""bfloat16 activations: where they are chosen, and that the meta-gradient keeps its direction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pong():
 
 
 def updates_of(network: NetworkConfig, pong):
-    """Three of BMG's updates, the first of which warms the optimiser up; each one's meta-gradient."""
+    """Meta-gradients of three of BMG's updates, the first of which warms the optimiser up."""
     shape, num_actions, unrolls = pong
     agent = make_agent(AgentConfig(network=network), shape, num_actions, NUM_ONLINE * LENGTH)
     state, gradients = agent.init(jax.random.PRNGKey(0)), []

@@ -166,6 +166,7 @@ def meta_gradient_of(config, state):
     [
         (1, {}),
         (1, {"meta_regularization": 0.1}),
+        (3, {}),
         (3, {"meta_regularization": 0.1}),
         (3, {"meta_regularization": 0.1, "max_gradient_norm": CLIPPED}),
     ],

@@ -165,7 +165,7 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
     objective_key = jax.random.split(key, 3)[2]
     target_key, final_key = jax.random.split(objective_key)
     agent = core.unroll(
-        recording, state.meta.params, inputs, (None,) * (target_steps - 1), target_key, "plain"
+        recording, state.meta.params, inputs, (None,) * (target_steps - 1), target_key
     ).states[-1]
     agent, _ = recording(state.meta.params, agent, None, final_key)
     jax.tree.map(
