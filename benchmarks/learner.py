@@ -69,9 +69,10 @@ class Config(BenchmarkConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
     seconds: float = 20.0
-    """For each case's repetitions, of which there are at least three."""
+    """For each case's repetitions, of which there is at least one."""
     output: str = ""
-    """Folder for learner.csv and learner.png, figure 16 of the paper anew; empty for neither."""
+    """Folder for learner.csv and learner.png, figure 16 of the paper anew, written after each row;
+    empty for neither."""
 
 
 def cases(config: Config) -> list[Case]:
@@ -153,7 +154,7 @@ def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, fl
         update.run()  # warms up
     times: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
-    while len(times[0]) < 3 or time.perf_counter() - begin < seconds:
+    while not times[0] or time.perf_counter() - begin < seconds:
         times[0].append(first.run())
         times[1].append(second.run())
     return statistics.median(times[0]), statistics.median(times[1])
@@ -208,10 +209,10 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
                     "compile_seconds": update.compile_seconds,
                 }
             )
+            if config.output:
+                write_csv(rows, pathlib.Path(config.output) / "learner.csv")
+                draw(rows, pathlib.Path(config.output) / "learner.png")
             yield rows[-1]
-    if config.output:
-        write_csv(rows, pathlib.Path(config.output) / "learner.csv")
-        draw(rows, pathlib.Path(config.output) / "learner.png")
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
@@ -264,8 +265,8 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
             axis.grid(alpha=0.3)
         axes[0, column].set_title(network)
         axes[1, column].set_xlabel("meta-learning horizon H")
-    axes[0, 0].legend(fontsize=7)
+    if axes[0, 0].lines:
+        axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,0 +1,109 @@
+"""`bmg benchmark learner`: which updates are measured, and what is told of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import pytest
+
+from agents.config import NetworkConfig
+from benchmarks import learner
+from benchmarks.learner import Case, Config
+
+ASKED = {
+    "algorithm", "network", "K", "L", "seconds", "flops", "peak_bytes", "time_over_impala",
+    "flops_over_impala", "differentiation",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks and frames that compile in seconds."""
+    tiny = NetworkConfig(torso="mlp", features=8, head_hidden=())
+    monkeypatch.setattr(learner, "_NETWORKS", {"1x": tiny, "2x": tiny})
+    monkeypatch.setattr(learner, "_FRAMES", {"light": (6, 6, 1)})
+    monkeypatch.setattr(learner, "_LENGTH", 3)
+    monkeypatch.setattr(learner, "product_rate", lambda precision: 1e9)
+
+
+def test_every_horizon_is_measured():
+    chosen = learner.cases(Config())
+    assert len(set(chosen)) == len(chosen)
+    mixed = {case[:3] for case in chosen if case.differentiation == "mixed"}
+    assert mixed == {
+        ("stacx", 1, 0), ("stacx", 2, 0), ("stacx", 4, 0), ("stacx", 8, 0),
+        ("bmg", 1, 1), ("bmg", 2, 1), ("bmg", 4, 1), ("bmg", 8, 1),
+        ("bmg", 1, 2), ("bmg", 1, 4), ("bmg", 1, 8),
+    }  # fmt: skip
+    plain = {case[:3] for case in chosen if case.differentiation == "plain"}
+    assert plain == {("stacx", 1, 0), ("stacx", 2, 0), ("bmg", 1, 1), ("bmg", 2, 1)}
+
+
+def test_the_rows(small, tmp_path):
+    """Each as it is done, in the file too; more steps are more work."""
+    config = Config(networks=("1x",), horizons=(2,), plain=(), seconds=0.01, output=str(tmp_path))
+    rows = []
+    for row in learner.measure(config):
+        rows.append(row)
+        with open(tmp_path / "learner.csv", newline="") as file:
+            assert [list(r.values()) for r in csv.DictReader(file)] == [
+                [str(value) for value in r.values()] for r in rows
+            ]
+    assert [tuple(row[name] for name in Case._fields) for row in rows] == [
+        learner.IMPALA, *learner.cases(config)
+    ]  # fmt: skip
+    assert all(ASKED <= set(row) for row in rows)
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    work = {(row["algorithm"], row["K"], row["L"]): row["flops_over_impala"] for row in rows}
+    assert work["impala", 1, 0] == 1
+    assert 2 < work["stacx", 2, 0] < work["bmg", 2, 1] and 2 < work["bmg", 1, 2]
+    for row in rows:
+        assert math.isclose(row["share_of_product_rate"], row["flops"] / row["seconds"] / 1e9)
+    assert (tmp_path / "learner.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def instant(small, monkeypatch):
+    """Updates that take no time, except that BMG's do not fit in memory."""
+
+    def compile_update(case, network, frame):
+        if case.algorithm == "bmg":
+            raise learner.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return learner.Update(lambda: 0.5, 1e9, 10**6, 1.0)
+
+    monkeypatch.setattr(learner, "compile_update", compile_update)
+
+
+def test_quick_is_the_smallest_network_and_what_does_not_fit_is_told(instant, capsys):
+    rows = list(learner.measure(Config(quick=True)))
+    assert [(row["network"], row["algorithm"], row["K"]) for row in rows] == [
+        ("1x", "impala", 1), ("1x", "stacx", 1)
+    ]  # fmt: skip
+    assert [row["time_over_impala"] for row in rows] == [1, 1]
+    assert "bmg" in capsys.readouterr().out
+
+
+def test_the_figure_has_a_column_for_each_network_and_a_curve_for_each_rule(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    rows = [
+        {
+            **case._asdict(), "network": network, "time_over_impala": 2.0 * case.K + case.L,
+            "peak_bytes": 1e9 * case.K,
+        }
+        for network in ("1x", "2x")
+        for case in [learner.IMPALA, *learner.cases(Config(plain=(2,)))]
+    ]  # fmt: skip
+    learner.draw(rows, tmp_path / "learner.png")
+    (figure,) = drawn
+    time_1x, time_2x, memory_1x, _ = figure.axes
+    assert (time_1x.get_title(), time_2x.get_title()) == ("1x", "2x")
+    curves = {line.get_label(): line.get_xydata().tolist() for line in time_1x.lines}
+    assert curves["STACX, H = K"] == [[1, 2], [2, 4], [4, 8], [8, 16]]
+    assert curves["BMG, H = L, K = 1"] == [[1, 3], [2, 4], [4, 6], [8, 10]]
+    assert curves["BMG, H = K, L = 1, reverse over reverse"] == [[2, 5]]
+    memory = {line.get_label(): line.get_xydata().tolist() for line in memory_1x.lines}
+    assert memory["BMG, H = K, L = 1"] == [[1, 1], [2, 2], [4, 4], [8, 8]]
