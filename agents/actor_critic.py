@@ -16,7 +16,8 @@ from agents.networks import Network, Predictions
 from agents.trajectory import Sequences
 from meta.core import Step
 from meta.differentiation import Differentiation, inner_gradient
-from meta.optimizers import clip_by_global_norm, scale_by_rms, squared_norm
+from meta.optimizers import clip_by_global_norm, scale_by_rms
+from meta.trees import squared_norm
 
 
 class AgentState(NamedTuple):

@@ -33,7 +33,8 @@ from agents.stacx import (
 from agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
 from meta import core
 from meta.objectives import BootstrapBatch
-from meta.optimizers import clip_by_global_norm, squared_norm
+from meta.optimizers import clip_by_global_norm
+from meta.trees import add_up, squared_norm
 
 
 class MetaState(NamedTuple):
@@ -142,7 +143,7 @@ def make_agent(
 def unless_not_finite(new: TrainState, old: TrainState, losses: jax.Array) -> TrainState:
     """`new`, or `old` with one more skipped update where `new` or the losses are not finite."""
     changed = jax.tree.leaves((new.agent, new.meta, losses))
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in changed]))
+    finite = add_up(jnp.any(~jnp.isfinite(x)) for x in changed) == 0
     kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return kept._replace(
         skipped=jnp.where(finite, old.skipped, old.skipped + 1),
@@ -243,7 +244,7 @@ def track_gradient(
     mean = optax.tree.update_moment(gradient, meta.gradient_mean, decay, 1)
     square = optax.tree.update_moment(gradient, meta.gradient_square, decay, 2)
     weight = 1.0 - decay ** (updates + 1.0)
-    total_square = sum(jnp.sum(x) for x in jax.tree.leaves(square)) / weight
+    total_square = add_up(jnp.sum(x) for x in jax.tree.leaves(square)) / weight
     variance = jnp.maximum(total_square - squared_norm(mean) / weight**2, 0.0)
     norm = jnp.sqrt(squared_norm(gradient))
     last_norm = jnp.sqrt(squared_norm(meta.gradient))

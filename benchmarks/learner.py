@@ -105,7 +105,7 @@ def random_trajectories(
 
 
 class Update(NamedTuple):
-    """A compiled update, ready to be timed."""
+    """A compiled update that has run once, ready to be timed."""
 
     run: Callable[[], float]  # takes one update; seconds
     flops: float
@@ -114,7 +114,7 @@ class Update(NamedTuple):
 
 
 def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, int]) -> Update:
-    """Compiles a case, with a batch on the device."""
+    """Compiles a case and runs it once, with a batch on the device."""
     meta = MetaConfig(
         inner_steps=case.K, target_steps=max(case.L, 1), differentiation=case.differentiation
     )
@@ -131,6 +131,7 @@ def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, in
     start = time.perf_counter()
     lowered = jax.jit(agent.update).lower(state, batch)
     compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     # A GPU's convolutions are library calls, which the compiled program's count leaves out.
     counted = compiled if jax.default_backend() == "cpu" else lowered
@@ -140,18 +141,17 @@ def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, in
         jax.block_until_ready(compiled(state, batch))
         return time.perf_counter() - begin
 
+    run()
     return Update(
         run,
         flops=counted.cost_analysis()["flops"],
         peak_bytes=memory.temp_size_in_bytes + memory.argument_size_in_bytes,
-        compile_seconds=time.perf_counter() - start,
+        compile_seconds=compile_seconds,
     )
 
 
 def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, float]:
     """Median seconds of two updates that take turns for about so long."""
-    for update in (first, second):
-        update.run()  # warms up
     times: tuple[list[float], list[float]] = ([], [])
     begin = time.perf_counter()
     while not times[0] or time.perf_counter() - begin < seconds:
@@ -166,7 +166,7 @@ def product_rate(precision: str) -> float:
     x = jnp.ones((size, size), precision)
     product = jax.jit(jnp.matmul)
     times = []
-    for _ in range(8):
+    for _ in range(4):
         begin = time.perf_counter()
         jax.block_until_ready(product(x, x))
         times.append(time.perf_counter() - begin)
@@ -178,7 +178,7 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
     wanted = AgentConfig(network=NetworkConfig(precision=config.precision))
     precision = with_precision(wanted, jax.devices()[0]).network.precision
     best_rate = product_rate(precision)
-    seconds = 2.0 if config.quick else config.seconds
+    seconds = 0.0 if config.quick else config.seconds
     rows: list[dict[str, Any]] = []
     for name in ("1x",) if config.quick else config.networks:
         network = dataclasses.replace(_NETWORKS[name], precision=precision)

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from meta.trees import add_up
+
 PyTree = Any
 Differentiation = Literal["mixed", "plain"]  # mixed-mode, or reverse over reverse
 _GRADIENT = "inner_gradient"  # the name of what a recomputed step keeps
@@ -103,7 +105,7 @@ def _after(cotangents: PyTree, pullback: PyTree) -> PyTree:
     XLA drops the barriers of `jax.checkpoint` on CPU, finds that the step is computed twice, and
     keeps everything in order to compute it once. It does not see that this adds zero.
     """
-    zero = sum((0.0 * x.ravel()[0] for x in jax.tree.leaves(cotangents) if _real(x)), start=0.0)
+    zero = add_up(0.0 * x.ravel()[0] for x in jax.tree.leaves(cotangents) if _real(x))
     return jax.tree.map(lambda x: x + zero.astype(x.dtype) if _real(x) else x, pullback)
 
 
@@ -115,4 +117,4 @@ def _real(x: jax.Array) -> bool:
 def _dot(cotangent: PyTree, value: PyTree) -> jax.Array:
     """<cotangent, value> over the leaves that have derivatives."""
     pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(value), strict=True)
-    return sum((jnp.vdot(c, v) for c, v in pairs if _real(v)), start=0.0)
+    return add_up(jnp.vdot(c, v) for c, v in pairs if _real(v))

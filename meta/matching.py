@@ -13,6 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from meta.trees import squared_norm
+
 PyTree = Any
 
 
@@ -71,5 +73,4 @@ def squared_l2(target: Outputs, online: Outputs) -> jax.Array:
     BMG prints it once as a norm and once squared; appendix C.1's equivalence with the ordinary
     meta-gradient (an SGD target of half the gradient) holds for the squared one.
     """
-    squares = jax.tree.map(lambda t, o: jnp.sum(jnp.square(t - o)), target.params, online.params)
-    return sum(jax.tree.leaves(squares))
+    return squared_norm(jax.tree.map(jnp.subtract, target.params, online.params))

@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-
-def squared_norm(tree) -> jax.Array:
-    """Sum of squares over all leaves; [] float32."""
-    return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
+from meta.trees import squared_norm
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from meta.optimizers import clip_by_global_norm, scale_by_rms, squared_norm
+from meta.optimizers import clip_by_global_norm, scale_by_rms
 
 pytestmark = pytest.mark.usefixtures("doubles")
 
@@ -26,11 +26,6 @@ def assert_trees_close(actual, expected, rtol):
 def clipped(tree, max_norm=0.3):
     transformation = clip_by_global_norm(max_norm)
     return transformation.update(tree, transformation.init(tree))[0]
-
-
-def test_squared_norm():
-    tree = gradients()
-    np.testing.assert_allclose(squared_norm(tree), optax.global_norm(tree) ** 2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-6, 0.29, 0.3, 0.31, 100.0])
