@@ -64,17 +64,23 @@ def total_after(run: Run, steps: int) -> np.ndarray:
 
 
 def best(runs: Sequence[Run]) -> list[Run]:
-    """The run with the largest total reward, as a list; none of none."""
-    return sorted(runs, key=lambda run: np.mean(total_after(run, compared_after(runs))))[-1:]
+    """The run with the largest reward per step of its life, as a list; none of none."""
+    return sorted(runs, key=lambda run: np.mean(run.total_reward[:, -1]) / run.steps[-1])[-1:]
 
 
 def tuned(runs: Sequence[Run]) -> list[Run]:
-    """Of runs that differ in the meta-learner's step size alone, the best (BMG App. B.2)."""
+    """Of runs that differ in the meta-learner's step size alone, the best (BMG App. B.2).
+
+    They are compared where the shortest of them ends.
+    """
     groups: dict[TwoColorsConfig, list[Run]] = {}
     for run in runs:
         same = dataclasses.replace(run.config, meta_learning_rate=1.0, steps=1, workdir="")
         groups.setdefault(same, []).append(run)
-    return [winner for group in groups.values() for winner in best(group)]
+    return [
+        max(group, key=lambda run: np.mean(total_after(run, compared_after(group))))
+        for group in groups.values()
+    ]
 
 
 def of(runs: Sequence[Run], **wanted) -> list[Run]:

@@ -178,7 +178,7 @@ def test_what_the_figures_read_off():
     slower = dataclasses.replace(config, meta_learning_rate=1e-5, workdir="b")
     other = poor._replace(config=dataclasses.replace(config, target_steps=1))
     assert tuned([poor._replace(config=slower), run, other]) == [run, other]
-    # A longer run of a poorer method is compared where the shorter one ends.
+    # A longer run of a poorer method has collected more.
     longer = poor._replace(
         config=dataclasses.replace(config, steps=10, meta_learning_rate=1e-5),
         steps=np.arange(2_000, 1_600_001, 2_000),
@@ -186,6 +186,9 @@ def test_what_the_figures_read_off():
     )
     assert best([longer, run]) == [run] and tuned([longer, run]) == [run]
     assert compared_after([longer, run]) == 400_000
+    # A method that begins late is the best once it has run for long; step sizes share a length.
+    late = longer._replace(columns={"reward": np.repeat([[0.0, 2.0]], [200, 600], axis=1)})
+    assert best([late, run]) == [late] and tuned([late, run]) == [run]
     np.testing.assert_allclose(total_after(longer, 400_000), [200_000.0])
     assert score(steps, np.array([[1.0] * 200, [0.0] * 200])) == {
         "total_reward_mean": 200_000.0, "total_reward_std": 200_000.0, "reward_per_step": 0.5,
