@@ -12,8 +12,10 @@ Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, appendix 
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
@@ -51,6 +53,7 @@ class Case(NamedTuple):
 
 
 IMPALA = Case("impala", 1, 0)
+_QUICK = (IMPALA, Case("stacx", 1, 0), Case("bmg", 1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +186,15 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
     for name in ("1x",) if config.quick else config.networks:
         network = dataclasses.replace(_NETWORKS[name], precision=precision)
         frame = _FRAMES[config.frames]
-        impala = compile_update(IMPALA, network, frame)
-        chosen = [Case("stacx", 1, 0), Case("bmg", 1, 1)] if config.quick else cases(config)
-        for case in [IMPALA, *chosen]:
+        compiled = functools.partial(compile_update, network=network, frame=frame)
+        ready = {}
+        if config.quick:  # as fast as the cores allow; K = 8 would need too much memory for this
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                ready = dict(zip(_QUICK, pool.map(compiled, _QUICK)))
+        impala = ready.get(IMPALA) or compiled(IMPALA)
+        for case in _QUICK if config.quick else [IMPALA, *cases(config)]:
             try:
-                update = impala if case == IMPALA else compile_update(case, network, frame)
+                update = impala if case == IMPALA else ready.get(case) or compiled(case)
                 base, median = take_turns(impala, update, seconds)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):

@@ -63,25 +63,33 @@ def test_the_rows(small, tmp_path):
     assert (tmp_path / "learner.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def instant(small, monkeypatch):
-    """Updates that take no time, except that BMG's do not fit in memory."""
-
-    def compile_update(case, network, frame):
-        if case.algorithm == "bmg":
-            raise learner.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return learner.Update(lambda: 0.5, 1e9, 10**6, 1.0)
-
-    monkeypatch.setattr(learner, "compile_update", compile_update)
+def instant(case, network, frame):
+    """Updates that take no time, except that BMG's with more than one step do not fit in memory."""
+    if case.algorithm == "bmg" and case.K > 1:
+        raise learner.jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    return learner.Update(lambda: 0.5, 1e9, 10**6, 1.0)
 
 
-def test_quick_is_the_smallest_network_and_what_does_not_fit_is_told(instant, capsys):
+def test_quick_is_the_smallest_network_with_one_step(small, monkeypatch):
+    monkeypatch.setattr(learner, "compile_update", instant)
     rows = list(learner.measure(Config(quick=True)))
-    assert [(row["network"], row["algorithm"], row["K"]) for row in rows] == [
-        ("1x", "impala", 1), ("1x", "stacx", 1)
+    assert [(row["network"], row["algorithm"], row["K"], row["L"]) for row in rows] == [
+        ("1x", "impala", 1, 0), ("1x", "stacx", 1, 0), ("1x", "bmg", 1, 1)
     ]  # fmt: skip
-    assert [row["time_over_impala"] for row in rows] == [1, 1]
-    assert "bmg" in capsys.readouterr().out
+    assert [row["time_over_impala"] for row in rows] == [1, 1, 1]
+
+
+def test_what_does_not_fit_is_told_and_left_out(small, monkeypatch, capsys):
+    monkeypatch.setattr(learner, "compile_update", instant)
+    config = Config(networks=("1x", "2x"), horizons=(2,), plain=(), seconds=0.0)
+    rows = list(learner.measure(config))
+    assert [(row["network"], row["algorithm"], row["K"], row["L"]) for row in rows] == [
+        (network, *case)
+        for network in ("1x", "2x")
+        for case in (("impala", 1, 0), ("stacx", 2, 0), ("bmg", 1, 2))
+    ]
+    told = capsys.readouterr().out
+    assert told.count("out of memory") == 2 and "1x" in told and "2x" in told
 
 
 def test_the_figure_has_a_column_for_each_network_and_a_curve_for_each_rule(tmp_path, monkeypatch):
