@@ -10,7 +10,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 
-from experiments.two_colors.config import TwoColorsConfig
+from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -46,11 +46,19 @@ class Run(NamedTuple):
             return f"fixed $\\epsilon$ = {own.entropy_weight:g}"
         meta = f", $\\epsilon_{{meta}}$={own.meta_regularization:g}"
         if config.method == "mg":
-            return f"MG, K={config.inner_steps}{meta}"
+            return f"MG, K={config.inner_steps}{meta}{self.start}"
         if own.final_objective == "learned":
             meta = ", learned rule throughout"
         matching = "" if config.matching_name == "kl-1" else f", {config.matching_name}"
-        return f"BMG, K={config.inner_steps}, L={config.target_steps}{meta}{matching}"
+        return f"BMG, K={config.inner_steps}, L={config.target_steps}{meta}{matching}{self.start}"
+
+    @property
+    def start(self) -> str:
+        """The label's end where the learned entropy weight begins elsewhere than by default."""
+        weight = self.config.actor_critic.initial_entropy_weight
+        if weight == ActorCriticConfig.initial_entropy_weight:
+            return ""
+        return f", from $\\epsilon$={weight:g}"
 
 
 def compared_after(runs: Sequence[Run]) -> int:
@@ -189,7 +197,9 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
         return lambda axis, runs: draw_schedule(axis, runs, column, label)
 
     def by_matching(axis, runs):
-        draw_total_reward(axis, runs, lambda run: run.config.matching_name.replace("kl", "KL"))
+        draw_total_reward(
+            axis, runs, lambda run: run.config.matching_name.replace("kl", "KL") + run.start
+        )
 
     def entropy_range(axis, runs):
         draw_range(axis, runs, "entropy", entropy, round(_EARLY * runs[0].config.flip_every))

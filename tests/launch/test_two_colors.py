@@ -162,6 +162,18 @@ def test_figures_of_what_there_is(command, tmp_path):
     assert not (tmp_path / "pictures" / "figure_11.png").exists()
 
 
+def test_legends_tell_methods_apart():
+    """Everything that the figures compare has its own name, also where it begins elsewhere."""
+    rng = np.random.default_rng(0)
+    runs = [run_of(name, config, 1, rng) for name, config in suite().items()]
+    for run in runs:
+        own = dataclasses.replace(run.config.actor_critic, initial_entropy_weight=0.2)
+        low = run._replace(config=dataclasses.replace(run.config, actor_critic=own))
+        learned = run.config.agent == "actor-critic" and run.config.method != "fixed"
+        assert low.label == run.label + (", from $\\epsilon$=0.2" if learned else "")
+    assert len({run.label for run in runs}) == len(runs)
+
+
 def test_what_the_figures_read_off():
     config = TwoColorsConfig(seeds=1)
     steps = np.arange(2_000, 400_001, 2_000)
