@@ -12,13 +12,14 @@ PyTree = Any
 
 
 def add_up(scalars: Iterable[jax.Array]) -> jax.Array:
-    """Sum of scalars, taken as their product with ones; [] float.
+    """Sum of scalars; [] float.
 
     XLA repeats a chain of additions inside each of its consumers. For the norm of a gradient,
-    which every parameter's update needs, that would be most of the compilation.
+    which every parameter's update needs, that would be most of the compilation. It makes a chain
+    of every sum, unless it does not see where the terms come from.
     """
     terms = jnp.stack([jnp.asarray(scalar, float) for scalar in scalars] or [jnp.zeros(())])
-    return jnp.dot(terms, jnp.ones_like(terms), precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(jax.lax.optimization_barrier(terms))
 
 
 def squared_norm(tree: PyTree) -> jax.Array:
