@@ -16,6 +16,7 @@ import concurrent.futures
 import csv
 import dataclasses
 import functools
+import io
 import pathlib
 import statistics
 import time
@@ -31,6 +32,7 @@ from agents.config import AgentConfig, MetaConfig, NetworkConfig
 from agents.trajectory import Trajectory
 from benchmarks.config import BenchmarkConfig
 from learner.update import with_precision
+from storage.files import whole_file
 
 _ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 _ACTIONS = 6  # Pong's
@@ -187,14 +189,15 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
         network = dataclasses.replace(_NETWORKS[name], precision=precision)
         frame = _FRAMES[config.frames]
         compiled = functools.partial(compile_update, network=network, frame=frame)
-        ready = {}
         if config.quick:  # as fast as the cores allow; K = 8 would need too much memory for this
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 ready = dict(zip(_QUICK, pool.map(compiled, _QUICK)))
-        impala = ready.get(IMPALA) or compiled(IMPALA)
+        else:
+            ready = {IMPALA: compiled(IMPALA)}
+        impala = ready[IMPALA]
         for case in _QUICK if config.quick else [IMPALA, *cases(config)]:
             try:
-                update = impala if case == IMPALA else ready.get(case) or compiled(case)
+                update = ready.get(case) or compiled(case)
                 base, median = take_turns(impala, update, seconds)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
@@ -225,10 +228,12 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
 def write_csv(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     """Writes the rows as a table."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pathlib
 
 from launch.options import check_name, parse_options
+from storage.files import write_json
 
 _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     for row in benchmark.measure(config):
         rows.append(row)
         if config.json:
-            pathlib.Path(config.json).write_text(json.dumps(rows, indent=2) + "\n")
+            write_json(pathlib.Path(config.json), rows)
     print_table(rows)
     return 0
 
