@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import jax
 
-from actors.parameters import ParameterClient
+from actors.inference import Inference
 from actors.rollout import Rollout
 from agents.trajectory import Trajectory
 
 
 def run_actor(
     rollout: Rollout,
-    parameters: ParameterClient,
+    inference: Inference,
     append: Callable[[Trajectory], bool],
     report: Callable[[dict[str, float]], None],
     should_stop: Callable[[], bool],
@@ -23,8 +23,8 @@ def run_actor(
     """Streams unrolls until asked to stop.
 
     Args:
-      rollout: the environments and the policy.
-      parameters: where parameters come from.
+      rollout: the environments, acting by `inference.act`.
+      inference: who chooses the actions.
       append: writes one environment's unroll; blocks while the learner is slow, False to stop.
       report: takes the share of time spent in each activity, and steps per second.
       should_stop: polled between unrolls.
@@ -32,13 +32,13 @@ def run_actor(
     """
     last_report, steps, writing = time.monotonic(), 0, 0.0
     while not should_stop():
-        latest = parameters.wait(should_stop)
+        latest = inference.latest(should_stop)
         if latest is None:
             return
         if latest.final:  # nothing more is learned; leave the cores to the last evaluation
             time.sleep(0.2)
             continue
-        unrolls = rollout.collect(latest.params, latest.version, time.monotonic)
+        unrolls = rollout.collect(latest.version, time.monotonic)
         start = time.monotonic()
         num_envs, length = unrolls.action.shape
         for index in range(num_envs):

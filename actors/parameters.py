@@ -17,15 +17,22 @@ class ParameterClient:
     launcher ends the run then), so acting goes on with the parameters at hand.
     """
 
-    def __init__(self, fetch: Callable[[int], VersionedParameters | None], interval: float):
+    def __init__(
+        self,
+        fetch: Callable[[int], VersionedParameters | None],
+        interval: float,
+        device: jax.Device | None = None,
+    ):
         """Starts fetching.
 
         Args:
           fetch: version at hand (-1 for none) -> newer parameters, or None where there are none.
           interval: seconds between looks.
+          device: where the parameters are put; None for JAX's default.
         """
         self._fetch = fetch
         self._interval = interval
+        self._device = device
         self._latest: VersionedParameters | None = None
         self._arrived = threading.Event()
         self._stop = threading.Event()
@@ -49,7 +56,7 @@ class ParameterClient:
             return
         newer = VersionedParameters(*newer)
         if at_hand is None or newer.version > at_hand.version:
-            self._latest = newer._replace(params=jax.device_put(newer.params))
+            self._latest = newer._replace(params=jax.device_put(newer.params, self._device))
         elif newer.version == at_hand.version and newer.final:
             self._latest = at_hand._replace(final=True)
         self._arrived.set()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from agents.trajectory import Trajectory, stack_frames
+from agents.trajectory import Trajectory
 from environments.base import EnvironmentSpec, Step, VectorEnvironment
 
 
@@ -47,33 +47,19 @@ class FrameStack:
 class Rollout:
     """Acts in N environments and yields unrolls."""
 
-    def __init__(
-        self,
-        environment: VectorEnvironment,
-        act: Callable,
-        unroll_length: int,
-        key: jax.Array,
-    ):
+    def __init__(self, environment: VectorEnvironment, act: Callable, unroll_length: int):
         """Resets the environments.
 
         Args:
           environment: N environments.
-          act: (params, uint8 [N, H, W, S * C], key) -> (actions int32 [N], logits [N, A]).
+          act: (frames uint8 [N, S, H, W, C], age int32 [N]) -> (actions int32 [N],
+            logits [N, A]), see `inference.Inference`.
           unroll_length: T.
-          key: random key of the actions.
         """
         self._environment = environment
         self._spec = environment.spec
         self._length = unroll_length
-
-        def act_and_split(params, frames, age, key):
-            # Stacked as the learner does it, and where it is fast: not by copies on the host.
-            observation = jax.vmap(stack_frames)(frames, age[:, None])[:, 0]
-            key, subkey = jax.random.split(key)
-            return *act(params, observation, subkey), key
-
-        self._act = jax.jit(act_and_split)
-        self._key = key
+        self._act = act
         num_envs, stack = environment.num_envs, self._spec.num_stack
         self._frames = np.zeros(
             (num_envs, stack + unroll_length, *self._spec.frame_shape), np.uint8
@@ -82,12 +68,11 @@ class Rollout:
         self._frames[:, stack - 1] = environment.reset().frame
         self.seconds = {"environment": 0.0, "inference": 0.0}
 
-    def collect(self, params, version: int, clock: Callable[[], float]) -> Trajectory:
+    def collect(self, version: int, clock: Callable[[], float]) -> Trajectory:
         """Takes T steps in every environment.
 
         Args:
-          params: the main task's parameters, on the inference device.
-          version: learner updates behind them.
+          version: learner updates behind the acting parameters.
           clock: seconds, for `self.seconds`.
 
         Returns:
@@ -100,10 +85,7 @@ class Rollout:
         reward, discount, returns = np.zeros((3, num_envs, length), np.float32)
         for t in range(length):
             start = clock()
-            chosen, step_logits, self._key = self._act(
-                params, frames[:, t : t + stack], age[:, t], self._key
-            )
-            action[:, t], logits[:, t] = chosen, step_logits
+            action[:, t], logits[:, t] = self._act(frames[:, t : t + stack], age[:, t])
             middle = clock()
             step = self._environment.step(action[:, t])
             frames[:, stack + t] = step.frame

@@ -34,8 +34,13 @@ class TrainConfig:
     """Seeds parameters, actions and environments."""
     resume: bool = False
     """Go on from the newest checkpoint in the run directory, with the configuration found there."""
+    runtime: Literal["auto", "launchpad", "local-threads"] = "auto"
+    """launchpad: processes around a Reverb server. local-threads: one process, anywhere, inference
+    batched on the learner's device. auto: launchpad where it is installed, else local-threads.
+    Runs go on under either."""
     launch: Literal["local_mp", "local_mt"] = "local_mp"
-    """Processes, or threads of one process for debugging."""
+    """Launchpad's processes, or its threads of one process for debugging; unread by local-threads.
+    """
     agent: AgentConfig = AgentConfig()
     atari: AtariConfig = AtariConfig()
     actors: ActorConfig = ActorConfig()

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     from agents.networks import main_task_params
     from environments.factory import make, make_spec
     from environments.scores import human_normalized_score
-    from launch.nodes import protocol
+    from launch.parts import protocol
     from storage import checkpoint
     from storage.files import write_json
 

@@ -8,7 +8,7 @@ import launchpad as lp
 from launchpad.nodes.python.local_multi_processing import PythonProcess
 
 from environments.base import EnvironmentSpec
-from launch import nodes
+from launch import nodes, status
 from launch.config import TrainConfig
 
 # Only the learner sees the accelerator. An actor's batch is small: one thread each, so that many
@@ -31,20 +31,18 @@ def make_program(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> lp
       resume: whether the learner starts from the newest checkpoint.
     """
     program = lp.Program("bmg")
-    with program.group(nodes.REPLAY):
+    with program.group(status.REPLAY):
         replay = program.add_node(
             lp.ReverbNode(functools.partial(nodes.replay_tables, config, spec))
         )
-    with program.group(nodes.LEARNER):
+    with program.group(status.LEARNER):
         learner = program.add_node(
-            lp.CourierNode(
-                nodes.LearnerNode, config, spec, replay, resume, nodes.protocol(config)
-            )
+            lp.CourierNode(nodes.LearnerNode, config, spec, replay, resume)
         )
-    with program.group(nodes.ACTOR):
+    with program.group(status.ACTOR):
         for index in range(config.actors.num_actors):
             program.add_node(lp.PyNode(nodes.run_actor, config, spec, index, learner, replay))
-    with program.group(nodes.EVALUATOR):
+    with program.group(status.EVALUATOR):
         for index in range(config.evaluator.num_evaluators):
             program.add_node(lp.PyNode(nodes.run_evaluator, config, spec, index, learner))
     return program
@@ -58,18 +56,8 @@ def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
         return PythonProcess(env={**_QUIET, **environment})
 
     return {
-        nodes.REPLAY: process({"JAX_PLATFORMS": "cpu"}),
-        nodes.LEARNER: process(learner),
-        nodes.ACTOR: process(_ACTING_ENVIRONMENT),
-        nodes.EVALUATOR: process(_ACTING_ENVIRONMENT),
+        status.REPLAY: process({"JAX_PLATFORMS": "cpu"}),
+        status.LEARNER: process(learner),
+        status.ACTOR: process(_ACTING_ENVIRONMENT),
+        status.EVALUATOR: process(_ACTING_ENVIRONMENT),
     }
-
-
-def node_names(config: TrainConfig) -> list[str]:
-    """Names of all nodes, as in their logs."""
-    return [
-        nodes.REPLAY,
-        nodes.LEARNER,
-        *(f"{nodes.ACTOR}_{i}" for i in range(config.actors.num_actors)),
-        *(f"{nodes.EVALUATOR}_{i}" for i in range(config.evaluator.num_evaluators)),
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -18,6 +17,8 @@ import time
 from launch.config import TrainConfig, check_workdir, config_file, load_config, to_dict
 from launch.options import check_name, parse_options
 from launch.presets import PRESETS
+from launch.runtime import check_runtime, choose_runtime
+from launch.status import log_file, status_file
 
 _LOG_LINES = 20  # of a failed node's log, shown
 
@@ -85,6 +86,7 @@ def check(config: TrainConfig):
     """
     from environments.factory import make_spec
 
+    check_runtime(config.runtime)
     spec = make_spec(config.game, config.atari)
     height, width, _ = spec.frame_shape
     torso = config.agent.network.torso
@@ -98,6 +100,11 @@ def check(config: TrainConfig):
     from learner.update import check_batch
 
     check_batch(config.learner, config.agent, count_devices(config))
+    if choose_runtime(config.runtime)[0] == "local-threads":
+        from actors.rollout import trajectory_signature
+        from replay.memory import check_memory
+
+        check_memory(trajectory_signature(spec, config.learner.unroll_length), config.replay)
     return spec
 
 
@@ -128,7 +135,7 @@ def count_devices(config: TrainConfig) -> int:
 
 
 def launch(config: TrainConfig, spec, resume: bool) -> int:
-    """Launches the program and stays until it ended."""
+    """Starts the program and stays until it ended."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from launch.console import RunConsole
     from storage.files import write_json
@@ -140,151 +147,44 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
         f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
         f"(tensorboard --logdir {workdir.parent})"
     )
-    program = Launched(config, spec, resume)
+    runtime, why = choose_runtime(config.runtime)
+    if why:
+        console.print(why)
+    program = _start(runtime, config, spec, resume)
+    # After the start: Launchpad's own handlers would count down, and kill this process as well.
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: interrupted.set())
     try:
-        while (state := program.poll()) == "running":
+        while (state := program.poll()) == "running" and not interrupted.is_set():
             console.refresh()
             time.sleep(0.2)
+        if interrupted.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
+            state = "interrupted"
     finally:
-        program.stop()
+        all_left = program.stop()
         console.close()
-    return report_end(config, state, program)
-
-
-class Launched:
-    """A running program, watched by its nodes' state files."""
-
-    def __init__(self, config: TrainConfig, spec, resume: bool):
-        """Starts all processes (or threads)."""
-        import absl.flags
-        import launchpad as lp
-        import psutil
-
-        from launch.nodes import log_file
-        from launch.program import LEAVE_SECONDS, local_resources, make_program, node_names
-
-        self._config = config
-        self._leave_seconds = LEAVE_SECONDS + 5
-        self._names = node_names(config)
-        if not absl.flags.FLAGS.is_parsed():
-            absl.flags.FLAGS(["bmg"])
-        self._interrupted = threading.Event()
-        before = set(psutil.Process().children())
-        with _output_to(log_file(config.path, "launch"), config.launch == "local_mp"):
-            self._manager = lp.launch(
-                make_program(config, spec, resume),
-                launch_type=config.launch,
-                local_resources=local_resources(config),
-                terminal="current_terminal",
-            )
-        self._wrappers = set(psutil.Process().children()) - before
-        # Launchpad's own handlers would count down, and kill this process with the nodes.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._interrupted.set())
-
-    def statuses(self) -> dict[str, dict]:
-        """What each node last said of itself."""
-        from launch.nodes import status_file
-
-        statuses = {}
-        for name in self._names:
-            with contextlib.suppress(FileNotFoundError):
-                statuses[name] = json.loads(status_file(self._config.path, name).read_text())
-        return statuses
-
-    def poll(self) -> str:
-        """running, finished, failed or interrupted."""
-        statuses = self.statuses()
-        self.failed: list[str] = []
-        if statuses.get("learner", {}).get("state") == "finished":
-            return "finished"
-        if self._interrupted.is_set():
-            return "interrupted"
-        self.failed = [n for n, status in statuses.items() if status["state"] == "failed"]
-        if self.failed:
-            return "failed"
-        if self._config.launch == "local_mp":
-            dead = [
-                name
-                for name, status in statuses.items()
-                if status["state"] == "running" and not _alive(status["pid"])
-            ]
-            if dead or any(not _alive(wrapper.pid) for wrapper in self._wrappers):
-                self.failed = dead
-                return "failed"
-        return "running"
-
-    def stop(self) -> None:
-        """Asks every node to leave, waits, and kills what is left."""
-        if self._config.launch == "local_mp":
-            _end_processes(
-                [status["pid"] for status in self.statuses().values()],
-                [wrapper.pid for wrapper in self._wrappers],
-                self._leave_seconds,
-            )
-        else:
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._manager.stop_and_wait()
-
-
-@contextlib.contextmanager
-def _output_to(path: pathlib.Path, redirect: bool):
-    """Sends this process's output, and that of the processes it starts, to a file meanwhile."""
-    if not redirect:
-        yield
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        yield
-    finally:
+    code = report_end(config, state, program.failed)
+    if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
         sys.stdout.flush()
         sys.stderr.flush()
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        for descriptor in (file, *saved):
-            os.close(descriptor)
+        os._exit(code)
+    return code
 
 
-def _end_processes(nodes: list[int], wrappers: list[int], leave_seconds: float) -> None:
-    """Terminates the nodes; waits for them and their wrappers, and kills what is left."""
-    import psutil
+def _start(runtime: str, config: TrainConfig, spec, resume: bool):
+    """A running program: `poll` says how it is, `failed` which nodes failed, `stop` ends it."""
+    if runtime == "launchpad":
+        from launch.processes import Processes
 
-    processes = []
-    for pid in {*nodes, *wrappers}:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(pid))
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            # A wrapper ignores the signal; its node may not have said yet that it is there.
-            for one in [process, *process.children()]:
-                one.terminate()
-    _, left = psutil.wait_procs(processes, timeout=leave_seconds)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in process.children(recursive=True):
-                child.kill()
-            process.kill()
-    psutil.wait_procs(left, timeout=5)
+        return Processes(config, spec, resume)
+    from launch.threads import Threads
+
+    return Threads(config, spec, resume)
 
 
-def _alive(pid: int) -> bool:
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def report_end(config: TrainConfig, state: str, program: Launched) -> int:
+def report_end(config: TrainConfig, state: str, failed: list[str]) -> int:
     """Says how the run ended; the exit code."""
-    from launch.nodes import log_file, status_file
-
     workdir = config.path
     if state == "finished":
         print((workdir / "results.json").read_text(), end="")
@@ -292,7 +192,7 @@ def report_end(config: TrainConfig, state: str, program: Launched) -> int:
     if state == "interrupted":
         print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
         return 130
-    for name in program.failed or ["launch"]:  # what nodes say before they have a log
+    for name in failed or ["launch"]:  # what nodes say before they have a log
         print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)
         path = log_file(workdir, name)
         if path.exists():

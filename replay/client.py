@@ -8,6 +8,7 @@ from typing import Callable, Sequence
 import tree
 
 from replay.backend import reverb
+from replay.interface import no_table, table_state
 from replay.signature import Signature
 
 # Reverb takes whole seconds; a server that is there answers in milliseconds.
@@ -63,10 +64,7 @@ def connect(
             raise TimeoutError(_silent(client))
     for name in names:
         if name not in tables:
-            raise ValueError(
-                f"replay server {client.server_address} has no table {name}, "
-                f"only {', '.join(sorted(tables))}: give it the same replay configuration"
-            )
+            raise no_table(f"replay server {client.server_address}", name, list(tables))
         specs = tree.flatten(tables[name].signature)
         signature.check([tuple(spec.shape) for spec in specs], [spec.dtype for spec in specs],
                         f"table {name}")
@@ -82,8 +80,8 @@ def describe(client: reverb.Client, name: str) -> str:
         return f"table {name} is gone"
     table = tables[name]
     stats = table.rate_limiter_info
-    return (f"table {name} holds {table.current_size} of at most {table.max_size} unrolls, "
-            f"{stats.insert_stats.completed} inserted, {stats.sample_stats.completed} sampled")
+    return table_state(name, table.current_size, table.max_size, stats.insert_stats.completed,
+                       stats.sample_stats.completed)
 
 
 def _tables(client: reverb.Client) -> dict | None:

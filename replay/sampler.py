@@ -13,6 +13,7 @@ import numpy as np
 from replay import client as client_lib
 from replay.backend import pybind, reverb
 from replay.config import ReplayConfig
+from replay.interface import no_batch
 from replay.signature import Signature
 
 # Reverb wants an end; this one is never reached.
@@ -37,7 +38,7 @@ class Sampler:
 
     Args:
         server: `host:port` or a Reverb client.
-        table: `server.ONLINE` or `server.REPLAY`.
+        table: `interface.ONLINE` or `interface.REPLAY`.
         batch_size: unrolls in a batch.
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
         config: sizes and deadlines, the same as the server's.
@@ -98,10 +99,8 @@ class Sampler:
             if self._should_stop():
                 raise StopIteration
             if time.monotonic() >= deadline:
-                raise TimeoutError(
-                    f"no batch for {self._config.sample_timeout:g} s (are the actors dead, or "
-                    f"slower than that?): {client_lib.describe(self._client, self._table)}"
-                )
+                raise no_batch(self._config.sample_timeout,
+                               client_lib.describe(self._client, self._table))
 
     def close(self) -> None:
         """Stops reading, within `config.close_timeout` seconds; what was read ahead is lost.

@@ -8,10 +8,8 @@ import tree
 
 from replay.backend import reverb, tf
 from replay.config import ReplayConfig
+from replay.interface import ONLINE, REPLAY
 from replay.signature import Signature
-
-ONLINE = "online"
-REPLAY = "replay"
 
 
 def table_names(config: ReplayConfig) -> tuple[str, ...]:
@@ -20,10 +18,8 @@ def table_names(config: ReplayConfig) -> tuple[str, ...]:
 
 
 def make_tables(signature: Any, config: ReplayConfig) -> list[reverb.Table]:
-    """Returns the tables: `online`, and `replay` if it has a capacity.
-
-        unroll ──► one chunk ──┬─► online: a queue, each unroll once, in order; full: writers wait
-                               └─► replay: drawn uniformly, with replacement; full: oldest goes
+    """Returns the tables: `online`, and `replay` if it has a capacity. An unroll is one chunk, to
+    which both tables' items point.
 
     Args:
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.

@@ -9,6 +9,7 @@ from replay import client as client_lib
 from replay import server as server_lib
 from replay.backend import reverb
 from replay.config import ReplayConfig
+from replay.interface import ONLINE, no_room
 from replay.signature import Signature
 
 
@@ -105,11 +106,8 @@ class Writer:
             if self._should_stop():
                 return False
             if time.monotonic() >= deadline:
-                raise TimeoutError(
-                    f"no unroll was taken for {self._config.write_timeout:g} s (is the learner "
-                    f"dead, or slower than that?): "
-                    f"{client_lib.describe(self._client, server_lib.ONLINE)}"
-                )
+                raise no_room(self._config.write_timeout,
+                              client_lib.describe(self._client, ONLINE))
         return True
 
     def _flush(self, unconfirmed: int, deadline: float) -> bool:

@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 
 from actors.evaluator import play_episodes, run_evaluator
-from agents.messages import Evaluation, VersionedParameters
+from agents.messages import Evaluation
 from environments.atari import LIGHT
 from environments.base import EnvironmentSpec, Step, first_step
 from environments.factory import make
+from tests.actors.fakes import Newest, never
 
 KEY = jax.random.PRNGKey(0)
-
-
-def never() -> bool:
-    return False
 
 
 def where(observation):
@@ -122,19 +119,6 @@ def test_the_policy_sees_stacks_that_begin_anew_with_an_episode():
     np.testing.assert_array_equal(np.stack(seen)[:, 1], [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4]])
 
 
-class Parameters:
-    """A ParameterClient whose newest parameters the test sets."""
-
-    def __init__(self, value: float, version: int, final: bool):
-        self.publish(value, version, final)
-
-    def publish(self, value: float, version: int, final: bool) -> None:
-        self.latest = VersionedParameters(jnp.float32(value), version, 40 * version, final)
-
-    def wait(self, should_stop):
-        return self.latest
-
-
 def evaluate(environment, parameters, report, should_stop=never, interval=0.0, act=still):
     run_evaluator(environment, act, parameters, report, should_stop, interval, KEY)
 
@@ -142,7 +126,7 @@ def evaluate(environment, parameters, report, should_stop=never, interval=0.0, a
 def test_final_parameters_are_evaluated_once_and_end_it():
     """Worst parameters first, then the final, perfect ones."""
     environment = make("catch", 20, 2, 0, LIGHT, 0)
-    parameters = Parameters(-1.0, 3, final=False)
+    parameters = Newest(-1.0, 3, final=False)
     reports: list[Evaluation] = []
 
     def report(evaluation):
@@ -156,7 +140,7 @@ def test_final_parameters_are_evaluated_once_and_end_it():
 
 
 def test_the_final_evaluation_comes_even_for_a_version_seen_before():
-    parameters = Parameters(1.0, 5, final=False)
+    parameters = Newest(1.0, 5, final=False)
     reports: list[Evaluation] = []
 
     def report(evaluation):
@@ -169,7 +153,7 @@ def test_the_final_evaluation_comes_even_for_a_version_seen_before():
 
 
 def test_an_older_evaluation_is_abandoned_for_the_final_one():
-    parameters = Parameters(-1.0, 1, final=False)
+    parameters = Newest(-1.0, 1, final=False)
 
     class Interrupted(Episodes):
         """Under the first parameters no episode ever ends."""
@@ -193,7 +177,7 @@ def test_an_older_evaluation_is_abandoned_for_the_final_one():
 
 
 def test_newer_parameters_that_are_not_final_do_not_abandon_an_evaluation():
-    parameters = Parameters(0.0, 1, final=False)
+    parameters = Newest(0.0, 1, final=False)
 
     class Newer(Episodes):
         def step(self, actions) -> Step:
@@ -211,7 +195,7 @@ def test_evaluating_ends_when_asked_to_stop():
     environment = Episodes([[10**9]], [[1]])
     evaluate(
         environment,
-        Parameters(0.0, 1, final=False),
+        Newest(0.0, 1, final=False),
         reports.append,
         should_stop=lambda: environment.steps >= 10,
     )

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from actors.inference import LocalInference
 from actors.rollout import Rollout, trajectory_signature
 from agents.trajectory import stack_frames
 from environments.atari import LIGHT, PAPER
 from environments.base import EnvironmentSpec, Step, first_step
 from environments.factory import make
+from tests.actors.fakes import Newest, make_rollout, never
 
 CLOCK = itertools.count().__next__
-PARAMS = jnp.float32(1.0)
 
 
 class Tape:
@@ -103,8 +104,8 @@ def patterns(length: int, num_unrolls: int) -> np.ndarray:
 def test_unrolls_are_what_happened(length, num_stack, channels):
     num_unrolls = 5
     tape = Tape(num_stack, patterns(length, num_unrolls), channels)
-    rollout = Rollout(tape, show_observation, length, jax.random.PRNGKey(0))
-    unrolls = [rollout.collect(PARAMS, 10 + i, CLOCK) for i in range(num_unrolls)]
+    rollout = make_rollout(tape, show_observation, length)
+    unrolls = [rollout.collect(10 + i, CLOCK) for i in range(num_unrolls)]
 
     for n in range(tape.num_envs):
         first = np.array([True, *(step.first[n] for step in tape.steps)])
@@ -142,7 +143,7 @@ def test_unrolls_are_what_happened(length, num_stack, channels):
 
 def test_unrolls_have_their_signature():
     tape = Tape(3, patterns(4, 2))
-    unroll = Rollout(tape, show_observation, 4, jax.random.PRNGKey(0)).collect(PARAMS, 7, CLOCK)
+    unroll = make_rollout(tape, show_observation, 4).collect(7, CLOCK)
     signature = trajectory_signature(tape.spec, 4)
     for name, array, expected in zip(signature._fields, unroll, signature):
         assert isinstance(array, np.ndarray), name
@@ -152,24 +153,28 @@ def test_unrolls_have_their_signature():
 
 def test_unrolls_belong_to_the_caller():
     tape = Tape(3, patterns(4, 4))
-    rollout = Rollout(tape, show_observation, 4, jax.random.PRNGKey(0))
-    kept = rollout.collect(PARAMS, 0, CLOCK)
+    rollout = make_rollout(tape, show_observation, 4)
+    kept = rollout.collect(0, CLOCK)
     copies = jax.tree.map(np.copy, kept)
-    second = rollout.collect(PARAMS, 1, CLOCK)
+    second = rollout.collect(1, CLOCK)
     jax.tree.map(np.testing.assert_array_equal, kept, copies)
     second_copies = jax.tree.map(np.copy, second)
     for array in kept:  # and the caller may scribble on them
         array[...] = 0
     jax.tree.map(np.testing.assert_array_equal, second, second_copies)
-    third = rollout.collect(PARAMS, 2, CLOCK)
+    third = rollout.collect(2, CLOCK)
     np.testing.assert_array_equal(third.frames[:, :3], second_copies.frames[:, -3:])
 
 
-def test_parameters_of_each_call_act():
-    tape = Tape(2, patterns(3, 2))
-    rollout = Rollout(tape, show_observation, 3, jax.random.PRNGKey(0))
-    first = rollout.collect(jnp.float32(1.0), 0, CLOCK)
-    second = rollout.collect(jnp.float32(2.0), 1, CLOCK)
+def test_the_same_parameters_act_until_newer_ones_are_asked_for():
+    tape, parameters = Tape(2, patterns(3, 3)), Newest(1.0)
+    inference = LocalInference(show_observation, parameters, jax.random.PRNGKey(0))
+    rollout = Rollout(tape, inference.act, 3)
+    inference.latest(never)
+    parameters.publish(2.0, 1)
+    first = rollout.collect(0, CLOCK)
+    assert inference.latest(never).version == 1
+    second = rollout.collect(1, CLOCK)
     for unroll, factor in [(first, 1), (second, 2)]:
         for n in range(tape.num_envs):
             stacks = np.asarray(stack_frames(unroll.frames[n], unroll.age[n]))[:-1]
@@ -185,8 +190,8 @@ def test_every_step_draws_with_its_own_key():
 
     def draws_of(seed: int) -> np.ndarray:
         tape = Tape(2, patterns(5, 4))
-        rollout = Rollout(tape, act, 5, jax.random.PRNGKey(seed))
-        unrolls = [rollout.collect(PARAMS, 0, CLOCK) for _ in range(4)]
+        rollout = make_rollout(tape, act, 5, seed)
+        unrolls = [rollout.collect(0, CLOCK) for _ in range(4)]
         return np.concatenate([u.behaviour_logits[..., 0] for u in unrolls], axis=1).ravel()
 
     draws = draws_of(0)
@@ -240,10 +245,10 @@ def test_stacks_across_ends_of_episodes_and_lives_on_a_rom(config, num_stack):
         return actions, observation.reshape(observation.shape[0], -1).astype(jnp.float32)
 
     length, num_unrolls = 20, 12
-    rollout = Rollout(environment, act, length, jax.random.PRNGKey(3))
+    rollout = make_rollout(environment, act, length, seed=3)
     unrolls = []
     for _ in range(num_unrolls):
-        unroll = rollout.collect(PARAMS, 0, CLOCK)
+        unroll = rollout.collect(0, CLOCK)
         unrolls.append(unroll._replace(behaviour_logits=unroll.behaviour_logits.astype(np.uint8)))
     environment.close()
 

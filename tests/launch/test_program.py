@@ -1,15 +1,18 @@
-"""Real programs of several processes: they learn, end cleanly, resume, and fail in plain words."""
+"""Real programs under both runtimes: they learn, end cleanly, resume, and fail in plain words."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
 import signal
 import time
+from typing import NamedTuple
 
 import pytest
 
 from environments.scores import human_normalized_score
+from launch.runtime import why_no_launchpad
 from tests.launch import commands
 from tests.launch.commands import (
     bmg,
@@ -23,6 +26,9 @@ from tests.launch.commands import (
 
 pytestmark = pytest.mark.slow
 
+LAUNCHPAD = pytest.param("launchpad", marks=pytest.mark.launchpad)
+THREADS = "local-threads"
+RUNTIMES = [LAUNCHPAD, THREADS]
 # A small run of a real game: two processes that move data, and an evaluator where it is asked for.
 PONG = (
     "train --game pong --agent.network.torso mlp --agent.network.features 16 "
@@ -41,10 +47,16 @@ ENDLESS = ["--frames", "2000000000"]
 LEAVE = 60.0  # seconds for a run to end at most, on a busy machine
 
 
+@pytest.fixture(params=RUNTIMES)
+def runtime(request) -> list[str]:
+    """The option of each runtime in turn."""
+    return ["--runtime", request.param]
+
+
 def assert_nothing_left(run: commands.Run, workdir) -> None:
     """No descendant is left, and none of the nodes' own processes."""
     assert run.left() == []
-    known = {child.pid for child in run.children}
+    known = {child.pid for child in run.children} | {run.process.pid}
     for name, status in nodes_of(workdir).items():
         assert status["pid"] in known, f"{name} was no descendant that was watched"
 
@@ -58,33 +70,46 @@ def pids_of(workdir) -> dict[str, int]:
     return {name: status["pid"] for name, status in nodes_of(workdir).items()}
 
 
-@pytest.fixture(scope="module")
-def catch(tmp_path_factory):
-    """Catch through the whole program with its defaults: (folder, exit code, stdout, stderr).
+class Catch(NamedTuple):
+    """A run of Catch with its defaults that came to its end, and a copy of it."""
+
+    runtime: str
+    folder: pathlib.Path
+    workdir: pathlib.Path
+    copy: pathlib.Path
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def catch(request, tmp_path_factory):
+    """Catch through the whole program with its defaults.
 
     It is learned within about 150,000 frames; twice that many leave room for bad luck, and so many
     episodes of nine steps keep luck out of the score.
     """
     folder = tmp_path_factory.mktemp("catch")
+    workdir, copy = folder / "runs/catch", folder / "copy"
     arguments = (
         "train --preset local --game catch --frames 300000 --workdir runs/catch "
-        "--evaluator.episodes 500"
+        f"--evaluator.episodes 500 --runtime {request.param}"
     ).split()
     with started(*arguments, cwd=folder) as run:
         code, out, err = run.finish(240)
-        assert_nothing_left(run, folder / "runs/catch")
-        # Launcher, and at least a process for replay, learner, two actors and the evaluator.
-        assert len(run.children) >= 5
+        assert_nothing_left(run, workdir)
+        if request.param == THREADS:
+            assert not run.children
+        else:  # at least a process for replay, learner, two actors and the evaluator
+            assert len(run.children) >= 5
     if code == 0:
-        shutil.copytree(folder / "runs/catch", folder / "copy")
-    return folder, code, out, err
+        shutil.copytree(workdir, copy)
+    return Catch(request.param, folder, workdir, copy, code, out, err)
 
 
 def test_catch_is_learned_by_the_whole_program(catch):
-    folder, code, out, err = catch
-    workdir = folder / "runs/catch"
-    assert code == 0, out + err
-    results = json_of(workdir / "results.json")
+    assert catch.code == 0, catch.out + catch.err
+    results = json_of(catch.workdir / "results.json")
     assert results["evaluation_return"] >= 0.9
     assert results["training_return"] >= 0.8  # of the last hundred episodes
     assert results["game"] == "catch"
@@ -104,13 +129,13 @@ def test_catch_is_learned_by_the_whole_program(catch):
 
 
 def test_catch_did_not_start_out_learned(catch):
-    returns = [row["training/return"] for row in rows_of(catch[0] / "runs/catch")
+    returns = [row["training/return"] for row in rows_of(catch.workdir)
                if "training/return" in row]  # fmt: skip
     assert returns[0] < 0.5 < returns[-1]
 
 
 def test_the_run_directory_holds_everything(catch):
-    workdir = catch[0] / "runs/catch"
+    workdir = catch.workdir
     names = {path.name for path in workdir.iterdir()}
     assert names >= {"config.json", "results.json", "metrics.jsonl", "checkpoints", "logs",
                      "tensorboard"}  # fmt: skip
@@ -118,8 +143,9 @@ def test_the_run_directory_holds_everything(catch):
     results = json_of(workdir / "results.json")
     assert checkpoints_of(workdir)[-1] == f"checkpoint_{results['updates']:010d}.npz"
     assert len(list((workdir / "tensorboard").glob("events*"))) == 1
-    logs = {path.stem for path in (workdir / "logs").iterdir()}
-    assert logs >= {"replay", "learner", "actor_0", "actor_1", "evaluator_0"}
+    if catch.runtime != THREADS:  # whose threads share the console
+        logs = {path.stem for path in (workdir / "logs").iterdir()}
+        assert logs >= {"replay", "learner", "actor_0", "actor_1", "evaluator_0"}
     for path in (workdir / "logs").iterdir():
         assert "Traceback" not in path.read_text(), path.name
     nodes = nodes_of(workdir)
@@ -128,8 +154,8 @@ def test_the_run_directory_holds_everything(catch):
 
 
 def test_the_console_shows_progress_and_not_logs(catch):
-    _, _, out, err = catch
-    assert err == ""
+    out = catch.out
+    assert catch.err == ""
     lines = out.splitlines()
     assert "bmg on catch" in lines[0]
     progress = lines[1 : lines.index("{")]
@@ -139,7 +165,7 @@ def test_the_console_shows_progress_and_not_logs(catch):
 
 
 def test_metrics_of_every_node_arrived(catch):
-    rows = rows_of(catch[0] / "runs/catch")
+    rows = rows_of(catch.workdir)
     names = set().union(*rows)
     assert names >= {
         "replay/online_size", "replay/replay_size", "policy_lag/mean", "actors/steps_per_second",
@@ -156,13 +182,14 @@ def test_metrics_of_every_node_arrived(catch):
 
 
 def test_a_complete_run_goes_on_and_is_evaluated(catch):
-    """--resume with more frames counts on; `bmg evaluate` plays with what it learned."""
-    folder = catch[0]
-    workdir = folder / "runs/catch"
+    """--resume with more frames counts on, under the other runtime where there is one; `bmg
+    evaluate` plays with what it learned."""
+    folder, workdir = catch.folder, catch.workdir
+    other = "launchpad" if catch.runtime == THREADS and not why_no_launchpad() else THREADS
     before, frames_before = json_of(workdir / "results.json"), len(learner_rows(workdir))
     code, out, err = bmg(
         *"train --resume --workdir runs/catch --frames 312000 --evaluator.num-evaluators 0".split(),
-        cwd=folder, timeout=150,
+        "--runtime", other, cwd=folder, timeout=150,
     )  # fmt: skip
     assert code == 0, out + err
     after = json_of(workdir / "results.json")
@@ -189,10 +216,10 @@ def test_a_complete_run_goes_on_and_is_evaluated(catch):
     assert '"evaluation_return"' in out
 
 
-def test_a_real_game_trains_checkpoints_and_resumes(tmp_path):
+def test_a_real_game_trains_checkpoints_and_resumes(tmp_path, runtime):
     """Pong for a moment, an end by itself, and a second stretch that goes on."""
     workdir = tmp_path / "runs/pong"
-    options = [*PONG, *NO_EVALUATOR, "--workdir", "runs/pong"]
+    options = [*PONG, *NO_EVALUATOR, *runtime, "--workdir", "runs/pong"]
     with started(*options, "--frames", "3200", cwd=tmp_path) as run:
         code, out, err = run.finish(150)
         assert_nothing_left(run, workdir)
@@ -226,12 +253,12 @@ def test_a_real_game_trains_checkpoints_and_resumes(tmp_path):
     assert checkpoints_of(workdir) == ["checkpoint_0000000020.npz", "checkpoint_0000000040.npz"]
 
 
-def test_ctrl_c_writes_a_checkpoint_and_leaves_nothing(tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_leaves_nothing(tmp_path, runtime):
     """Exit code 130 and a line that says how to go on."""
     workdir = tmp_path / "runs/catch"
-    with started(*CATCH, *ENDLESS, cwd=tmp_path) as run:
+    with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
         run.wait_for(learning(workdir))
-        assert len(pids_of(workdir)) == 3
+        assert {"learner", "actor_0"} <= pids_of(workdir).keys()
         run.interrupt()
         code, out, err = run.finish(LEAVE)
         assert_nothing_left(run, workdir)
@@ -246,10 +273,10 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves_nothing(tmp_path):
     }
 
 
-def test_ctrl_c_before_anything_happened(tmp_path):
+def test_ctrl_c_before_anything_happened(tmp_path, runtime):
     """Processes that are still importing leave as well."""
     workdir = tmp_path / "runs/catch"
-    with started(*CATCH, *ENDLESS, cwd=tmp_path) as run:
+    with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
         run.wait_for(lambda: nodes_of(workdir))
         run.interrupt()
         code, out, err = run.finish(LEAVE)
@@ -257,10 +284,10 @@ def test_ctrl_c_before_anything_happened(tmp_path):
     assert code == 130, out + err
 
 
-def test_terminating_the_launcher_ends_the_run_in_order(tmp_path):
+def test_terminating_the_launcher_ends_the_run_in_order(tmp_path, runtime):
     """SIGTERM to the launcher alone, as from a batch system."""
     workdir = tmp_path / "runs/catch"
-    with started(*CATCH, *ENDLESS, cwd=tmp_path) as run:
+    with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
         run.wait_for(learning(workdir))
         run.process.send_signal(signal.SIGTERM)
         code, out, err = run.finish(LEAVE)
@@ -270,11 +297,12 @@ def test_terminating_the_launcher_ends_the_run_in_order(tmp_path):
     assert checkpoints_of(workdir)[-1] == f"checkpoint_{results['updates']:010d}.npz"
 
 
+@pytest.mark.launchpad
 @pytest.mark.parametrize("node", ["actor_0", "learner", "replay"])
 def test_a_killed_node_ends_the_run(tmp_path, node):
     """Exit code 1 and the node's name; what was written before stays."""
     workdir = tmp_path / "runs/catch"
-    options = [*CATCH, *ENDLESS, "--learner.checkpoint-interval", "0.5"]
+    options = [*CATCH, *ENDLESS, "--runtime", "launchpad", "--learner.checkpoint-interval", "0.5"]
     with started(*options, cwd=tmp_path) as run:
         run.wait_for(lambda: learning(workdir)() and checkpoints_of(workdir))
         os.kill(pids_of(workdir)[node], signal.SIGKILL)
@@ -290,7 +318,7 @@ def test_a_killed_node_ends_the_run(tmp_path, node):
 
 def test_a_node_that_raises_shows_the_end_of_its_log(catch):
     """A checkpoint that is truncated, and no other: the learner cannot resume."""
-    folder, workdir = catch[0], catch[0] / "copy"
+    folder, workdir = catch.folder, catch.copy
     *others, name = checkpoints_of(workdir)
     for other in others:
         (workdir / "checkpoints" / other).unlink()
@@ -312,10 +340,11 @@ def test_a_node_that_raises_shows_the_end_of_its_log(catch):
     assert code == 2 and "truncated" in err and len(err.splitlines()) == 1
 
 
-def test_threads_of_one_process(tmp_path):
+@pytest.mark.launchpad
+def test_launchpads_threads_of_one_process(tmp_path):
     """local_mt, for debugging: the same program without processes."""
     workdir = tmp_path / "runs/catch"
-    options = [*CATCH, "--launch", "local_mt", "--frames", "12000"]
+    options = [*CATCH, "--runtime", "launchpad", "--launch", "local_mt", "--frames", "12000"]
     with started(*options, cwd=tmp_path) as run:
         code, out, err = run.finish(150)
         assert run.left() == []

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors.rollout import Rollout, observation_shape
+from actors.rollout import observation_shape
 from agents.agent import UpdateBatch, acting_policy, make_agent
 from agents.config import AgentConfig, NetworkConfig
 from agents.networks import make_network
 from environments.atari import LIGHT
 from environments.factory import make
 from learner.update import with_precision
+from tests.actors.fakes import Newest, make_rollout
 from tests.learner import fakes
 
 FLOAT32 = NetworkConfig(torso="shallow", features=64, head_hidden=(32,), precision="float32")
@@ -31,9 +32,9 @@ def pong():
     shape, num_actions = observation_shape(environment.spec), environment.spec.num_actions
     network = make_network(FLOAT32, shape, num_actions, 1)
     act = acting_policy(network)
-    rollout = Rollout(environment, act, LENGTH, jax.random.PRNGKey(5))
     params = network.init(jax.random.PRNGKey(1))
-    unrolls = [rollout.collect(params, 0, time.monotonic) for _ in range(6)]
+    rollout = make_rollout(environment, act, LENGTH, 5, Newest(params))
+    unrolls = [rollout.collect(0, time.monotonic) for _ in range(6)]
     environment.close()
     return shape, num_actions, unrolls[-2:]
 

@@ -1,4 +1,4 @@
-"""Real Reverb servers, in this process and in another, and a hard stop for tests that hang."""
+"""Replay in memory and over real Reverb servers, and a hard stop for tests that hang."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
-import time
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tree
 
-from replay.backend import reverb
 from replay.config import ReplayConfig
-from replay.server import make_tables
+from replay.memory import MemoryReplay
 
 ROOT = pathlib.Path(__file__).parents[2]
 HARD_TIMEOUT = 60.0
@@ -88,6 +85,9 @@ def config():
 @pytest.fixture
 def serve(signature):
     """Starts servers in this process; Reverb then takes a short cut past the network to sample."""
+    from replay.backend import reverb
+    from replay.server import make_tables
+
     servers = []
 
     def start(config: ReplayConfig) -> str:
@@ -155,56 +155,41 @@ def shared_remote(signature):
     remote.end()
 
 
-@pytest.fixture(params=["here", "remote"])
-def address_of(request):
-    """Starts a server of a configuration, here and remotely in turn, and returns its address."""
-    if request.param == "here":
-        return request.getfixturevalue("serve")
-    return request.getfixturevalue("shared_remote").serve
+def never() -> bool:
+    return False
 
 
-class Call:
-    """A call in a thread of its own, so that a test can look at it while it is blocked."""
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("here", marks=pytest.mark.reverb),
+        pytest.param("remote", marks=pytest.mark.reverb),
+    ]
+)
+def make_replay(request, signature):
+    """Makes a replay of a configuration; returns a function that gives a handle of it.
 
-    def __init__(self, function):
-        self._function = function
-        self._outcome = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    In memory all have the same handle; over Reverb, from a server here and a remote one in turn,
+    each has its own.
+    """
+    handles = []
 
-    def _run(self):
-        try:
-            self._outcome.append((self._function(), None))
-        except BaseException as error:
-            self._outcome.append((None, error))
+    def make(config: ReplayConfig, should_stop=never):
+        if request.param == "memory":
+            handles.append(MemoryReplay(signature, config, should_stop, seed=7))
+            return lambda: handles[0]
+        if request.param == "here":
+            address = request.getfixturevalue("serve")(config)
+        else:
+            address = request.getfixturevalue("shared_remote").serve(config)
+        from replay.remote import RemoteReplay
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
+        def handle():
+            handles.append(RemoteReplay(address, signature, config, should_stop))
+            return handles[-1]
 
-    def result(self, within: float):
-        """Returns or raises what the call did; fails if it still runs after `within` seconds."""
-        self._thread.join(within)
-        assert not self.running, f"still blocked after {within} s"
-        value, error = self._outcome[0]
-        if error is not None:
-            raise error
-        return value
+        return handle
 
-
-@pytest.fixture(scope="session")
-def call():
-    return Call
-
-
-@pytest.fixture(scope="session")
-def eventually():
-    """Waits until a condition holds; fails if it does not within 10 s."""
-
-    def wait(condition):
-        deadline = time.monotonic() + 10.0
-        while not condition():
-            assert time.monotonic() < deadline, "did not come true within 10 s"
-            time.sleep(0.02)
-
-    return wait
+    yield make
+    for handle in handles:
+        handle.close()

@@ -1,0 +1,170 @@
+"""The parts that every runtime makes a run of: learner, actors, evaluators, and their seeds.
+
+They know neither processes nor threads: what connects them is handed in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from actors.actor import run_actor
+from actors.evaluator import run_evaluator
+from actors.inference import Inference
+from actors.parameters import ParameterClient
+from actors.rollout import Rollout, observation_shape, trajectory_signature
+from agents.agent import acting_policy
+from agents.config import AgentConfig
+from agents.messages import Evaluation
+from agents.networks import make_network
+from agents.trajectory import Trajectory
+from environments.base import EnvironmentSpec, VectorEnvironment
+from environments.factory import make
+from launch.config import TrainConfig, to_dict
+from learner.learner import Learner, RunInfo
+from learner.update import (
+    empty_trajectories,
+    frames_per_update,
+    make_sharded_agent,
+    select_devices,
+)
+from replay.interface import Replay
+
+_FIRST_EVALUATOR = 1000  # evaluators' seeds lie beyond those of so many actors
+
+
+def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
+    """Shapes and dtypes of one unroll."""
+    return trajectory_signature(spec, config.learner.unroll_length)
+
+
+def make_learner(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> Learner:
+    """The learner on its devices, from its seed or from the newest checkpoint."""
+    agent = make_sharded_agent(
+        config.agent,
+        config.learner,
+        observation_shape(spec),
+        spec.num_actions,
+        spec.action_repeat,
+        select_devices(config.learner),
+    )
+    info = RunInfo(
+        workdir=config.path,
+        game=config.game,
+        total_frames=config.frames,
+        frames_per_update=frames_per_update(config.learner, spec.action_repeat),
+        seed=config.seed,
+        resume=resume,
+        protocol=protocol(config),
+        versions={"python": sys.version.split()[0], "jax": jax.__version__},
+        num_evaluators=config.evaluator.num_evaluators,
+        final_timeout=config.evaluator.final_timeout,
+    )
+    return Learner(agent, config.learner, info)
+
+
+def learn(
+    learner: Learner,
+    config: TrainConfig,
+    spec: EnvironmentSpec,
+    replay: Replay,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Runs the learner over what the actors write; whether the run is complete."""
+    if config.learner.replay_batch:
+        replayed = replay.sample_replay(config.learner.replay_batch)
+    else:
+        replayed = itertools.repeat(empty_trajectories(signature(config, spec)))
+    return learner.run(
+        online=replay.sample_online(config.learner.online_batch),
+        replay=replayed,
+        num_extra=config.agent.num_extra_batches,
+        occupancy=replay.occupancy,
+        should_stop=should_stop,
+    )
+
+
+def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
+    """(params, observations, key) -> (actions, logits) of the main task."""
+    return acting_policy(
+        make_network(agent.network, observation_shape(spec), spec.num_actions, 1)
+    )
+
+
+def _make_environments(config: TrainConfig, worker: int, number: int, threads: int):
+    return make(
+        config.game,
+        num_envs=number,
+        seed=config.seed,
+        worker_index=worker,
+        config=config.atari,
+        num_threads=threads,
+    )
+
+
+def random_key(config: TrainConfig, worker: int) -> jax.Array:
+    """The random key of an actor's or an evaluator's actions."""
+    return jax.random.fold_in(jax.random.PRNGKey(config.seed), worker + 1)
+
+
+def act(
+    config: TrainConfig,
+    index: int,
+    inference: Inference,
+    append: Callable[[Trajectory], bool],
+    report: Callable[[dict[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Runs an actor until it is asked to stop."""
+    actors = config.actors
+    environment = _make_environments(config, index, actors.envs_per_actor, actors.env_threads)
+    try:
+        rollout = Rollout(environment, inference.act, config.learner.unroll_length)
+        run_actor(rollout, inference, append, report, should_stop, actors.report_interval)
+    finally:
+        environment.close()
+
+
+def evaluate(
+    config: TrainConfig,
+    index: int,
+    policy: Callable,
+    parameters: ParameterClient,
+    report: Callable[[Evaluation], Any],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Runs an evaluator until the last evaluation, or until it is asked to stop."""
+    worker = _FIRST_EVALUATOR + index
+    environment: VectorEnvironment = _make_environments(
+        config, worker, config.evaluator.episodes, 1
+    )
+    try:
+        run_evaluator(
+            environment,
+            policy,
+            parameters,
+            report,
+            should_stop,
+            config.evaluator.interval,
+            random_key(config, worker),
+        )
+    finally:
+        environment.close()
+
+
+def protocol(config: TrainConfig) -> dict[str, Any]:
+    """What the scores in results.json were measured under."""
+    atari = {} if config.game == "catch" else to_dict(config.atari)
+    return {
+        "algorithm": config.agent.algorithm,
+        "preset": config.preset,
+        "seed": config.seed,
+        "training_return": "mean raw return of the last 100 training episodes",
+        "evaluation_return": f"mean raw return of {config.evaluator.episodes} full episodes, "
+        "actions sampled from the policy",
+        "environment": atari,
+    }

@@ -1,0 +1,173 @@
+"""Replay over Reverb: what is sent ahead, signatures, servers that are gone."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("reverb", reason="needs Reverb")
+
+import portpicker  # noqa: E402
+
+from replay.client import occupancy  # noqa: E402
+from replay.interface import ONLINE, REPLAY  # noqa: E402
+from replay.sampler import Sampler  # noqa: E402
+from replay.server import make_tables  # noqa: E402
+from replay.writer import Writer  # noqa: E402
+from tests.replay.conftest import never  # noqa: E402
+from tests.waiting import Call, eventually  # noqa: E402
+
+
+@pytest.fixture(params=["here", "remote"])
+def address_of(request):
+    """Starts a server of a configuration, here and remotely in turn, and returns its address."""
+    if request.param == "here":
+        return request.getfixturevalue("serve")
+    return request.getfixturevalue("shared_remote").serve
+
+
+def fill(writer, make_unroll, written, count=50):
+    """Appends until told to stop; `written` grows with it."""
+    for i in range(count):
+        if not writer.append(make_unroll(i)):
+            return False
+        written.append(i)
+    return True
+
+
+@pytest.mark.parametrize("max_unconfirmed", [1, 3])
+def test_full_queue_holds_the_writer_back_until_sampled(
+        address_of, signature, config, make_unroll, max_unconfirmed):
+    config = dataclasses.replace(config, online_capacity=3, max_unconfirmed=max_unconfirmed)
+    address = address_of(config)
+    written = []
+    writer = Writer(address, signature, config, never)
+    writing = Call(lambda: fill(writer, make_unroll, written))
+    eventually(lambda: len(written) > 3)
+    time.sleep(0.5)
+    assert writing.running
+    assert 3 < len(written) <= 3 + max_unconfirmed
+    counts = occupancy(address)
+    assert counts["replay/online_size"] == 3
+    # A full queue leaves the replay no emptier than itself: its minimum size is in reach.
+    assert 3 <= counts["replay/replay_size"] <= len(written)
+    with Sampler(address, ONLINE, 5, signature, config, never) as online:
+        indices = np.concatenate([next(online).index for _ in range(10)])
+    assert writing.result(within=10.0)
+    writer.close()
+    np.testing.assert_array_equal(indices, np.arange(50))
+
+
+def test_sampler_takes_no_more_than_it_says_ahead(
+        address_of, signature, config, make_unroll):
+    address = address_of(config)
+    with Writer(address, signature, config, never) as writer:
+        assert fill(writer, make_unroll, [], count=40)
+    with Sampler(address, ONLINE, 4, signature, config, never) as online:
+        next(online)
+        taken = 4 + 4 * config.prefetch_batches + config.samples_in_flight
+        eventually(lambda: occupancy(address)["replay/online_sampled"] >= taken)
+        time.sleep(0.3)
+        assert occupancy(address)["replay/online_sampled"] == taken
+
+
+def test_another_signature_than_the_servers_is_refused(serve, signature, config):
+    address = serve(config)
+    other = signature._replace(frames=np.zeros([3, 8, 8, 1], np.uint8))
+    message = r"table \w+ has frames uint8\[3, 4, 4, 1\]: must be uint8\[3, 8, 8, 1\]"
+    with pytest.raises(ValueError, match=message):
+        Writer(address, other, config, never).append(other)
+    with pytest.raises(ValueError, match=message):
+        next(Sampler(address, ONLINE, 2, other, config, never))
+
+
+def test_no_replay_table_is_made_without_capacity(signature, config):
+    config = dataclasses.replace(config, replay_capacity=0)
+    assert [table.name for table in make_tables(signature, config)] == [ONLINE]
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+def test_dead_server_ends_every_wait(
+        mortal, signature, config, make_unroll, how):
+    config = dataclasses.replace(
+        config, write_timeout=1.5, sample_timeout=1.5, close_timeout=0.3)
+    address = mortal.serve(config)
+    writer = Writer(address, signature, config, never)
+    online = Sampler(address, ONLINE, 2, signature, config, never)
+    replay = Sampler(address, REPLAY, 2, signature, config, never)
+    late = Sampler(address, REPLAY, 2, signature, config, never)
+    late_writer = Writer(address, signature, config, never)
+    assert fill(writer, make_unroll, [], count=10)
+    next(online), next(replay)
+    mortal.send(how)
+    waits = [
+        Call(lambda: fill(writer, make_unroll, [])),
+        Call(lambda: list(online)),
+        Call(lambda: list(replay)),
+        Call(lambda: next(late)),
+        Call(lambda: late_writer.append(make_unroll(0))),
+        Call(lambda: occupancy(address)),
+    ]
+    for wait in waits:
+        with pytest.raises(TimeoutError, match="gives no answer") as caught:
+            wait.result(within=8.0)
+        assert "\n" not in str(caught.value)
+    for closable in (writer, online, replay, late, late_writer):
+        Call(closable.close).result(within=2.0)
+
+
+def test_stop_frees_those_who_wait_for_a_server(
+        signature, config, make_unroll):
+    address = f"localhost:{portpicker.pick_unused_port()}"
+    stop = threading.Event()
+    writer = Writer(address, signature, config, stop.is_set)
+    sampler = Sampler(address, ONLINE, 2, signature, config, stop.is_set)
+    waits = [Call(lambda: writer.append(make_unroll(0))), Call(lambda: not list(sampler))]
+    time.sleep(0.5)
+    stop.set()
+    assert [wait.result(within=3.0) for wait in waits] == [False, True]
+
+
+_FORGETFUL = """
+import sys
+import numpy as np
+from replay.config import ReplayConfig
+from replay.sampler import Sampler
+from replay.writer import Writer
+config = ReplayConfig(online_capacity=2, replay_capacity=0, sample_timeout=0.5, write_timeout=0.5,
+                      close_timeout=1.0, poll_interval=0.1)
+signature = (np.zeros(3, np.float32),)
+for make in (
+    lambda: next(Sampler(sys.argv[1], "online", 2, signature, config, lambda: False)),
+    lambda: [writer.append(signature) for _ in range(9)],
+):
+    writer = Writer(sys.argv[1], signature, config, lambda: False)
+    try:
+        make()
+    except TimeoutError:
+        print("timeout")
+reader = Sampler(sys.argv[1], "online", 50, signature, config, lambda: False)
+try:
+    next(reader)
+except TimeoutError:
+    print("timeout")
+"""
+
+
+def test_process_that_closes_nothing_exits(config):
+    from replay.backend import reverb
+    from replay.server import make_tables
+
+    config = dataclasses.replace(config, online_capacity=2, replay_capacity=0)
+    server = reverb.Server(make_tables((np.zeros(3, np.float32),), config), port=None)
+    done = subprocess.run(
+        [sys.executable, "-c", _FORGETFUL, f"localhost:{server.port}"],
+        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=40)
+    server.stop()
+    assert done.stdout.split() == ["timeout"] * 3, done.stderr
+    assert done.returncode == 0, done.stderr
