@@ -21,8 +21,9 @@ def run_and_measure(arguments: list[str], seconds: float) -> dict[str, float]:
       seconds: to measure for, from a few seconds after the first update.
 
     Returns:
-      agent steps per second, seconds from the command to the first update, peak memory of all
-      processes in bytes, updates per second.
+      updates and environment frames per second, policy lag in updates, the share of its time in
+      which the learner waits for data, seconds from the command to the first update, peak memory of
+      all processes in bytes.
 
     Raises:
       RuntimeError: the run ended before it could be measured; its output is in the message.
@@ -59,6 +60,7 @@ def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict
         "updates_per_second": updates / elapsed,
         "frames_per_second": (steady[-1]["frames"] - steady[0]["frames"]) / elapsed,
         "policy_lag": float(np.mean([row["policy_lag/mean"] for row in steady])),
+        "learner_waiting": float(np.mean([row["learner_time/waiting"] for row in steady])),
         "first_update_seconds": first - start,
         "peak_bytes": float(peak),
     }

@@ -11,6 +11,7 @@ from storage.files import write_json
 _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
     "impala": "the whole system as plain IMPALA without replay",
+    "runtimes": "the whole system as processes around Reverb, and as threads of one process",
     "learner": "one update of STACX and BMG against the plain IMPALA update",
     "two-colors": "environment steps per second of the two-colours agents, on all cores",
 }

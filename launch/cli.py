@@ -11,7 +11,7 @@ _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
     "evaluate": ("launch.evaluate", "play episodes with a run's newest checkpoint"),
     "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
-    "benchmark": ("launch.benchmark", "measure: pipeline, impala, learner, two-colors"),
+    "benchmark": ("launch.benchmark", "measure: pipeline, impala, runtimes, learner, two-colors"),
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
 

@@ -1,0 +1,175 @@
+"""Which runtime a run takes, and that the learner learns the same in both."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import platform
+
+import jax
+import numpy as np
+import pytest
+
+from actors.rollout import observation_shape
+from agents.agent import make_agent
+from agents.networks import main_task_params
+from environments.factory import make, make_spec
+from launch import parts, train
+from launch.presets import PRESETS
+from launch.runtime import choose_runtime, why_no_launchpad
+from replay.memory import MemoryReplay
+from storage import checkpoint
+from tests.actors.fakes import Newest, make_rollout, never
+from tests.learner.fakes import assert_same
+from tests.waiting import Call
+
+NUM_UPDATES, LENGTH = 12, 5
+
+
+@pytest.fixture
+def no_launchpad(monkeypatch):
+    """As where Launchpad has no wheel."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "launchpad" else find(name)
+    )
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+
+
+@pytest.mark.launchpad
+def test_the_launchpad_program_is_the_default_where_it_is_installed():
+    assert why_no_launchpad() == ""
+    assert choose_runtime("auto") == ("launchpad", "")
+    assert choose_runtime("local-threads") == ("local-threads", "")
+
+
+def test_threads_are_chosen_where_launchpad_is_not(no_launchpad):
+    runtime, why = choose_runtime("auto")
+    assert runtime == "local-threads"
+    assert "dm-launchpad" in why and "Darwin arm64" in why and platform.python_version() in why
+    assert choose_runtime("local-threads") == ("local-threads", "")
+
+
+def test_launchpad_is_refused_where_it_is_not(no_launchpad, command):
+    line = command.refused("train", "--game", "catch", "--runtime", "launchpad")
+    for words in ("dm-launchpad", "Python 3.10 on Linux x86_64", "--runtime local-threads"):
+        assert words in line
+
+
+def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, capsys):
+    started = []
+
+    class Ended:
+        failed = []
+
+        def __init__(self, runtime, config, spec, resume):
+            started.append(runtime)
+            (config.path / "results.json").write_text("{}\n")
+
+        def poll(self):
+            return "finished"
+
+        def stop(self):
+            return True
+
+    monkeypatch.undo()  # the command's own stand-in for launching
+    monkeypatch.setattr(train, "choose_runtime", lambda _: ("local-threads", "runtime because"))
+    monkeypatch.setattr(train, "_start", Ended)
+    monkeypatch.chdir(command.folder)
+    assert train.main(["--game", "catch"]) == 0
+    assert started == ["local-threads"]
+    assert "runtime because" in capsys.readouterr().out.splitlines()
+
+
+def test_a_replay_that_cannot_fit_is_refused_before_anything_starts(command):
+    arguments = "train --preset paper --game pong --runtime local-threads".split()
+    line = command.refused(*arguments, "--replay.replay-capacity", "100000000")
+    assert "replay_capacity 100,000,000 needs" in line
+    fits = int(line.split("--replay.replay-capacity ")[1].split()[0])
+    config = command.config(*arguments, "--replay.replay-capacity", str(fits // 2))
+    assert config.replay.replay_capacity == fits // 2
+
+
+def config_of(workdir, target_steps: int, replay_batch: int):
+    """A short run of Catch on one device."""
+    config = PRESETS["local"]("catch")
+    meta = dataclasses.replace(config.agent.meta, target_steps=target_steps)
+    learner = dataclasses.replace(
+        config.learner, unroll_length=LENGTH, online_batch=3, replay_batch=replay_batch,
+        num_devices=1, log_interval=0.0,
+    )  # fmt: skip
+    return dataclasses.replace(
+        config,
+        workdir=str(workdir),
+        frames=NUM_UPDATES * 3 * LENGTH,
+        seed=5,
+        agent=dataclasses.replace(config.agent, meta=meta),
+        learner=learner,
+        evaluator=dataclasses.replace(config.evaluator, num_evaluators=0),
+    )
+
+
+def recorded(config, spec, number: int):
+    """So many unrolls of a random policy, one after the other."""
+    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
+    params = main_task_params(agent.init(jax.random.PRNGKey(1)).agent.params)
+    environment = make("catch", number, 3, 0, config.atari, 1)
+    rollout = make_rollout(
+        environment, parts.acting(config.agent, spec), LENGTH, 2, Newest(params)
+    )
+    unrolls = rollout.collect(0, lambda: 0.0)
+    environment.close()
+    return [jax.tree.map(lambda x: x[i], unrolls) for i in range(number)]
+
+
+def learned(config, spec, unrolls, writer, reader):
+    """The state and the metrics after learning from those unrolls."""
+    for folder in ("checkpoints", "tensorboard"):
+        (config.path / folder).mkdir(parents=True)
+    learner = parts.make_learner(config, spec, resume=False)
+    writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
+    assert parts.learn(learner, config, spec, reader, never) is True
+    assert all(writing.result(within=30.0))
+    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
+    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    return checkpoint.load_newest(config.path / "checkpoints", template)[0].state
+
+
+@pytest.mark.reverb
+@pytest.mark.parametrize(("target_steps", "replay_batch"), [(1, 0), (2, 4)])
+def test_the_same_trajectories_teach_the_same(tmp_path, target_steps, replay_batch):
+    """Bit for bit: through replay in memory and through a Reverb server.
+
+    Without replay the unrolls are all different. With it they are all the same, so that each draw
+    is what the other runtime drew.
+    """
+    from replay.backend import reverb
+    from replay.remote import RemoteReplay
+    from replay.server import make_tables
+
+    configs = [config_of(tmp_path / name, target_steps, replay_batch) for name in "ab"]
+    spec = make_spec("catch", configs[0].atari)
+    if replay_batch:
+        unrolls = recorded(configs[0], spec, 1) * (3 * NUM_UPDATES)
+    else:
+        unrolls = recorded(configs[0], spec, 3 * NUM_UPDATES)
+    signature, sizes = parts.signature(configs[0], spec), configs[0].replay
+
+    memory = MemoryReplay(signature, sizes, never, seed=0)
+    in_memory = learned(configs[0], spec, unrolls, memory, memory)
+
+    server = reverb.Server(make_tables(signature, sizes), port=None)
+    address = f"localhost:{server.port}"
+    handles = [RemoteReplay(address, signature, sizes, never) for _ in range(2)]
+    over_reverb = learned(configs[1], spec, unrolls, *handles)
+    for handle in handles:
+        handle.close()
+    server.stop()
+
+    assert int(in_memory.updates) == NUM_UPDATES
+    assert_same(in_memory, over_reverb)
+    agent = make_agent(configs[0].agent, observation_shape(spec), spec.num_actions, 1)
+    start = jax.tree.leaves(agent.init(jax.random.PRNGKey(configs[0].seed)).agent.params)
+    end = jax.tree.leaves(in_memory.agent.params)
+    assert max(np.abs(a - b).max() for a, b in zip(start, end)) > 1e-3, "something was learned"
