@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from actors.parameters import ParameterClient
+from actors.parameters import Parameters
 from actors.rollout import FrameStack
 from agents.messages import Evaluation, VersionedParameters
 from environments.base import VectorEnvironment
@@ -54,7 +54,7 @@ def play_episodes(
 def run_evaluator(
     environment: VectorEnvironment,
     act: Callable,
-    parameters: ParameterClient,
+    parameters: Parameters,
     report: Callable[[Evaluation], None],
     should_stop: Callable[[], bool],
     interval: float,

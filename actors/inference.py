@@ -9,7 +9,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from actors.parameters import ParameterClient
+from actors.parameters import Parameters
 from agents.messages import VersionedParameters
 from agents.trajectory import stack_frames
 
@@ -48,7 +48,7 @@ def _acting_step(act: Callable) -> Callable:
 class LocalInference:
     """Acts for one actor, with the same parameters for a whole unroll."""
 
-    def __init__(self, act: Callable, parameters: ParameterClient, key: jax.Array):
+    def __init__(self, act: Callable, parameters: Parameters, key: jax.Array):
         """Compiles nothing yet.
 
         Args:
@@ -90,7 +90,7 @@ class BatchedInference:
     start, and the logits in it are always those that chose the action.
     """
 
-    def __init__(self, act: Callable, parameters: ParameterClient, key: jax.Array):
+    def __init__(self, act: Callable, parameters: Parameters, key: jax.Array):
         """Starts the thread; arguments as of `LocalInference`."""
         self._act, self._parameters, self._key = _acting_step(act), parameters, key
         self._changed = threading.Condition()  # guards the next two

@@ -1,13 +1,47 @@
-"""Parameters for those who act, fetched in the background."""
+"""Parameters for those who act: fetched in the background, or at hand in the same process."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 
 from agents.messages import VersionedParameters
+
+
+class Parameters(Protocol):
+    """Where parameters come from."""
+
+    def wait(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
+        """The newest parameters, waiting for the first ones; None when asked to stop."""
+        ...
+
+
+class LocalParameters:
+    """The parameters of a learner in this process: the newest at every call."""
+
+    def __init__(self, published: Callable[[], VersionedParameters], device: jax.Device):
+        """Fetches nothing yet.
+
+        Args:
+          published: the learner's newest ones, host arrays.
+          device: where those who act want them.
+        """
+        self._published, self._device = published, device
+        self._lock = threading.Lock()  # guards the next two
+        self._source: VersionedParameters | None = None
+        self._latest: VersionedParameters | None = None
+
+    def wait(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
+        """See `Parameters.wait`; there is nothing to wait for."""
+        with self._lock:
+            newest = self._published()
+            if newest is not self._source:
+                params = jax.device_put(newest.params, self._device)
+                self._source, self._latest = newest, newest._replace(params=params)
+            return self._latest
 
 
 class ParameterClient:
@@ -17,22 +51,15 @@ class ParameterClient:
     launcher ends the run then), so acting goes on with the parameters at hand.
     """
 
-    def __init__(
-        self,
-        fetch: Callable[[int], VersionedParameters | None],
-        interval: float,
-        device: jax.Device | None = None,
-    ):
+    def __init__(self, fetch: Callable[[int], VersionedParameters | None], interval: float):
         """Starts fetching.
 
         Args:
           fetch: version at hand (-1 for none) -> newer parameters, or None where there are none.
           interval: seconds between looks.
-          device: where the parameters are put; None for JAX's default.
         """
         self._fetch = fetch
         self._interval = interval
-        self._device = device
         self._latest: VersionedParameters | None = None
         self._arrived = threading.Event()
         self._stop = threading.Event()
@@ -56,13 +83,13 @@ class ParameterClient:
             return
         newer = VersionedParameters(*newer)
         if at_hand is None or newer.version > at_hand.version:
-            self._latest = newer._replace(params=jax.device_put(newer.params, self._device))
+            self._latest = newer._replace(params=jax.device_put(newer.params))
         elif newer.version == at_hand.version and newer.final:
             self._latest = at_hand._replace(final=True)
         self._arrived.set()
 
     def wait(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
-        """The newest parameters, waiting for the first ones; None when asked to stop."""
+        """See `Parameters.wait`."""
         while not self._arrived.wait(0.2):
             if should_stop():
                 return None

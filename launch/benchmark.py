@@ -6,6 +6,7 @@ import importlib
 import pathlib
 
 from launch.options import check_name, parse_options
+from launch.tables import print_table
 from storage.files import write_json
 
 _BENCHMARKS = {
@@ -38,16 +39,3 @@ def main(arguments: list[str]) -> int:
             write_json(pathlib.Path(config.json), rows)
     print_table(rows)
     return 0
-
-
-def print_table(rows: list[dict]) -> None:
-    """Prints rows that share their keys."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*(f"{x:,.3g}" if isinstance(x, float) else str(x) for x in row.values()))
-    Console(width=max(100, 16 * len(rows[0]))).print(table)

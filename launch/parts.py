@@ -15,7 +15,7 @@ import jax
 from actors.actor import run_actor
 from actors.evaluator import run_evaluator
 from actors.inference import Inference
-from actors.parameters import ParameterClient
+from actors.parameters import Parameters
 from actors.rollout import Rollout, observation_shape, trajectory_signature
 from agents.agent import acting_policy
 from agents.config import AgentConfig
@@ -133,7 +133,7 @@ def evaluate(
     config: TrainConfig,
     index: int,
     policy: Callable,
-    parameters: ParameterClient,
+    parameters: Parameters,
     report: Callable[[Evaluation], Any],
     should_stop: Callable[[], bool],
 ) -> None:

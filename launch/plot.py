@@ -1,4 +1,4 @@
-"""`bmg plot`: learning curves of one or more runs as a picture."""
+"""`bmg plot`: metrics of one or more runs as a picture and a table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import pathlib
 
 from launch.config import load_config
 from launch.options import parse_options
+from launch.tables import print_table
 
 
 @dataclasses.dataclass(frozen=True)
 class PlotConfig:
-    """Draw metrics of runs over environment frames, one line per run."""
+    """Draw metrics of runs over environment frames, one line per run, and print for each its last
+    value and its mean over the second half of the frames."""
 
     workdirs: tuple[str, ...]
     """Run directories of `bmg train`."""
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
 
     from learner.metrics import read_metrics
 
+    rows = []
     count = len(config.metrics)
     figure, axes = plt.subplots(1, count, figsize=(5.5 * count, 3.6), squeeze=False)
     for axis, metric in zip(axes[0], config.metrics):
@@ -49,6 +52,11 @@ def main(arguments: list[str]) -> int:
             frames, values = zip(*points)
             marker = "o" if len(points) < 30 else None
             label = f"{run.agent.algorithm}, {run.game} ({workdir.name})"
+            late = [value for at, value in points if at >= (frames[0] + frames[-1]) / 2]
+            rows.append(
+                {"run": workdir.name, "metric": metric, "frames": frames[-1],
+                 "last": values[-1], "mean of second half": sum(late) / len(late)}
+            )  # fmt: skip
             axis.plot(frames, values, marker=marker, markersize=3, linewidth=1.2, label=label)
         if not drawn:
             raise ValueError(f"no run has the metric {metric!r}; see the names in metrics.jsonl.")
@@ -58,5 +66,6 @@ def main(arguments: list[str]) -> int:
         axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(config.output, dpi=120)
+    print_table(rows)
     print(config.output)
     return 0

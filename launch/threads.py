@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from actors.inference import BatchedInference
-from actors.parameters import ParameterClient
+from actors.parameters import LocalParameters
 from environments.base import EnvironmentSpec
 from launch import parts
 from launch.config import TrainConfig
@@ -47,7 +47,7 @@ class Threads:
             parts.signature(config, spec), config.replay, self._stop.is_set, config.seed
         )
         self._threads: list[threading.Thread] = []
-        self._closables: list[BatchedInference | ParameterClient] = []
+        self._inference: BatchedInference | None = None
         self._start(LEARNER, self._learn)
 
     def poll(self) -> str:
@@ -64,8 +64,9 @@ class Threads:
         deadline = time.monotonic() + _LEAVE_SECONDS
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
-        for closable in (*self._closables, self._replay):
-            closable.close()
+        if self._inference is not None:
+            self._inference.close()
+        self._replay.close()
         return not any(thread.is_alive() for thread in self._threads)
 
     def _start(self, node: str, run: Callable[[], str | None]) -> None:
@@ -83,12 +84,10 @@ class Threads:
         config, spec = self._config, self._spec
         learner = parts.make_learner(config, spec, self._resume)
         device = select_devices(config.learner)[0]
-        parameters = ParameterClient(
-            learner.get_parameters, config.actors.parameter_interval, device
-        )
+        parameters = LocalParameters(functools.partial(learner.get_parameters, -1), device)
         policy = parts.acting(with_precision(config.agent, device), spec)
         inference = BatchedInference(policy, parameters, parts.random_key(config, 0))
-        self._closables += [inference, parameters]
+        self._inference = inference
         for index in range(config.actors.num_actors):
             node = f"{ACTOR}_{index}"
             report = functools.partial(learner.report, node)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from actors.parameters import ParameterClient
+from actors.parameters import LocalParameters, ParameterClient
 from agents.messages import VersionedParameters
 
 
@@ -134,3 +134,14 @@ def test_close_ends_the_looks(make_client):
     asked = len(learner.asked)
     time.sleep(0.2)
     assert len(learner.asked) == asked
+
+
+def test_parameters_of_the_same_process_are_the_newest_at_every_call():
+    script = [published(0), published(3), published(3, final=True)]
+    parameters = LocalParameters(lambda: script[0], jax.devices()[1])
+    for version, final in [(0, False), (3, False), (3, True)]:
+        latest = now(parameters)
+        assert latest[1:] == (version, 10 * version, final) and value(latest) == version
+        assert latest.params["w"].devices() == {jax.devices()[1]}
+        assert now(parameters) is latest, "on the device once, not at every step"
+        script.pop(0) if len(script) > 1 else None

@@ -185,6 +185,24 @@ def test_help_of_a_command_shows_meaning_and_default(command):
     assert "pipeline" in command("benchmark")[1]
 
 
+def test_plot_draws_and_tells_the_means(command, tmp_path):
+    """Means over the second half of the frames, and the last value, of each run that has it."""
+    for name, values in {"a": [1.0, 2.0, 4.0, 6.0], "b": [12_345.0]}.items():
+        save_run(tmp_path / name)
+        rows = [{"frames": 100 * i, "training/return": x} for i, x in enumerate(values)]
+        text = "\n".join(map(json.dumps, rows)) + "\n{broken"
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    arguments = "plot --workdirs a b --output x.png --metrics".split()
+    code, out, _ = command(*arguments, "training/return")
+    assert code == 0
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    assert ["a", "training/return", "300", "6", "5"] in cells
+    assert ["b", "training/return", "0", "12,345", "12,345"] in cells
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, err = command(*arguments, "meta/cosine")
+    assert code == 2 and "no run has the metric 'meta/cosine'" in err
+
+
 HEAVY = ("jax", "launchpad", "tensorflow", "reverb", "numpy", "tyro", "ale_py", "haiku")
 
 

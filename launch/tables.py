@@ -1,0 +1,22 @@
+"""Tables on the console."""
+
+from __future__ import annotations
+
+
+def print_table(rows: list[dict]) -> None:
+    """Prints rows that share their keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    Console(width=max(100, 16 * len(rows[0]))).print(table)
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1_000 <= abs(value) < 1e9 else f"{value:,.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
