@@ -16,8 +16,8 @@ class ActorConfig:
     env_threads: int = 1
     """Threads that step one actor's environments."""
     parameter_interval: float = 0.5
-    """Seconds between an actor's looks for newer parameters; unread by the runtime of threads, which
-    acts with the newest at every step. Ours."""
+    """Seconds between an actor's looks for newer parameters; unread by the runtime of threads,
+    which acts with the newest at every step. Ours."""
     report_interval: float = 5.0
     """Seconds between an actor's reports of where its time goes. Ours."""
 

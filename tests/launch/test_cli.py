@@ -94,7 +94,7 @@ def test_options_of_every_part(command):
         ("train --game catch --resume", ["no run to resume in runs/catch"]),
         ("evaluate --workdir nowhere", ["no run in nowhere"]),
         ("evaluate", ["--workdir"]),
-        ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes, learner", "Did you mean learner?"]),
+        ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),
         ("plot --workdirs nowhere", ["no run in nowhere"]),
     ],
 )

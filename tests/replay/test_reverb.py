@@ -20,6 +20,7 @@ from replay.sampler import Sampler  # noqa: E402
 from replay.server import make_tables  # noqa: E402
 from replay.writer import Writer  # noqa: E402
 from tests.replay.conftest import never  # noqa: E402
+from tests.replay.test_waiting import fill  # noqa: E402
 from tests.waiting import Call, eventually  # noqa: E402
 
 
@@ -29,15 +30,6 @@ def address_of(request):
     if request.param == "here":
         return request.getfixturevalue("serve")
     return request.getfixturevalue("shared_remote").serve
-
-
-def fill(writer, make_unroll, written, count=50):
-    """Appends until told to stop; `written` grows with it."""
-    for i in range(count):
-        if not writer.append(make_unroll(i)):
-            return False
-        written.append(i)
-    return True
 
 
 @pytest.mark.parametrize("max_unconfirmed", [1, 3])
