@@ -10,25 +10,37 @@ WORKDIR ?= runs/$(GAME)
 ARGS ?=
 # cpu, cuda or tpu; empty keeps what was chosen before.
 ACCELERATOR ?=
+# The environment: .venv, or another such as VENV=.venv-newest.
+VENV ?= .venv
 # What `make test` runs, such as TESTS=tests/meta.
 TESTS ?= tests
+# What `make test-newest` runs.
+TESTS_NEWEST ?= -m "not slow" tests
+PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test clean
+.PHONY: help setup train test test-newest clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
-	  printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+	  printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 setup: ## install the locked packages into .venv (ACCELERATOR=cpu|cuda|tpu)
-	@scripts/setup.sh $(ACCELERATOR)
+	@VENV=$(VENV) scripts/setup.sh $(ACCELERATOR)
 
 train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong ARGS=...
-	.venv/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)
+	$(VENV)/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)
 
 test: setup ## run every test (TESTS=tests/meta for some)
-	.venv/bin/python -m pytest -q --durations=10 $(TESTS)
+	$(VENV)/bin/python $(PYTEST) $(TESTS)
+
+test-newest: ## run the quick tests on the newest Python and JAX, without Launchpad and Reverb
+	@VENV=.venv-newest PYTHON=newest scripts/setup.sh cpu; case $$? in \
+	  0) set -x; .venv-newest/bin/python $(PYTEST) $(TESTS_NEWEST);; \
+	  3) ;; \
+	  *) exit 1;; \
+	esac
 
 clean: ## remove what setup, tests and builds made; runs/ stays
-	rm -rf .venv .tools build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .tools build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Settings of every test process; they must be made before JAX is imported."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -21,6 +22,16 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 # TensorFlow Probability then looks for a newer TensorFlow. The other way round both work.
 with contextlib.suppress(ImportError):
     import rlax  # noqa: F401
+
+
+def pytest_collection_modifyitems(items):
+    """Skips the tests marked as needing a package that is not installed."""
+    for package in ("reverb", "launchpad", "rlax"):
+        if importlib.util.find_spec(package) is None:
+            reason = f"needs {package}, which is for Linux x86-64 with Python 3.10 alone"
+            for item in items:
+                if item.get_closest_marker(package):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

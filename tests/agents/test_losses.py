@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rlax
 
 from agents.actor_critic import reduction_scale, total_loss
 from agents.config import LossConfig
@@ -67,9 +66,12 @@ def test_vtrace_is_appendix_c(alpha, lambda_, rho_clip, c_clip):
         )
 
 
+@pytest.mark.rlax
 @pytest.mark.parametrize("lambda_", [0.6, 1.0])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
 def test_vtrace_is_rlax(alpha, lambda_):
+    import rlax
+
     v, r, gamma, eta, _ = returns_data(2)
     actual = vtrace(v, r, gamma, eta, np.ones(NUM_STEPS), lambda_, alpha)
     expected = rlax.leaky_vtrace(v[:-1], v[1:], r, gamma, eta, alpha, lambda_)

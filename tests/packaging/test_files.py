@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import hashlib
 import re
 import shutil
@@ -9,14 +11,34 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlparse
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.tags import compatible_tags, cpython_tags, mac_platforms
+from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class World(NamedTuple):
+    """Where the package is installed."""
+
+    python: str
+    system: str
+    machine: str
+
+
+OLD = World("3.10", "linux", "x86_64")  # with Launchpad and Reverb
+NEWER = [
+    World(python, *platform)
+    for python in ("3.11", "3.12", "3.13")
+    for platform in [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]
+]
 
 try:
     import tomllib
@@ -24,6 +46,7 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 
+@functools.cache
 def load(name: str) -> dict:
     return tomllib.loads((ROOT / name).read_text())
 
@@ -43,31 +66,107 @@ def test_the_lock_names_public_hosts_only():
     assert {urlparse(url).hostname for url in urls} == {"pypi.org", "files.pythonhosted.org"}
 
 
-def stated_requirements() -> dict[tuple[str, str], SpecifierSet]:
+def holds(marker: str | None, world: World, extra: str = "") -> bool:
+    environment = {
+        "python_version": world.python,
+        "python_full_version": f"{world.python}.1",
+        "sys_platform": world.system,
+        "platform_system": {"linux": "Linux", "darwin": "Darwin"}[world.system],
+        "platform_machine": world.machine,
+        "extra": extra,
+    }
+    return not marker or Marker(marker).evaluate(environment)
+
+
+def stated_requirements(world: World) -> dict[tuple[str, str], SpecifierSet]:
     """(group or extra, package) -> version specifier, as pyproject.toml says."""
     project = load("pyproject.toml")
     groups = {"": project["project"]["dependencies"]}
     groups |= project["project"]["optional-dependencies"]
     groups |= project["dependency-groups"]
-    parsed = [(group, Requirement(text)) for group, texts in groups.items() for text in texts]
-    return {(group, item.name): item.specifier for group, item in parsed}
+    found = collections.defaultdict(SpecifierSet)
+    for group, texts in groups.items():
+        for item in map(Requirement, texts):
+            if holds(str(item.marker or ""), world):
+                found[group, item.name] &= item.specifier
+    return found
 
 
-def test_the_lock_is_in_step_with_pyproject():
-    packages = {package["name"]: package for package in load("uv.lock")["package"]}
-    metadata = packages["bmg"]["metadata"]
-    locked = {}
-    for item in metadata["requires-dist"]:
-        group = re.search(r"extra == '(\w+)'", item.get("marker", ""))
-        key = (group.group(1) if group else "", item["name"])
-        locked[key] = SpecifierSet(item.get("specifier", ""))
-    for group, items in metadata["requires-dev"].items():
-        for item in items:
-            locked[group, item["name"]] = SpecifierSet(item.get("specifier", ""))
-    stated = stated_requirements()
-    assert locked == stated, "run 'uv lock'"
-    for (_, name), specifier in stated.items():
-        assert Version(packages[name]["version"]) in specifier
+def locked_requirements(world: World) -> dict[tuple[str, str], SpecifierSet]:
+    """The same, as it was when uv.lock was made."""
+    (project,) = locked_packages("bmg")
+    items = [("", item) for item in project["metadata"]["requires-dist"]]
+    for group, more in project["metadata"]["requires-dev"].items():
+        items += [(group, item) for item in more]
+    found = collections.defaultdict(SpecifierSet)
+    for group, item in items:
+        marker = item.get("marker", "")
+        if extra := re.search(r"extra == '(\w+)'", marker):
+            group = extra.group(1)
+        if holds(marker, world, extra=group):
+            found[group, item["name"]] &= SpecifierSet(item.get("specifier", ""))
+    return found
+
+
+def locked_packages(name: str, version: str | None = None) -> list[dict]:
+    """All locked versions of a package, or that one."""
+    packages = [package for package in load("uv.lock")["package"] if package["name"] == name]
+    return [package for package in packages if version in (None, package["version"])]
+
+
+def installed(world: World) -> dict[str, dict]:
+    """name -> what uv.lock holds of each package that is installed there, for tests too."""
+    found = {}
+    (project,) = locked_packages("bmg")
+    wanted = project["dependencies"] + project["dev-dependencies"]["dev"]
+    while wanted:
+        item = wanted.pop()
+        if holds(item.get("marker"), world):
+            (package,) = locked_packages(item["name"], item.get("version"))
+            if package["name"] not in found:
+                wanted += package.get("dependencies", [])
+            assert found.setdefault(package["name"], package) is package, "two versions of one"
+    return found
+
+
+@pytest.mark.parametrize("world", [OLD, *NEWER], ids=" ".join)
+def test_the_lock_is_in_step_with_pyproject(world):
+    stated = stated_requirements(world)
+    assert locked_requirements(world) == stated, "run 'uv lock'"
+    packages = installed(world)
+    for (group, name), specifier in stated.items():
+        if group in ("", "dev"):
+            assert Version(packages[name]["version"]) in specifier
+
+
+@pytest.mark.parametrize("world", [OLD, *NEWER], ids=" ".join)
+def test_every_locked_package_has_a_wheel(world):
+    python = tuple(map(int, world.python.split(".")))
+    if world.system == "darwin":
+        platforms = list(mac_platforms((14, 0), world.machine))
+    else:
+        years = ["2010", "2014", *(f"_2_{minor}" for minor in range(17, 36))]
+        platforms = [f"manylinux{year}_{world.machine}" for year in years]
+    tags = set(cpython_tags(python, platforms=platforms))
+    tags.update(compatible_tags(python, platforms=platforms))
+    for name, package in installed(world).items():
+        names = [urlparse(wheel["url"]).path.split("/")[-1] for wheel in package.get("wheels", [])]
+        assert any(parse_wheel_filename(wheel)[3] & tags for wheel in names), name
+
+
+def test_launchpad_and_its_pins_are_in_their_own_world_alone():
+    old = {name: package["version"] for name, package in installed(OLD).items()}
+    pins = {
+        "dm-launchpad": "0.5.2", "dm-reverb": "0.7.3", "tensorflow-cpu": "2.8.4",
+        "tensorboard": "2.8.0", "protobuf": "3.19.6", "numpy": "1.26.4", "jax": "0.6.2",
+        "jaxlib": "0.6.2", "dm-haiku": "0.0.17", "optax": "0.2.8", "chex": "0.1.90",
+        "rlax": "0.1.7", "ale-py": "0.12.1", "gymnasium": "1.4.0", "dm-tree": "0.1.10",
+    }  # fmt: skip
+    assert {name: old[name] for name in pins} == pins
+    for world in NEWER:
+        packages = installed(world)
+        assert not packages.keys() & {"dm-launchpad", "dm-reverb", "tensorflow-cpu"}
+        assert Version(packages["jax"]["version"]) > Version(pins["jax"])
 
 
 def test_a_wheel_holds_every_module_and_the_data(tmp_path):

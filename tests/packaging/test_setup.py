@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = "sh bash cat cksum dirname flock mkdir mv rm sed sleep tail touch chmod make printf".split()
+TOOLS = "sh bash cat cksum dirname mkdir mv rm sed sleep tail touch chmod make printf".split()
 
-# Stand-ins. The Python knows only how to answer setup.sh's questions about it.
+# Stand-ins. The Pythons know only how to answer setup.sh's questions about them, and how to lock.
 LINUX = 'case $1 in -s) echo Linux;; -m) echo x86_64;; esac'
 MAC = 'case $1 in -s) echo Darwin;; -m) echo arm64;; esac'
-PYTHON = """case $2 in *base_prefix*) echo "$PREFIX/bin/python3.10";; esac"""
-PYTHON_WITHOUT_LIBRARY = f"""case $2 in *CDLL*) exit 1;; esac
-{PYTHON}"""
-PYTHON_311 = "case $2 in *version_info*) exit 1;; esac"
+INTEL_MAC = 'case $1 in -s) echo Darwin;; -m) echo x86_64;; esac'
+
+
+def python(version: str) -> str:
+    return f"""case $2 in
+*base_prefix*) echo "$PREFIX/bin/python{version}";;
+*version_info*) echo {version};;
+*fcntl*) exec {shlex.quote(sys.executable)} "$@";;
+pytest) exit ${{PYTEST_STATUS:-0}};;
+esac"""
+
+
+OLD = {"uname": LINUX, "python3_10": python("3.10")}
+WITHOUT_LIBRARY = f"""case $2 in *CDLL*) exit 1;; esac
+{python("3.10")}"""
+# What it installs is the Python that it was given, its last argument.
 UV = """case $1 in sync)
-  echo "$@" >>"$PREFIX/syncs"
-  mkdir -p .venv/bin
+  for python; do :; done
+  echo "$UV_PROJECT_ENVIRONMENT $@" >>"$PREFIX/syncs"
+  mkdir -p $UV_PROJECT_ENVIRONMENT/bin
   sleep 0.5
-  for name in python bmg; do
-    echo '#!/bin/sh' >.venv/bin/$name
-    echo '[ -z "$IMPORT_ERROR" ] || { echo "$IMPORT_ERROR"; exit 1; }' >>.venv/bin/$name
-    chmod +x .venv/bin/$name
+  for name in $UV_PROJECT_ENVIRONMENT/bin/python $UV_PROJECT_ENVIRONMENT/bin/bmg; do
+    echo '#!/bin/sh' >$name
+    echo '[ -z "$IMPORT_ERROR" ] || { echo "$IMPORT_ERROR"; exit 1; }' >>$name
+    echo "exec $python" '"$@"' >>$name
+    chmod +x $name
   done;;
 esac"""
 UV_OFFLINE = "[ $1 != sync ] || { echo 'error: failed to fetch' >&2; exit 2; }"
@@ -73,30 +89,88 @@ class Machine:
 
 
 @pytest.mark.parametrize(
-    "programs, command, expected",
+    "programs, command, env, expected",
     [
-        ({"uname": MAC}, [], ["found Darwin arm64", "Linux x86_64"]),
-        ({"uname": LINUX}, [], ["no Python 3.10", "apt-get install python3.10", "pyenv install"]),
-        ({"uname": LINUX, "python3_10": PYTHON_311}, [], ["no Python 3.10"]),
+        ({"uname": INTEL_MAC}, [], {}, ["found Darwin x86_64", "Linux aarch64", "Darwin arm64"]),
+        ({"uname": MAC}, [], {}, ["no Python 3.11 to 3.13", "pyenv install 3.13"]),
+        ({**OLD, "uname": MAC}, [], {}, ["no Python 3.11 to 3.13"]),
+        (OLD, [], {"PYTHON": "newest"}, ["no Python 3.11 to 3.13:"]),
         (
-            {"uname": LINUX, "python3_10": PYTHON_WITHOUT_LIBRARY},
+            {"uname": LINUX},
             [],
+            {},
+            ["no Python 3.10 to 3.13:", "apt-get install python3.10", "pyenv install"],
+        ),
+        ({"uname": LINUX, "python3_10": python("3.9")}, [], {}, ["no Python 3.10 to 3.13"]),
+        (OLD, [], {"PYTHON": "/none"}, ["no Python 3.10 to 3.13 at PYTHON=/none"]),
+        (
+            {"uname": LINUX, "python3_10": WITHOUT_LIBRARY, "python3_12": python("3.12")},
+            [],
+            {},
             ["prefix/bin/python3.10 cannot load libpython3.10.so.1.0", "--enable-shared"],
         ),
-        ({"uname": LINUX}, ["gpu"], ["unknown accelerator 'gpu'", "cpu, cuda or tpu"]),
+        ({"uname": LINUX}, ["gpu"], {}, ["unknown accelerator 'gpu'", "cpu, cuda or tpu"]),
+        ({"uname": MAC}, ["cuda"], {}, ["no cuda build for Darwin arm64", "choose cpu"]),
+        (OLD, [], {"VENV": "/somewhere"}, ["VENV=/somewhere", "choose .venv or .venv-NAME"]),
     ],
 )
-def test_what_cannot_be_set_up_is_said_in_one_line(tmp_path, programs, command, expected):
+def test_what_cannot_be_set_up_is_said_in_one_line(tmp_path, programs, command, env, expected):
     machine = Machine(tmp_path, **programs)
-    status, lines = machine.run("scripts/setup.sh", *command)
-    assert status == 1
+    status, lines = machine.run("scripts/setup.sh", *command, **env)
     assert len(lines) == 1, lines
+    assert status == (3 if "no Python" in lines[0] else 1)
     assert all(part in lines[0] for part in expected), lines
     assert not (machine.project / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    "system, versions, asked, chosen",
+    [
+        (LINUX, ["3.10", "3.11", "3.13"], None, "3.10"),
+        (LINUX, ["3.10", "3.12"], "3.12", "3.12"),
+        (LINUX, ["3.10", "3.11", "3.13"], "newest", "3.13"),
+        (LINUX, ["3.11", "3.12"], None, "3.12"),
+        (MAC, ["3.10", "3.11"], None, "3.11"),
+        (MAC, ["3.12", "3.13"], None, "3.13"),
+        (MAC, ["3.12", "3.13"], "3.12", "3.12"),
+    ],
+)
+def test_python_decides_what_is_installed(tmp_path, system, versions, asked, chosen):
+    """Python 3.10 on Linux x86-64: with Launchpad and Reverb. Else the newest, without them."""
+    pythons = {f"python{version.replace('.', '_')}": python(version) for version in versions}
+    machine = Machine(tmp_path, uname=system, uv=UV, **pythons)
+    named = asked if asked in (None, "newest") else f"{machine.prefix}/bin/python{asked}"
+    env = {"PYTHON": named} if named else {}
+    status, lines = machine.run(IMPORT_ERROR="ImportError: gone", **env)
+    assert status == 1
+    checked = "launchpad, reverb" if chosen == "3.10" else "jax, haiku, ale_py"
+    assert lines[-1] == f"setup: one of {checked} does not load: ImportError: gone"
+    status, lines = machine.run(**env)
+    assert status == 0
+    assert machine.syncs()[-1].endswith(f"--python {machine.prefix}/bin/python{chosen}")
+    said = [line for line in lines if "no wheels" in line]
+    assert len(said) == (chosen != "3.10")
+    assert all(f"Python {chosen} on" in line and "--runtime local-threads" in line for line in said)
+
+
+def test_two_environments_stand_side_by_side(tmp_path):
+    machine = Machine(tmp_path, **OLD, python3_12=python("3.12"), uv=UV)
+    newest = {"VENV": ".venv-newest", "PYTHON": "newest"}
+    for env in ({}, newest, {}, newest):
+        assert machine.run(**env)[0] == 0
+    assert [sync.split()[0] for sync in machine.syncs()] == [".venv", ".venv-newest"]
+
+
+def test_naming_another_python_makes_the_environment_anew(tmp_path):
+    machine = Machine(tmp_path, **OLD, python3_12=python("3.12"), uv=UV)
+    newer = {"PYTHON": f"{machine.prefix}/bin/python3.12"}
+    for env in ({}, newer, newer, {}):
+        assert machine.run(**env)[0] == 0
+    assert [sync[-4:] for sync in machine.syncs()] == ["3.10", "3.12"]
+
+
 def test_a_failed_download_ends_with_what_to_do(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV_OFFLINE)
+    machine = Machine(tmp_path, **OLD, uv=UV_OFFLINE)
     status, lines = machine.run()
     assert status == 1
     assert lines[-2] == "error: failed to fetch"
@@ -104,7 +178,7 @@ def test_a_failed_download_ends_with_what_to_do(tmp_path):
 
 
 def test_an_import_error_fails_each_time_until_it_is_gone(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     for _ in range(2):
         status, lines = machine.run(IMPORT_ERROR="ImportError: undefined symbol")
         assert status == 1
@@ -113,7 +187,7 @@ def test_an_import_error_fails_each_time_until_it_is_gone(tmp_path):
 
 
 def test_packages_are_installed_once_until_something_changes(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     assert machine.run()[0] == 0
     assert machine.run() == (0, [])
     assert len(machine.syncs()) == 1
@@ -130,14 +204,14 @@ def test_packages_are_installed_once_until_something_changes(tmp_path):
 
 
 def test_an_accelerator_is_kept_until_another_is_chosen(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     for command in (["cuda"], [], ["cpu"], []):
         assert machine.run("scripts/setup.sh", *command)[0] == 0
     assert ["--extra cuda" in sync for sync in machine.syncs()] == [True, False]
 
 
 def test_a_moved_or_half_made_environment_is_made_anew(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     assert machine.run()[0] == 0
     leftover = machine.project / ".venv" / "leftover"
     leftover.touch()
@@ -150,7 +224,7 @@ def test_a_moved_or_half_made_environment_is_made_anew(tmp_path):
 
 
 def test_parallel_set_ups_install_once(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     processes = [machine.start() for _ in range(3)]
     for process in processes:
         process.communicate(timeout=60)
@@ -161,11 +235,33 @@ def test_parallel_set_ups_install_once(tmp_path):
 def test_make_alone_lists_every_target(tmp_path):
     status, lines = Machine(tmp_path, uname=LINUX).run("make")
     assert status == 0
-    assert [line.split()[1] for line in lines] == ["help", "setup", "train", "test", "clean"]
+    targets = ["help", "setup", "train", "test", "test-newest", "clean"]
+    assert [line.split()[1] for line in lines] == targets
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_make_test_newest_has_its_own_environment(tmp_path, failing):
+    machine = Machine(tmp_path, **OLD, python3_12=python("3.12"), uv=UV)
+    status, lines = machine.run("make", "test-newest", PYTEST_STATUS=str(failing))
+    assert bool(status) == bool(failing)
+    assert any(".venv-newest/bin/python -m pytest" in line for line in lines), lines
+    (sync,) = machine.syncs()
+    assert sync.startswith(".venv-newest ") and sync.endswith("python3.12")
+
+
+def test_make_test_newest_without_a_newer_python_says_so_and_succeeds(tmp_path):
+    status, lines = Machine(tmp_path, **OLD, uv=UV).run("make", "test-newest")
+    assert status == 0
+    assert len(lines) == 1 and "no Python 3.11 to 3.13" in lines[0]
+
+
+def test_make_test_newest_fails_if_it_cannot_be_set_up(tmp_path):
+    machine = Machine(tmp_path, **OLD, python3_12=python("3.12"), uv=UV_OFFLINE)
+    assert machine.run("make", "test-newest")[0] != 0
 
 
 def test_make_train_sets_up_and_passes_every_option(tmp_path):
-    machine = Machine(tmp_path, uname=LINUX, python3_10=PYTHON, uv=UV)
+    machine = Machine(tmp_path, **OLD, uv=UV)
     status, lines = machine.run("make", "train", "GAME=breakout", "FRAMES=8", "ARGS=--seed 3")
     assert status == 0, lines
     assert len(machine.syncs()) == 1
