@@ -13,6 +13,7 @@ import pytest
 from launch import console, train
 from launch.config import config_file, load_config, to_dict
 from launch.presets import PRESETS
+from replay import memory
 from tests.launch import commands
 
 
@@ -22,6 +23,12 @@ def save_run(folder: pathlib.Path, preset: str = "local", game: str = "catch", *
     folder.mkdir(parents=True)
     config_file(folder).write_text(json.dumps(to_dict(config)))
     return config
+
+
+@pytest.fixture
+def large_machine(monkeypatch):
+    """The paper's replay fits in memory, where runs keep it there."""
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**12)
 
 
 def test_a_run_with_its_defaults(command):
@@ -40,7 +47,7 @@ def test_the_words_people_type(command):
     assert config == command.config(*(arguments[:1] + ["--game=pong", *arguments[5:]]))
 
 
-def test_the_paper_preset(command):
+def test_the_paper_preset(large_machine, command):
     config = command.config("train", "--preset", "paper", "--game", "ms_pacman")
     assert config == PRESETS["paper"]("ms_pacman")
     assert command.launched[0][1].frame_shape == (210, 160, 3)
@@ -136,7 +143,7 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(command, tmp_path):
     assert "checkpoint" in command.refused("evaluate", "--workdir", "run")
 
 
-def test_resuming_takes_the_saved_configuration(command, tmp_path):
+def test_resuming_takes_the_saved_configuration(large_machine, command, tmp_path):
     """--resume and --workdir are enough: no other option has to be typed again."""
     saved = save_run(tmp_path / "run", preset="paper", game="breakout", seed=9, frames=77)
     config = command.config("train", "--resume", "--workdir", tmp_path / "run")
