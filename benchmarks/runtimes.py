@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 import numpy as np
 
@@ -16,8 +17,9 @@ class Config(BenchmarkConfig):
 
     runtimes: tuple[str, ...] = ("launchpad", "local-threads")
     """Those to measure, each twice: in this order, then in the opposite one."""
-    options: tuple[str, ...] = ()
-    """More options of `bmg train` for all of them, such as --agent.network.torso resnet."""
+    options: str = ""
+    """More options of `bmg train` for all, such as "--actors.num-actors 8 --agent.network.torso
+    resnet"; as one word: --options="..."."""
     seconds: float = 60.0
     """That each of the two measurements lasts; a quick one takes a third."""
 
@@ -25,7 +27,7 @@ class Config(BenchmarkConfig):
 def measure(config: Config) -> list[dict]:
     """One row for each runtime, relative to the first: the mean of its two measurements."""
     common = ["--preset", "local", "--game", "pong", "--frames", "1000000000"]
-    common += ["--evaluator.num-evaluators", "0", *config.options]
+    common += ["--evaluator.num-evaluators", "0", *shlex.split(config.options)]
     seconds = config.seconds / 3 if config.quick else config.seconds
     measured: dict[str, list[dict]] = {runtime: [] for runtime in config.runtimes}
     for runtime in (*config.runtimes, *reversed(config.runtimes)):
