@@ -67,13 +67,15 @@ def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict
 
 
 def memory_of(pid: int) -> int:
-    """Memory of a process and its descendants, shared pages counted once (PSS), in bytes."""
+    """Memory of a process and its descendants, in bytes; shared pages are counted once where the
+    system tells (PSS, on Linux)."""
     total = 0
     try:
         parent = psutil.Process(pid)
         for process in [parent, *parent.children(recursive=True)]:
             try:
-                total += process.memory_full_info().pss
+                memory = process.memory_full_info()
+                total += getattr(memory, "pss", memory.rss)
             except psutil.Error:
                 continue
     except psutil.Error:

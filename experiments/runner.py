@@ -30,7 +30,9 @@ def use_all_cores(seeds: int) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
-        count = min(len(os.sched_getaffinity(0)), seeds)
+        # Not every system says which cores this process may use.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        count = min(cores, seeds)
         flags = f"{flags} --xla_force_host_platform_device_count={count}"
         os.environ["XLA_FLAGS"] = flags.strip()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import ale_py
 import numpy as np
+import psutil
 import pytest
 
 from environments import atari, base
@@ -273,9 +273,7 @@ def test_wrong_actions_are_refused_and_do_no_harm():
 
 
 def test_close_ends_the_threads():
-    def threads():
-        return len(os.listdir("/proc/self/task"))
-
+    threads = psutil.Process().num_threads
     before = threads()
     environment = atari.Atari("pong", 2, 0, atari.LIGHT, num_threads=2)
     environment.reset()
