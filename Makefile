@@ -15,8 +15,11 @@ VENV ?= .venv
 # What `make test` runs, such as TESTS=tests/meta.
 TESTS ?= tests
 # What `make test-newest` runs.
-TESTS_NEWEST ?= -m "not slow" tests
+TESTS_NEWEST ?= -m "not slow and not heavy" tests
+
 PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
+# In two processes, each file in one of them: for tests that start no programs.
+IN_TWO = -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-newest clean
@@ -31,12 +34,15 @@ setup: ## install the locked packages into .venv (ACCELERATOR=cpu|cuda|tpu)
 train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong ARGS=...
 	$(VENV)/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)
 
+# pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)
-	$(VENV)/bin/python $(PYTEST) $(TESTS)
+	$(VENV)/bin/python $(PYTEST) $(IN_TWO) -m "not slow" $(TESTS); quick=$$?; \
+	$(VENV)/bin/python $(PYTEST) -m slow $(TESTS); slow=$$?; \
+	case $$quick$$slow in 00 | 05 | 50) ;; *) exit 1;; esac
 
 test-newest: ## run the quick tests on the newest Python and JAX, without Launchpad and Reverb
 	@VENV=.venv-newest PYTHON=newest scripts/setup.sh cpu; case $$? in \
-	  0) set -x; .venv-newest/bin/python $(PYTEST) $(TESTS_NEWEST);; \
+	  0) set -x; .venv-newest/bin/python $(PYTEST) $(IN_TWO) $(TESTS_NEWEST);; \
 	  3) ;; \
 	  *) exit 1;; \
 	esac

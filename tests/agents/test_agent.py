@@ -113,6 +113,7 @@ def test_descend_is_optaxs_rmsprop(in_root):
         np.testing.assert_allclose(state.params["a"]["w"], expected["a"]["w"], rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("max_norm", [0.0, 1e-3])
 def test_the_meta_optimiser_is_adam(max_norm):
     """On the meta-gradient of the state, from the second update on; clipped if so configured."""
@@ -230,6 +231,7 @@ def test_all_meta_parameters_are_in_the_metrics():
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.heavy
 def test_cosine_and_variance_of_consecutive_meta_gradients():
     """Moving averages of decay 0.99: update i of n has the weight 0.99^(n - i), normalised."""
     config = config_of("bmg")
@@ -284,6 +286,7 @@ DEVICE_CASES = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", DEVICE_CASES)
 def test_the_update_does_not_depend_on_the_number_of_devices(name):
     """8 online and 16 replayed unrolls on 1, 2, 4 and 8 devices, and without any mapping."""

@@ -237,6 +237,7 @@ def test_the_data_exercises_every_branch():
     assert 0 < np.mean(s.discount) < 1
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", CASES)
 def test_meta_gradient_is_the_finite_difference(name):
     """All 18: none is zero, each through the update alone, the target being constant."""
@@ -284,6 +285,7 @@ def test_db_continues_from_the_target():
     assert np.max(np.abs(state.agent.params["torso/projection"]["w"] - updated)) > 1e-4
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("inner_steps", [1, 2])
 def test_ns_updates_the_agent_again_under_the_new_meta_parameters(inner_steps):
     """Meta-steps of 1 make the new meta-parameters tell."""

@@ -40,6 +40,7 @@ def test_every_horizon_is_measured():
     assert plain == {("stacx", 1, 0), ("stacx", 2, 0), ("bmg", 1, 1), ("bmg", 2, 1)}
 
 
+@pytest.mark.heavy
 def test_the_rows(small, tmp_path):
     """Each as it is done, in the file too; more steps are more work."""
     config = Config(networks=("1x",), horizons=(2,), plain=(), seconds=0.01, output=str(tmp_path))

@@ -24,7 +24,7 @@ Q = TwoColorsConfig(
 STRETCH = 160
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ SMALL = (
 ).split()
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def updates_of(network: NetworkConfig, pong):
     return state, gradients
 
 
+@pytest.mark.heavy
 def test_the_meta_gradient_keeps_its_direction_on_real_frames(pong):
     _, expected = updates_of(FLOAT32, pong)
     half = dataclasses.replace(FLOAT32, precision="bfloat16")

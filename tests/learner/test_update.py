@@ -66,6 +66,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_number_of_devices_changes_nothing(name):
     """Two updates of the same global batches; one device without a device axis is the oracle."""
@@ -251,6 +252,7 @@ def broken(batch):
     return batch._replace(online=batch.online._replace(reward=reward))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_update_that_is_not_finite_changes_counts_alone(name):
     config, count = VARIANTS[name], VARIANTS[name].num_extra_batches

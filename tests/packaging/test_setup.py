@@ -25,7 +25,8 @@ def python(version: str) -> str:
 *base_prefix*) echo "$PREFIX/bin/python{version}";;
 *version_info*) echo {version};;
 *fcntl*) exec {shlex.quote(sys.executable)} "$@";;
-pytest) exit ${{PYTEST_STATUS:-0}};;
+pytest)
+  case "$*" in *"-m slow"*) exit ${{SLOW_STATUS:-0}};; *) exit ${{QUICK_STATUS:-0}};; esac;;
 esac"""
 
 
@@ -239,10 +240,21 @@ def test_make_alone_lists_every_target(tmp_path):
     assert [line.split()[1] for line in lines] == targets
 
 
+@pytest.mark.parametrize(
+    "quick, slow, passes", [(0, 0, True), (0, 5, True), (5, 0, True), (5, 5, False), (1, 0, False),
+                            (0, 1, False), (5, 1, False), (1, 5, False)]
+)  # fmt: skip
+def test_make_test_fails_with_any_of_its_parts(tmp_path, quick, slow, passes):
+    """0: passed. 1: failed. 5: of what TESTS names, nothing was of that part."""
+    machine = Machine(tmp_path, **OLD, uv=UV)
+    status, _ = machine.run("make", "test", QUICK_STATUS=str(quick), SLOW_STATUS=str(slow))
+    assert (status == 0) == passes
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_make_test_newest_has_its_own_environment(tmp_path, failing):
     machine = Machine(tmp_path, **OLD, python3_12=python("3.12"), uv=UV)
-    status, lines = machine.run("make", "test-newest", PYTEST_STATUS=str(failing))
+    status, lines = machine.run("make", "test-newest", QUICK_STATUS=str(failing))
     assert bool(status) == bool(failing)
     assert any(".venv-newest/bin/python -m pytest" in line for line in lines), lines
     (sync,) = machine.syncs()

@@ -51,6 +51,7 @@ def test_returns_are_the_slow_loop_s():
         )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("max_norm", [0.0, CLIPPED, 100.0])
 def test_an_update_is_the_slow_one(max_norm):
     config = config_of({"entropy_weight": 0.3, "max_gradient_norm": max_norm}, method="fixed")
@@ -161,6 +162,7 @@ def meta_gradient_of(config, state):
     return compute(state.meta.params, state.agent, (None,) * config.inner_steps, batch, key)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "inner_steps, own",
     [
@@ -191,6 +193,7 @@ def test_mg_is_the_finite_difference(inner_steps, own):
     compare(result.gradient, finite_differences(loss, state.meta.params))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "inner_steps, target_steps, matching, own",
     [
@@ -254,6 +257,7 @@ def test_bmg_is_the_finite_difference_with_the_target_held(
         np.testing.assert_allclose(result.next_state.context, context, rtol=1e-12)
 
 
+@pytest.mark.heavy
 def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update():
     config = config_of(method="bmg", inner_steps=2, target_steps=3, meta_learning_rate=1e-2)
     lifetime = actor_critic.make_lifetime(config)

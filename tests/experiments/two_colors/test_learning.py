@@ -25,6 +25,7 @@ def random_reward(steps: int = 50_000) -> float:
     return float(np.mean(reward))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "config, steps, least",
     [

@@ -138,6 +138,7 @@ def test_matching_functions_are_the_slow_ones():
     np.testing.assert_allclose(q_lambda.match_value(target, online), np.mean(squares), rtol=1e-12)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("matching", ["policy", "value"])
 @pytest.mark.parametrize("target_steps", [1, 5])
 def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
