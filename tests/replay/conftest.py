@@ -172,17 +172,19 @@ def make_replay(request, signature):
     In memory all have the same handle; over Reverb, from a server here and a remote one in turn,
     each has its own.
     """
+    # Servers are asked for here, so that they outlive the handles: one that stops while a sampler
+    # is open waits for it.
+    fixture = {"here": "serve", "remote": "shared_remote"}.get(request.param)
+    servers = fixture and request.getfixturevalue(fixture)
     handles = []
 
     def make(config: ReplayConfig, should_stop=never):
         if request.param == "memory":
             handles.append(MemoryReplay(signature, config, should_stop, seed=7))
             return lambda: handles[0]
-        if request.param == "here":
-            address = request.getfixturevalue("serve")(config)
-        else:
-            address = request.getfixturevalue("shared_remote").serve(config)
         from replay.remote import RemoteReplay
+
+        address = servers(config) if request.param == "here" else servers.serve(config)
 
         def handle():
             handles.append(RemoteReplay(address, signature, config, should_stop))
