@@ -75,8 +75,7 @@ class _Request:
 
     def __init__(self, frames: np.ndarray, age: np.ndarray):
         self.frames, self.age = frames, age
-        self.answered = threading.Event()
-        self.answer: Actions | None = None  # stays None when inference ended
+        self.answer: Actions | Exception | None = None
 
 
 class BatchedInference:
@@ -84,21 +83,19 @@ class BatchedInference:
 
         actor threads ──► waiting requests ──► one batch on the device ──► each its actions
 
-    What comes while the device is busy makes up the next batch, so there is no time to wait that
-    would have to be chosen. A batch is padded to a power of two of requests, so that few
-    programs are compiled. Parameters may change within an unroll; it is stamped with those of its
-    start, and the logits in it are always those that chose the action.
+    Whoever finds the device free takes all that wait along with its own request; what comes
+    meanwhile makes up the next batch. So there is no time to wait that would have to be chosen, and
+    a single actor acts without a detour. A batch is padded to a power of two of requests, so that
+    few programs are compiled. Parameters may change within an unroll; it is stamped with those of
+    its start, and the logits in it are always those that chose the action.
     """
 
     def __init__(self, act: Callable, parameters: Parameters, key: jax.Array):
-        """Starts the thread; arguments as of `LocalInference`."""
+        """Compiles nothing yet; arguments as of `LocalInference`."""
         self._act, self._parameters, self._key = _acting_step(act), parameters, key
-        self._changed = threading.Condition()  # guards the next two
+        self._changed = threading.Condition()  # guards the next two, and requests' answers
         self._waiting: list[_Request] = []
-        self._stopped = False
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._thread.start()
+        self._busy = False  # somebody is at the device, and `_key` is theirs
 
     def latest(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
         """See `Inference.latest`."""
@@ -108,68 +105,42 @@ class BatchedInference:
         """See `Inference.act`; from any thread. All callers have equally many environments.
 
         Raises:
-          RuntimeError: inference failed, or was closed; one line.
+          Exception: what went wrong on the device, for everyone whose request was in the batch.
         """
         request = _Request(frames, age)
         with self._changed:
-            if not self._stopped:
-                self._waiting.append(request)
-                self._changed.notify()
-            else:
-                request.answered.set()
-        request.answered.wait()
+            self._waiting.append(request)
+            self._changed.wait_for(lambda: request.answer is not None or not self._busy)
+            if request.answer is None:
+                self._busy = True
+                batch, self._waiting = self._waiting, []
         if request.answer is None:
-            reason = " ".join(str(self._error).split()) if self._error else "it was closed"
-            raise RuntimeError(f"no actions from inference: {reason}") from self._error
+            try:
+                answers = self._answer(batch)
+            except Exception as error:  # noqa: BLE001 - raised in the threads that it concerns
+                answers = [error] * len(batch)
+            with self._changed:
+                for one, answer in zip(batch, answers):
+                    one.answer = answer
+                self._busy = False
+                self._changed.notify_all()
+        if isinstance(request.answer, Exception):
+            raise request.answer
         return request.answer
 
-    def close(self) -> None:
-        """Stops the thread; those who still wait get an error."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
-        while requests := self._take():
-            try:
-                self._answer(requests)
-            except Exception as error:  # noqa: BLE001 - raised again in the actors' threads
-                with self._changed:
-                    self._error, self._stopped = error, True
-            for request in requests:
-                request.answered.set()
-        for request in self._waiting:  # no more are added once it is stopped
-            request.answered.set()
-
-    def _take(self) -> list[_Request]:
-        """All that wait, at least one; none when stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopped)
-            if self._stopped:
-                return []
-            requests, self._waiting = self._waiting, []
-            return requests
-
-    def _answer(self, requests: list[_Request]) -> None:
-        latest = self._parameters.wait(lambda: self._stopped)
-        if latest is None:
-            return
-        frames, age = (
-            _pad(np.concatenate([getattr(request, name) for request in requests]), len(requests))
-            for name in ("frames", "age")
-        )
-        actions, logits, self._key = self._act(latest.params, frames, age, self._key)
+    def _answer(self, requests: list[_Request]) -> list[Actions]:
+        params = self._parameters.wait(lambda: False).params
+        frames = _joined([request.frames for request in requests])
+        age = _joined([request.age for request in requests])
+        actions, logits, self._key = self._act(params, frames, age, self._key)
         actions, logits = np.asarray(actions), np.asarray(logits)
-        end = 0
-        for request in requests:
-            start, end = end, end + len(request.age)
-            request.answer = actions[start:end], logits[start:end]
-            request.answered.set()
+        ends = np.cumsum([len(request.age) for request in requests])
+        return [(actions[a:b], logits[a:b]) for a, b in zip([0, *ends], ends)]
 
 
-def _pad(array: np.ndarray, num_requests: int) -> np.ndarray:
-    """Repeats the last row until the requests would be a power of two."""
-    per_request = len(array) // num_requests
-    wanted = per_request * 2 ** (num_requests - 1).bit_length()
-    return np.concatenate([array, np.repeat(array[-1:], wanted - len(array), axis=0)])
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Along the first axis, the last one repeated until there would be a power of two of them."""
+    if len(arrays) == 1:
+        return arrays[0]
+    wanted = 2 ** (len(arrays) - 1).bit_length()
+    return np.concatenate(arrays + arrays[-1:] * (wanted - len(arrays)))

@@ -1,7 +1,7 @@
 """The program as threads of one process: needs neither Launchpad nor Reverb.
 
-    actor threads ──► replay in memory ──► learner thread
-         └── requests ──► inference thread ◄── parameters ──┘──► evaluator threads
+    actor threads ──► replay in memory ──► learner thread ──► evaluator threads
+         └──► inference, one batch for all ◄── parameters ──┘
 
 Environments step in C++ and networks run in XLA, both outside of Python's lock.
 """
@@ -47,7 +47,6 @@ class Threads:
             parts.signature(config, spec), config.replay, self._stop.is_set, config.seed
         )
         self._threads: list[threading.Thread] = []
-        self._inference: BatchedInference | None = None
         self._start(LEARNER, self._learn)
 
     def poll(self) -> str:
@@ -64,8 +63,6 @@ class Threads:
         deadline = time.monotonic() + _LEAVE_SECONDS
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
-        if self._inference is not None:
-            self._inference.close()
         self._replay.close()
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -87,7 +84,6 @@ class Threads:
         parameters = LocalParameters(functools.partial(learner.get_parameters, -1), device)
         policy = parts.acting(with_precision(config.agent, device), spec)
         inference = BatchedInference(policy, parameters, parts.random_key(config, 0))
-        self._inference = inference
         for index in range(config.actors.num_actors):
             node = f"{ACTOR}_{index}"
             report = functools.partial(learner.report, node)

@@ -52,17 +52,8 @@ def request(seed: int):
     return frames, rng.integers(0, STACK, NUM_ENVS).astype(np.int32)
 
 
-@pytest.fixture
-def batched():
-    made = []
-
-    def make(policy, parameters) -> BatchedInference:
-        made.append(BatchedInference(policy, parameters, KEY))
-        return made[-1]
-
-    yield make
-    for inference in made:
-        inference.close()
+def batched(policy, parameters) -> BatchedInference:
+    return BatchedInference(policy, parameters, KEY)
 
 
 def gathered(inference, gate: Gate, count: int) -> list[Call]:
@@ -74,7 +65,7 @@ def gathered(inference, gate: Gate, count: int) -> list[Call]:
     return calls
 
 
-def test_each_thread_gets_its_own_answers(batched):
+def test_each_thread_gets_its_own_answers():
     policy, gate = Policy(), Gate(2.0)
     calls = gathered(batched(policy, gate), gate, 5)
     gate.open.set()
@@ -89,7 +80,7 @@ def test_each_thread_gets_its_own_answers(batched):
     assert policy.sizes == [NUM_ENVS, 8 * NUM_ENVS]
 
 
-def test_every_batch_acts_with_the_newest_parameters(batched):
+def test_every_batch_acts_with_the_newest_parameters():
     parameters = Newest(1.0, version=4)
     inference = batched(Policy(), parameters)
     _, before = inference.act(*request(1))
@@ -99,7 +90,7 @@ def test_every_batch_acts_with_the_newest_parameters(batched):
     np.testing.assert_array_equal(after, 3 * before)
 
 
-def test_no_two_environments_or_batches_share_their_randomness(batched):
+def test_no_two_environments_or_batches_share_their_randomness():
     def act(params, observation, key):
         draws = jax.random.uniform(key, (observation.shape[0], 1))
         return jnp.zeros(len(draws), jnp.int32), draws
@@ -113,26 +104,37 @@ def test_no_two_environments_or_batches_share_their_randomness(batched):
     assert len(np.unique(np.concatenate(draws))) == len(draws) * NUM_ENVS
 
 
-def test_an_error_reaches_every_actor(batched):
+def test_an_error_reaches_everyone_in_the_batch_and_nobody_waits():
     def act(params, observation, key):
-        raise ValueError("no such\nlayer")
+        if observation.shape[0] > NUM_ENVS:
+            raise ValueError("too many")
+        return jnp.zeros(len(observation), jnp.int32), jnp.zeros([len(observation), 1])
 
     gate = Gate()
     inference = batched(act, gate)
-    calls = gathered(inference, gate, 3)
+    first, *others = gathered(inference, gate, 3)
     gate.open.set()
-    calls.append(Call(lambda: inference.act(*request(9))))
-    for call in calls:
-        with pytest.raises(RuntimeError, match="no actions from inference: no such layer"):
+    assert first.result(within=10.0)[0].shape == (NUM_ENVS,)
+    for call in others:
+        with pytest.raises(ValueError, match="too many"):
             call.result(within=10.0)
+    actions, _ = Call(lambda: inference.act(*request(9))).result(within=10.0)
+    assert actions.shape == (NUM_ENVS,)
 
 
-def test_closing_frees_those_who_wait(batched):
-    gate = Gate()
-    inference = batched(Policy(), gate)
-    calls = gathered(inference, gate, 2)
-    Call(inference.close).result(within=5.0)
-    calls.append(Call(lambda: inference.act(*request(9))))
-    for call in calls:
-        with pytest.raises(RuntimeError, match="it was closed"):
-            call.result(within=5.0)
+def test_many_threads_for_long():
+    """Each always gets the answers to its own requests."""
+    policy = Policy()
+    inference = batched(policy, Newest(1.0))
+
+    def play(seed):
+        for i in range(40):
+            frames, age = request(100 * seed + i)
+            age[:] = STACK - 1
+            _, logits = inference.act(frames, age)
+            stacked = np.concatenate([frames[:, s] for s in range(STACK)], axis=-1)
+            np.testing.assert_array_equal(logits, stacked.reshape(NUM_ENVS, -1))
+
+    for call in [Call(lambda seed=seed: play(seed)) for seed in range(6)]:
+        call.result(within=60.0)
+    assert set(policy.sizes) <= {NUM_ENVS * 2**i for i in range(4)}

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 import tree
 
-from tests.waiting import Call
+from tests.waiting import Call, eventually
 
 
 def write(replay, unrolls):
     for unroll in unrolls:
         assert replay.append(unroll)
+
+
+def arrived(replay, count):
+    """Waits until so many unrolls are in both tables: over Reverb a few are still on their way."""
+    tables = ("replay/online_inserted", "replay/replay_inserted")
+    eventually(lambda: all(replay.occupancy()[name] == count for name in tables))
 
 
 def counts_of(replay, online, replayed):
@@ -29,6 +35,7 @@ def test_one_write_serves_both_tables(make_replay, config, make_unroll):
     handle = make_replay(config)
     write(handle(), [make_unroll(i) for i in range(8)])
     reader = handle()
+    arrived(reader, 8)
     assert reader.occupancy() == counts_of(reader, (8, 8, 0), (8, 8, 0))
     batch = next(reader.sample_online(8))
     again = next(reader.sample_replay(8))
@@ -114,6 +121,7 @@ def test_two_writers_interleave_and_each_keeps_its_order(make_replay, config, ma
 def test_replay_drops_the_oldest(make_replay, config, make_unroll):
     replay = make_replay(dataclasses.replace(config, replay_capacity=5))()
     write(replay, [make_unroll(i) for i in range(12)])
+    arrived(replay, 12)
     assert replay.occupancy()["replay/replay_size"] == 5
     replayed = replay.sample_replay(50)
     indices = np.concatenate([next(replayed).index for _ in range(6)])
@@ -128,9 +136,7 @@ def test_replay_follows_what_is_written_meanwhile(make_replay, config, make_unro
     replayed = handle().sample_replay(4)
     next(replayed)
     write(writer, [make_unroll(i) for i in range(5, 10)])
-    counts = writer.occupancy
-    while counts()["replay/replay_inserted"] < 10:
-        pass
+    arrived(writer, 10)
     ahead = config.samples_in_flight + config.prefetch_batches * 4
     for _ in range(-(-ahead // 4)):  # drawn before the new ones came, where anything is
         next(replayed)
@@ -142,6 +148,7 @@ def test_replay_draws_uniformly_and_afresh(make_replay, config, make_unroll):
     size, batch_size, batches = 50, 16, 250
     replay = make_replay(config)()
     write(replay, [make_unroll(i) for i in range(size)])
+    arrived(replay, size)
     replayed = replay.sample_replay(batch_size)
     draws = np.stack([next(replayed).index for _ in range(batches)])  # [batches, batch_size]
     counts = np.bincount(draws.ravel(), minlength=size)
