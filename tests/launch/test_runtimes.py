@@ -91,10 +91,10 @@ def test_a_replay_that_cannot_fit_is_refused_before_anything_starts(command):
     assert config.replay.replay_capacity == fits // 2
 
 
-def config_of(workdir, target_steps: int, replay_batch: int):
+def config_of(workdir, algorithm: str, replay_batch: int):
     """A short run of Catch on one device."""
     config = PRESETS["local"]("catch")
-    meta = dataclasses.replace(config.agent.meta, target_steps=target_steps)
+    meta = dataclasses.replace(config.agent.meta, target_steps=2)
     learner = dataclasses.replace(
         config.learner, unroll_length=LENGTH, online_batch=3, replay_batch=replay_batch,
         num_devices=1, log_interval=0.0,
@@ -104,7 +104,7 @@ def config_of(workdir, target_steps: int, replay_batch: int):
         workdir=str(workdir),
         frames=NUM_UPDATES * 3 * LENGTH,
         seed=5,
-        agent=dataclasses.replace(config.agent, meta=meta),
+        agent=dataclasses.replace(config.agent, algorithm=algorithm, meta=meta),
         learner=learner,
         evaluator=dataclasses.replace(config.evaluator, num_evaluators=0),
     )
@@ -137,8 +137,9 @@ def learned(config, spec, unrolls, writer, reader):
 
 
 @pytest.mark.reverb
-@pytest.mark.parametrize(("target_steps", "replay_batch"), [(1, 0), (2, 4)])
-def test_the_same_trajectories_teach_the_same(tmp_path, target_steps, replay_batch):
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(("algorithm", "replay_batch"), [("impala", 0), ("bmg", 4)])
+def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch):
     """Bit for bit: through replay in memory and through a Reverb server.
 
     Without replay the unrolls are all different. With it they are all the same, so that each draw
@@ -148,7 +149,7 @@ def test_the_same_trajectories_teach_the_same(tmp_path, target_steps, replay_bat
     from replay.remote import RemoteReplay
     from replay.server import make_tables
 
-    configs = [config_of(tmp_path / name, target_steps, replay_batch) for name in "ab"]
+    configs = [config_of(tmp_path / name, algorithm, replay_batch) for name in "ab"]
     spec = make_spec("catch", configs[0].atari)
     if replay_batch:
         unrolls = recorded(configs[0], spec, 1) * (3 * NUM_UPDATES)
