@@ -85,7 +85,8 @@ def stacx_objective(own: ActorCritic, kl_weight: float, previous: AgentState) ->
     """
     loss = outer_loss(own)
 
-    def objective_loss(state: AgentState, sequences: Sequences):
+    def objective_loss(state: AgentState, sequences: Sequences, key):
+        del key
         value, terms = loss(state, sequences)
         if kl_weight:
             observation = sequences.observation

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
 import fnmatch
 import pathlib
-import signal
-import time
 
 from experiments.two_colors.config import TwoColorsConfig
-from launch.config import check_workdir, config_file, load_config, to_dict
+from launch.lifetimes import Experiment, load_runs, parse, run, run_each
 from launch.options import parse_options
 
-RESULTS = "results.csv"
-_MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
 _USAGE = """
 bmg two-colors all       run every method of the paper's figures
 bmg two-colors figures   redraw the paper's figures from such runs
@@ -66,85 +60,22 @@ def main(arguments: list[str]) -> int:
         return draw(parse_options(FiguresConfig, "bmg two-colors figures", arguments[1:]))
     if arguments[:1] in (["-h"], ["--help"]):
         print(_USAGE)
-    return run(parse(arguments))
+    return run(EXPERIMENT, parse(EXPERIMENT, arguments))
 
 
-def parse(arguments: list[str]) -> TwoColorsConfig:
-    """The command line, on top of the run that is resumed."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--workdir", default=TwoColorsConfig.workdir)
-    first.add_argument("--resume", action="store_true")
-    known, _ = first.parse_known_args(arguments)
-    default = None
-    if known.resume and config_file(pathlib.Path(known.workdir)).exists():
-        # The directory may have been moved: the one that was named is meant.
-        saved = load_config(pathlib.Path(known.workdir), TwoColorsConfig)
-        default = dataclasses.replace(saved, workdir=known.workdir)
-    return parse_options(TwoColorsConfig, "bmg two-colors", arguments, default)
-
-
-def run(config: TwoColorsConfig) -> int:
-    """Runs one method from its start or its checkpoint to its end."""
-    fixed = [f.name for f in dataclasses.fields(config) if f.name not in _MAY_CHANGE]
-    check_workdir(config, fixed)
-
-    from experiments.runner import Runner, use_all_cores
+def _make_lifetime(config: TwoColorsConfig):
     from experiments.two_colors.methods import make_lifetime
-    from launch.console import StepsConsole
-    from storage.files import write_json
 
-    use_all_cores(config.seeds)
-    workdir = config.path
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
-    runner = Runner(
-        make_lifetime(config), config.seeds, config.first_seed, config.record_every,
-        workdir / "checkpoints",
-    )  # fmt: skip
-    if config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz")):
-        for problem in runner.restore():
-            print(problem)
-    started, begin = time.monotonic(), runner.records.steps
-    stopped = False
-    with StepsConsole(config.steps, config.seeds, str(workdir)) as console, _terminable():
-        try:
-            runner.run(config.steps, console.update, config.checkpoint_interval)
-        except KeyboardInterrupt:
-            stopped = True
-    if runner.records.steps:
-        rate = (runner.records.steps - begin) / (time.monotonic() - started)
-        write_results(config, runner, config.seeds * rate)
-    if stopped:
-        print(f"stopped; go on with: bmg two-colors --workdir {workdir} --resume")
-        return 130
-    print((workdir / "results.json").read_text(), end="")
-    return 0
+    return make_lifetime(config)
 
 
-def write_results(config: TwoColorsConfig, runner, steps_per_second: float) -> None:
-    """Writes the table of a run, and its sum.
+def _summarise(config: TwoColorsConfig, steps, columns) -> dict:
+    return {
+        "agent": config.agent, "method": config.method, **score(steps, columns["reward"])
+    }  # fmt: skip
 
-    Args:
-      config: of the run.
-      runner: its lifetimes.
-      steps_per_second: of all lifetimes in this stretch of the run, compilation included.
-    """
-    from experiments.records import write_csv
-    from storage.files import write_json
 
-    steps, columns = runner.records.means(config.steps)
-    write_csv(config.path / RESULTS, config.first_seed, steps, columns)
-    result = {
-        "agent": config.agent,
-        "method": config.method,
-        "seeds": config.seeds,
-        "steps": min(runner.records.steps, config.steps),
-        "complete": runner.records.steps >= config.steps,
-        "devices": [device.device_kind for device in runner.devices],
-        "steps_per_second": steps_per_second,
-        **score(steps, columns["reward"]),
-    }
-    write_json(config.path / "results.json", result)
+EXPERIMENT = Experiment("two-colors", TwoColorsConfig, _make_lifetime, _summarise)
 
 
 def score(steps, reward) -> dict[str, float]:
@@ -164,16 +95,6 @@ def score(steps, reward) -> dict[str, float]:
     }
 
 
-@contextlib.contextmanager
-def _terminable():
-    """SIGTERM ends a run as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def run_all(options: AllConfig) -> int:
     """Runs what is missing of the paper's methods."""
     from experiments.two_colors.methods import suite
@@ -185,35 +106,24 @@ def run_all(options: AllConfig) -> int:
         if not matching:
             raise ValueError(f"no method is called {pattern!r}; there are {', '.join(every)}.")
         methods |= matching
+    configs = {}
     for name, config in methods.items():
         steps = options.steps if config.agent == "actor-critic" else options.q_lambda_steps
         rates = {f"-rate{rate:g}": rate for rate in options.meta_learning_rates}
         if config.method == "fixed":
             rates = {"": config.meta_learning_rate}
         for suffix, rate in rates.items():
-            workdir = root / (name + suffix)
-            code = run(
-                dataclasses.replace(
-                    config, seeds=options.seeds, steps=steps, meta_learning_rate=rate,
-                    workdir=str(workdir), resume=config_file(workdir).exists(),
-                )
-            )  # fmt: skip
-            if code:
-                return code
-    return 0
+            configs[name + suffix] = dataclasses.replace(
+                config, seeds=options.seeds, steps=steps, meta_learning_rate=rate
+            )
+    return run_each(EXPERIMENT, configs, root)
 
 
 def draw(options: FiguresConfig) -> int:
     """Draws the figures that the runs in a folder suffice for."""
-    from experiments.records import read_csv
     from experiments.two_colors.figures import Run, draw_all
 
-    runs = []
-    for path in sorted(pathlib.Path(options.root).glob(f"*/{RESULTS}")):
-        config = load_config(path.parent, TwoColorsConfig)
-        runs.append(Run(path.parent.name, config, *read_csv(path)))
-    if not runs:
-        raise ValueError(f"no runs in {options.root} (a folder of run directories is meant).")
+    runs = [Run(*found) for found in load_runs(EXPERIMENT, pathlib.Path(options.root))]
     output = pathlib.Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     for run_ in runs:

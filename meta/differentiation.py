@@ -84,6 +84,36 @@ def inner_gradient(
     return named
 
 
+def accumulative_trace(step: Callable, decay: float) -> Callable:
+    """`step` whose derivative in the state is taken for decay times the identity.
+
+    Differentiated through n such steps, the Hessians' products of the exact meta-gradient become
+    powers of the decay (Xu et al. 2018; Bonnet et al. section 4.1):
+
+        T sum_i prod_{j<i} (I + H_j) N_i    becomes    T sum_i decay^(i-1) N_i
+
+    Whatever in the state has derivatives (parameters, an optimiser's moments) is treated alike.
+
+    Args:
+      step: (meta_params, state, batch, key) -> (state, aux).
+      decay: mu in [0, 1]; 0 is the one-step meta-gradient.
+
+    Raises:
+      ValueError: a decay outside of [0, 1]; one line.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"the trace's decay is {decay}; allowed are numbers from 0 to 1.")
+
+    def carried(new, old):
+        return new + decay * (old - jax.lax.stop_gradient(old)) if _real(old) else new
+
+    def traced(meta_params, state, batch, key):
+        new, aux = step(meta_params, jax.lax.stop_gradient(state), batch, key)
+        return jax.tree.map(carried, new, state), aux
+
+    return traced
+
+
 def recomputed(step: Callable) -> Callable:
     """`step`, of which the backward pass keeps inputs and inner gradients and nothing else."""
     kept = jax.checkpoint(step, policy=jax.checkpoint_policies.save_only_these_names(_GRADIENT))

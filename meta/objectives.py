@@ -1,9 +1,18 @@
 """What the meta-learner minimises: the ordinary meta-objective and the bootstrapped one.
 
-    final_value     f(x(K))                                       BMG Eq. 1
+    final_value     f(x(K))                                       BMG Eq. 1, Bonnet et al. Eq. 5
     mean_value      (f(x(1)) + ... + f(x(K))) / K                 BMG App. B.2
+    mixed_value     m_1 f(x(1)) + ... + m_K f(x(K))               Bonnet et al. Eq. 10
     bootstrapped    mu(target, x(K)), target = x(K) moved on by   BMG Eq. 2
                     L - 1 learned steps and one step on f itself
+
+Where the learner goes on from is the objective's to say: x(K), or x(1) where the other steps only
+look ahead (Bonnet et al., figure 1).
+
+References:
+  Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022.
+  Bonnet et al., "One Step at a Time: Pros and Cons of Multi-Step Meta-Gradient Reinforcement
+  Learning", Meta-Learning Workshop at NeurIPS 2021.
 """
 
 from __future__ import annotations
@@ -16,6 +25,7 @@ import jax
 from meta.core import Objective, Outcome, Step, Unroll, unroll
 
 PyTree = Any
+Key = jax.Array
 
 
 class BootstrapBatch(NamedTuple):
@@ -26,21 +36,84 @@ class BootstrapBatch(NamedTuple):
     matching: PyTree = None  # inputs on which target and updated learner are compared
 
 
-def final_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Objective:
+def final_value(
+    loss: Callable[[PyTree, PyTree, Key], tuple[jax.Array, dict]],
+    continue_from: Literal["last", "first"] = "last",
+) -> Objective:
     """The ordinary meta-gradient's objective: the loss at x(K) (BMG Eq. 1).
 
     Args:
-      loss: (state, batch) -> (scalar, metrics).
+      loss: (state, batch, key) -> (scalar, metrics); it may meet its validation data by itself.
+      continue_from: where the learner goes on: "last" is x(K), "first" x(1), so that an n-step
+        meta-gradient leaves the learner's own update as it is (Bonnet et al. Eq. 5).
 
     Returns:
-      An objective; the learner goes on from x(K).
+      An objective.
     """
 
     def objective(meta_params, unrolled, batch, key):
-        del meta_params, key
-        state = unrolled.states[-1]
-        value, metrics = loss(state, batch)
-        return value, Outcome(state, metrics)
+        del meta_params
+        value, metrics = loss(unrolled.states[-1], batch, key)
+        return value, Outcome(_next_state(unrolled, continue_from), metrics)
+
+    return objective
+
+
+def _next_state(unrolled: Unroll, continue_from: Literal["last", "first"]) -> PyTree:
+    return unrolled.states[1 if continue_from == "first" else -1]
+
+
+def mixture_weights(num_steps: int, kappa: float | None = None) -> tuple[float, ...]:
+    """kappa^(i-1) (1 - kappa) / (1 - kappa^n) for i = 1 ... n (Bonnet et al. Eq. 10).
+
+    Args:
+      num_steps: n.
+      kappa: in [0, 1]; 0 is the one-step meta-gradient, 1 weighs all steps alike. None for the
+        paper's choice of 1 - 1/n.
+
+    Returns:
+      n weights that sum to 1.
+
+    Raises:
+      ValueError: n < 1 or kappa outside of [0, 1]; one line.
+    """
+    if num_steps < 1:
+        raise ValueError(f"a mixture of {num_steps} steps; give at least 1.")
+    kappa = 1 - 1 / num_steps if kappa is None else kappa
+    if not 0 <= kappa <= 1:
+        raise ValueError(f"kappa is {kappa}; allowed are numbers from 0 to 1.")
+    powers = [kappa**i for i in range(num_steps)]  # 0 ** 0 is 1
+    return tuple(power / sum(powers) for power in powers)
+
+
+def mixed_value(
+    loss: Callable[[PyTree, PyTree, Key], tuple[jax.Array, dict]],
+    weights: Sequence[float],
+    continue_from: Literal["last", "first"] = "first",
+) -> Objective:
+    """A weighted mean of the losses at x(1), ..., x(n), of one unroll (Bonnet et al. Eq. 10).
+
+    Args:
+      loss: (state, batch, key) -> (scalar, metrics); called for each step of a weight that is not
+        zero, with a key of its own.
+      weights: n of them, see `mixture_weights`.
+      continue_from: as of `final_value`.
+
+    Returns:
+      An objective for unrolls of n steps; its metrics are those of the last step.
+    """
+
+    def objective(meta_params, unrolled, batch, key):
+        del meta_params
+        states = unrolled.states[1:]
+        if len(states) != len(weights):
+            raise ValueError(f"{len(weights)} weights for {len(states)} steps; give one for each.")
+        total = 0.0
+        for weight, state, step_key in zip(weights, states, jax.random.split(key, len(states))):
+            if weight:
+                value, metrics = loss(state, batch, step_key)
+                total += weight * value
+        return total, Outcome(_next_state(unrolled, continue_from), metrics)
 
     return objective
 
@@ -87,6 +160,7 @@ def bootstrapped(
     continue_from: Literal["updated", "bootstrap", "target"] = "updated",
     match_on: Callable[[BootstrapBatch, Unroll, TargetPath], PyTree] = from_batch,
     unroll_target: Callable[..., Unroll] = unroll,
+    weights: Sequence[float] | None = None,
 ) -> Objective:
     """Bootstrapped meta-gradients: match a target the learner itself will reach (BMG Eq. 2).
 
@@ -107,16 +181,23 @@ def bootstrapped(
       match_on: where the matching inputs come from; an online learner meets them on its way to the
         target.
       unroll_target: `core.unroll`, or `core.scan` for many steps without convolutions.
+      weights: a mixture of the targets 1 ... L steps ahead, L numbers (see `mixture_weights`), each
+        target with a final step of its own; None for the last one alone. Ours.
 
     Returns:
       An objective over a `BootstrapBatch`; its `target_aux` is what the L - 1 learned steps and
       the final one tell.
 
     Raises:
-      ValueError: for L < 1, or where the batch does not hold L - 1 target batches.
+      ValueError: for L < 1, other than L weights, or where the batch does not hold L - 1 target
+        batches.
     """
     if num_target_steps < 1:
         raise ValueError(f"num_target_steps is {num_target_steps}; BMG needs at least 1.")
+    if weights is None:
+        weights = (0.0,) * (num_target_steps - 1) + (1.0,)
+    if len(weights) != num_target_steps:
+        raise ValueError(f"{len(weights)} weights for L = {num_target_steps}; give one for each.")
 
     def objective(meta_params, unrolled, batch: BootstrapBatch, key):
         if len(batch.target) != num_target_steps - 1:
@@ -129,10 +210,19 @@ def bootstrapped(
         target_key, final_key = jax.random.split(key)
         steps = unroll_target(target_step, frozen_params, frozen_state, batch.target, target_key)
         bootstrap = steps.states[-1]
-        target, final_aux = final_step(frozen_params, bootstrap, batch.final, final_key)
-        inputs = match_on(batch, unrolled, TargetPath(steps, target, final_aux))
-        target_prediction = jax.lax.stop_gradient(predict(target, inputs))
-        loss = matching(target_prediction, predict(updated, inputs))
+
+        def match(start, key):
+            target, final_aux = final_step(frozen_params, start, batch.final, key)
+            inputs = match_on(batch, unrolled, TargetPath(steps, target, final_aux))
+            target_prediction = jax.lax.stop_gradient(predict(target, inputs))
+            return matching(target_prediction, predict(updated, inputs)), target, final_aux
+
+        last, target, final_aux = match(bootstrap, final_key)
+        loss = weights[-1] * last
+        for ahead, weight in enumerate(weights[:-1]):
+            if weight:
+                key = jax.random.fold_in(final_key, ahead)
+                loss += weight * match(steps.states[ahead], key)[0]
         states = {"updated": updated, "bootstrap": bootstrap, "target": target}
         return loss, Outcome(
             states[continue_from], {"matching_loss": loss}, (steps.aux, final_aux)

@@ -25,8 +25,9 @@ import optax
 
 from environments import two_colors
 from experiments.lifetime import Lifetime, MetaState, State, meta_window
+from experiments.networks import Mlp, mlp
 from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-from experiments.two_colors.networks import Mlp, mlp, sigmoid_network
+from experiments.two_colors.networks import sigmoid_network
 from meta import core, matching
 from meta.differentiation import inner_gradient
 from meta.objectives import BootstrapBatch, bootstrapped, mean_value

@@ -210,7 +210,7 @@ def test_what_the_figures_read_off():
 def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatch):
     """Two of its methods, stopped after the first."""
     import experiments.two_colors.methods as methods
-    import launch.two_colors as module
+    import launch.lifetimes as module
 
     wanted = {
         name: config
@@ -221,9 +221,9 @@ def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatc
     ran = []
     real = module.run
 
-    def recording(config):
+    def recording(experiment, config):
         ran.append((config.path.name, config.steps, config.seeds, config.resume))
-        return real(config) if config.agent == "actor-critic" else 0
+        return real(experiment, config) if config.agent == "actor-critic" else 0
 
     monkeypatch.setattr(module, "run", recording)
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only *fixed*".split())

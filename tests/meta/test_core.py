@@ -25,7 +25,7 @@ def descend(eta, x, batch, key):
     return x - eta * CURVATURE * (x - batch), loss
 
 
-def outer(x, batch):
+def outer(x, batch, key=None):
     return 0.5 * jnp.sum((x - batch) ** 2), {"outer": x[0]}
 
 

@@ -169,7 +169,9 @@ def peak_bytes(differentiation: str, num_steps: int) -> int:
         g, _ = gradient(params, w, x)
         return [p - 0.1 * u for p, u in zip(params, g)], ()
 
-    objective = final_value(lambda params, x: (jnp.mean(jnp.square(deep(params, x) - 1.0)), {}))
+    objective = final_value(
+        lambda params, x, key: (jnp.mean(jnp.square(deep(params, x) - 1.0)), {})
+    )
     compute = core.meta_gradient(core.online_start, step, objective, differentiation)
     params = [jnp.full((width, width), 0.1)] * depth
     x = jnp.ones((rows, width))

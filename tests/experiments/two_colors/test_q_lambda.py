@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from environments import two_colors
+from experiments.networks import mlp
 from experiments.two_colors import q_lambda
 from experiments.two_colors.config import QLambdaConfig, TwoColorsConfig
-from experiments.two_colors.networks import mlp, sigmoid_network
+from experiments.two_colors.networks import sigmoid_network
 from meta import core
 from tests.experiments.two_colors import oracle
 

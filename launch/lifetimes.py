@@ -1,0 +1,157 @@
+"""Runs of lifetimes side by side: what the commands of the experiments in one process share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from launch.config import check_workdir, config_file, load_config, to_dict
+from launch.options import parse_options
+
+RESULTS = "results.csv"
+_MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
+
+
+class Experiment(NamedTuple):
+    """What a command runs. Its configuration has at least the fields seeds, first_seed, steps,
+    record_every, checkpoint_interval, workdir and resume, and the property path."""
+
+    command: str  # as the user types it after `bmg`
+    config: type
+    make_lifetime: Callable[[Any], Any]  # configuration -> experiments.lifetime.Lifetime
+    # (configuration, steps [n], columns [S, n]) -> JSON values that go into results.json
+    summarise: Callable[[Any, Any, dict], dict[str, Any]]
+
+
+def parse(experiment: Experiment, arguments: list[str]):
+    """The command line, on top of the run that is resumed.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--workdir", default=experiment.config.workdir)
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    default = None
+    if known.resume and config_file(pathlib.Path(known.workdir)).exists():
+        # The directory may have been moved: the one that was named is meant.
+        saved = load_config(pathlib.Path(known.workdir), experiment.config)
+        default = dataclasses.replace(saved, workdir=known.workdir)
+    return parse_options(experiment.config, f"bmg {experiment.command}", arguments, default)
+
+
+def run(experiment: Experiment, config) -> int:
+    """Runs one method from its start or its checkpoint to its end.
+
+    Returns:
+      The exit code: 0 complete, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: the run directory holds another run; one line.
+    """
+    fixed = [f.name for f in dataclasses.fields(config) if f.name not in _MAY_CHANGE]
+    check_workdir(config, fixed)
+
+    from experiments.runner import Runner, use_all_cores
+    from launch.console import StepsConsole
+    from storage.files import write_json
+
+    use_all_cores(config.seeds)
+    workdir = config.path
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
+    runner = Runner(
+        experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,
+        workdir / "checkpoints",
+    )  # fmt: skip
+    if config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz")):
+        for problem in runner.restore():
+            print(problem)
+    started, begin = time.monotonic(), runner.records.steps
+    stopped = False
+    with StepsConsole(config.steps, config.seeds, str(workdir)) as console, _terminable():
+        try:
+            runner.run(config.steps, console.update, config.checkpoint_interval)
+        except KeyboardInterrupt:
+            stopped = True
+    if runner.records.steps:
+        rate = (runner.records.steps - begin) / (time.monotonic() - started)
+        _write_results(experiment, config, runner, config.seeds * rate)
+    if stopped:
+        print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
+        return 130
+    print((workdir / "results.json").read_text(), end="")
+    return 0
+
+
+def _write_results(experiment: Experiment, config, runner, steps_per_second: float) -> None:
+    """Writes the table of a run, and its sum; the rate is of all lifetimes in this stretch of the
+    run, compilation included."""
+    from experiments.records import write_csv
+    from storage.files import write_json
+
+    steps, columns = runner.records.means(config.steps)
+    write_csv(config.path / RESULTS, config.first_seed, steps, columns)
+    result = {
+        "seeds": config.seeds,
+        "steps": min(runner.records.steps, config.steps),
+        "complete": runner.records.steps >= config.steps,
+        "devices": [device.device_kind for device in runner.devices],
+        "steps_per_second": steps_per_second,
+        **experiment.summarise(config, steps, columns),
+    }
+    write_json(config.path / "results.json", result)
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM ends a run as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path) -> int:
+    """Runs what is missing of several methods, one after the other, each in its own directory.
+
+    Args:
+      experiment: whose they are.
+      configs: directory's name -> configuration; `workdir` and `resume` are set here.
+      root: folder of the run directories.
+
+    Returns:
+      The exit code.
+    """
+    for name, config in configs.items():
+        workdir = root / name
+        resume = config_file(workdir).exists()
+        code = run(experiment, dataclasses.replace(config, workdir=str(workdir), resume=resume))
+        if code:
+            return code
+    return 0
+
+
+def load_runs(experiment: Experiment, root: pathlib.Path) -> list[tuple]:
+    """What is left of the runs in a folder: name, configuration, steps [n], columns [S, n] of each.
+
+    Raises:
+      ValueError: there is none; one line.
+    """
+    from experiments.records import read_csv
+
+    runs = []
+    for path in sorted(root.glob(f"*/{RESULTS}")):
+        config = load_config(path.parent, experiment.config)
+        runs.append((path.parent.name, config, *read_csv(path)))
+    if not runs:
+        raise ValueError(f"no runs in {root} (a folder of run directories is meant).")
+    return runs

@@ -1,0 +1,161 @@
+"""Value prediction on the Markov reward process: formulas by loops, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from environments import markov_reward
+from experiments.multistep import mrp
+from experiments.multistep.config import MrpConfig
+from experiments.multistep.objectives import objective_batch, unrolled_batches
+from meta.objectives import mixture_weights
+
+KEY = jax.random.PRNGKey(0)
+
+
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize("form", ["power", "product"])
+def test_targets_are_the_printed_formula(form):
+    rng = np.random.default_rng(0)
+    rewards, discount = rng.normal(size=10), rng.uniform(0.05, 0.95, size=10)
+    expected = np.zeros(10)
+    for i in range(10):
+        for j in range(i, 10):
+            if form == "power":
+                expected[i] += discount[j] ** (j - i + 1) * rewards[j]
+            else:
+                expected[i] += np.prod(discount[i : j + 1]) * rewards[j]
+    np.testing.assert_allclose(mrp.targets(rewards, discount, form), expected, rtol=1e-9)
+    returns = [rewards[i:].sum() for i in range(10)]
+    np.testing.assert_allclose(mrp.undiscounted(rewards), returns, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("doubles")
+def test_the_gradient_is_that_of_every_episodes_squared_error():
+    """Against each episode's own target, as the losses are written; the mean target serves."""
+    config = MrpConfig(batch_size=6)
+    network = mrp.make_network(config)
+    params = network.init(KEY)
+    discount = jnp.linspace(0.2, 0.9, 10)
+    episodes = markov_reward.episodes(KEY, 6)
+
+    def written(params):
+        errors = [
+            mrp.targets(rewards, discount, "power") - mrp.values(network, params)
+            for rewards in episodes
+        ]
+        return 0.5 * jnp.mean(jnp.square(jnp.stack(errors)))
+
+    def used(params):
+        target = mrp.targets(jnp.mean(episodes, axis=0), discount, "power")
+        return mrp.squared_error(mrp.values(network, params), target)
+
+    for a, b in zip(*map(jax.tree.leaves, (jax.grad(written)(params), jax.grad(used)(params)))):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize(
+    ("objective", "steps"), [("n-step", 1), ("n-step", 3), ("mixed", 3)]
+)
+def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
+    """Through Adam and its moments, on the data that the key draws."""
+    config = MrpConfig(objective=objective, inner_steps=steps, activation="tanh")
+    network = mrp.make_network(config)
+    optimizer = optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    step = mrp.make_step(network, optimizer, config)
+    params = network.init(KEY)
+    agent = mrp.Agent(params, optimizer.init(params))
+    logits = jnp.linspace(-0.5, 0.7, 10)
+    for i in range(3):  # moments that are not zero
+        agent, _ = step(logits, agent, None, jax.random.PRNGKey(i))
+    compute = mrp.make_compute(network, optimizer, config)
+
+    def loss(logits):
+        batches, batch = unrolled_batches(config), objective_batch(config)
+        return compute(logits, agent, batches, batch, jax.random.PRNGKey(9))
+
+    gradient = loss(logits).gradient
+    assert np.all(np.abs(gradient) > 0)
+    width = 1e-5
+    for i in range(10):
+        shift = width * np.eye(10)[i]
+        slope = (loss(logits + shift).loss - loss(logits - shift).loss) / (2 * width)
+        np.testing.assert_allclose(gradient[i], slope, rtol=1e-4, atol=1e-10)
+
+
+@pytest.mark.parametrize("objective", ["n-step", "mixed", "bmg", "mixed-bmg"])
+def test_what_is_kept_is_the_first_update(objective):
+    """Agent and optimiser go on from one update under the old meta-parameters."""
+    config = MrpConfig(objective=objective, inner_steps=3, estimates=4)
+    network = mrp.make_network(config)
+    optimizer = optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    lifetime = mrp.make_lifetime(config)
+    state = lifetime.init(KEY)
+    after, _ = jax.jit(lifetime.window)(state)
+    step = mrp.make_step(network, optimizer, config)
+    expected, _ = step(state.meta.params, state.agent, None, jax.random.split(state.key, 3)[1])
+    for a, b in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    assert int(optax.tree.get(after.agent.opt_state, "count")) == 1
+    assert np.all(after.meta.params != state.meta.params)
+
+
+def discounts_learned(objective):
+    """Discounts after 200 updates with a large step size; the values' error before and after."""
+    config = MrpConfig(objective=objective, inner_steps=3, meta_learning_rate=5e-2, estimates=64)
+    lifetime = mrp.make_lifetime(config)
+    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: lifetime.window(s), state, length=200))
+    _, columns = run(lifetime.init(KEY))
+    assert set(columns) == set(lifetime.columns)
+    error = columns["value_error"][:, 0]
+    return np.stack([columns[f"discount_{i}"][-1, 0] for i in range(10)]), error[0], error[-1]
+
+
+@pytest.mark.parametrize("objective", ["n-step", "mixed"])
+def test_discounts_of_noise_fall_and_the_others_rise(objective):
+    discounts, before, after = discounts_learned(objective)
+    assert np.all(discounts[::2] > 0.9) and np.all(discounts[1::2] < 0.5), discounts
+    assert after < before / 2
+
+
+@pytest.mark.parametrize("objective", ["bmg", "mixed-bmg"])
+def test_bootstrapped_discounts_of_what_is_not_noise_rise(objective):
+    discounts, before, after = discounts_learned(objective)
+    assert np.all(discounts[::2] > 0.9), discounts
+    assert after < before / 2
+
+
+def test_nothing_is_meta_learned_where_it_is_fixed():
+    lifetime = mrp.make_lifetime(MrpConfig(objective="fixed", discount=0.8))
+    state, records = jax.jit(lifetime.window)(lifetime.init(KEY))
+    np.testing.assert_allclose(records["discount_3"], 0.8, rtol=1e-6)
+    assert records["meta_gradient_norm"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inner_steps": 0}, "--inner-steps is 0"),
+        ({"kappa": 1.2}, "--kappa is 1.2"),
+        ({"kappa": -0.1}, "--kappa is -0.1"),
+        ({"discount": 1.0}, "--discount is 1.0"),
+        ({"estimates": 1}, "--estimates is 1"),
+    ],
+)
+def test_bad_configurations_are_one_line(change, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        MrpConfig(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_mixtures_take_their_weights_from_the_configuration():
+    config = MrpConfig(objective="mixed", inner_steps=4, kappa=0.5)
+    assert config.weights == mixture_weights(4, 0.5)
+    assert dataclasses.replace(config, kappa=None).weights == mixture_weights(4)
