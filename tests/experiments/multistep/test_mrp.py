@@ -60,6 +60,7 @@ def test_the_gradient_is_that_of_every_episodes_squared_error():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize(
     ("objective", "steps"), [("n-step", 1), ("n-step", 3), ("mixed", 3)]
@@ -118,6 +119,7 @@ def discounts_learned(objective):
     return np.stack([columns[f"discount_{i}"][-1, 0] for i in range(10)]), error[0], error[-1]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["n-step", "mixed"])
 def test_discounts_of_noise_fall_and_the_others_rise(objective):
     discounts, before, after = discounts_learned(objective)
@@ -125,6 +127,7 @@ def test_discounts_of_noise_fall_and_the_others_rise(objective):
     assert after < before / 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["bmg", "mixed-bmg"])
 def test_bootstrapped_discounts_of_what_is_not_noise_rise(objective):
     discounts, before, after = discounts_learned(objective)
