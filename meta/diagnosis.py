@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from meta.trees import squared_norm
+
 PyTree = Any
 
 
@@ -64,7 +66,7 @@ def bias(estimate: Moments, oracle: Moments) -> Bias:
 
 def norm(gradient: PyTree) -> jax.Array:
     """Euclidean norm over all leaves."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(gradient)))
+    return jnp.sqrt(squared_norm(gradient))
 
 
 def cosine_similarity(first: PyTree, second: PyTree) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Callable, Sequence
 import tree
 
 from replay.backend import reverb
-from replay.interface import no_table, table_state
+from replay.interface import no_table, table_metrics, table_state
 from replay.signature import Signature
 
 # Reverb takes whole seconds; a server that is there answers in milliseconds.
@@ -34,9 +34,9 @@ def occupancy(server: str | reverb.Client) -> dict[str, int]:
         raise TimeoutError(_silent(client))
     metrics = {}
     for name, table in tables.items():
-        metrics[f"replay/{name}_size"] = table.current_size
-        metrics[f"replay/{name}_inserted"] = table.rate_limiter_info.insert_stats.completed
-        metrics[f"replay/{name}_sampled"] = table.rate_limiter_info.sample_stats.completed
+        stats = table.rate_limiter_info
+        metrics |= table_metrics(name, table.current_size, stats.insert_stats.completed,
+                                 stats.sample_stats.completed)
     return metrics
 
 

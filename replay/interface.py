@@ -65,6 +65,18 @@ class Replay(Protocol):
         ...
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuses batches of nothing; one line."""
+    if batch_size < 1:
+        raise ValueError(f"replay batch_size={batch_size}: must be at least 1")
+
+
+def table_metrics(name: str, size: int, inserted: int, sampled: int) -> dict[str, int]:
+    """A table's part of `Replay.occupancy`."""
+    counts = {"size": size, "inserted": inserted, "sampled": sampled}
+    return {f"replay/{name}_{what}": count for what, count in counts.items()}
+
+
 def table_state(name: str, size: int, max_size: int, inserted: int, sampled: int) -> str:
     """A table's state in words, for a message."""
     return (f"table {name} holds {size} of at most {max_size} unrolls, "

@@ -13,7 +13,16 @@ import numpy as np
 import psutil
 
 from replay.config import ReplayConfig
-from replay.interface import ONLINE, REPLAY, no_batch, no_room, no_table, table_state
+from replay.interface import (
+    ONLINE,
+    REPLAY,
+    check_batch_size,
+    no_batch,
+    no_room,
+    no_table,
+    table_metrics,
+    table_state,
+)
 from replay.signature import Signature
 
 _SHARE_OF_FREE = 0.8  # of the free memory, which a replay may take; the rest is for the program
@@ -69,7 +78,7 @@ class MemoryReplay:
 
     def sample_online(self, batch_size: int) -> _Batches:
         """See `interface.Replay.sample_online`."""
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         taken: list[list[np.ndarray]] = []  # outlives a timeout, so that nothing is lost
 
         def next_batch():
@@ -91,7 +100,7 @@ class MemoryReplay:
         Raises:
             ValueError: the configuration has no replay; one line.
         """
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         if not self._config.replay_capacity:
             raise no_table("this process's memory", REPLAY, [ONLINE])
 
@@ -106,9 +115,7 @@ class MemoryReplay:
         metrics = {}
         with self._changed:
             for name, size in self._sizes().items():
-                metrics[f"replay/{name}_size"] = size
-                metrics[f"replay/{name}_inserted"] = self._inserted
-                metrics[f"replay/{name}_sampled"] = self._sampled[name]
+                metrics |= table_metrics(name, size, self._inserted, self._sampled[name])
         return metrics
 
     def close(self) -> None:
@@ -181,11 +188,6 @@ class _Batches:
         if batch is None:
             raise StopIteration
         return batch
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"replay batch_size={batch_size}: must be at least 1")
 
 
 def memory_needed(signature: Any, config: ReplayConfig) -> int:

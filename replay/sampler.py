@@ -13,7 +13,7 @@ import numpy as np
 from replay import client as client_lib
 from replay.backend import pybind, reverb
 from replay.config import ReplayConfig
-from replay.interface import no_batch
+from replay.interface import check_batch_size, no_batch
 from replay.signature import Signature
 
 # Reverb wants an end; this one is never reached.
@@ -55,8 +55,7 @@ class Sampler:
         config: ReplayConfig,
         should_stop: Callable[[], bool],
     ):
-        if batch_size < 1:
-            raise ValueError(f"replay batch_size={batch_size}: must be at least 1")
+        check_batch_size(batch_size)
         self._client = client_lib.as_client(server)
         self._table = table
         self._signature = Signature(signature)

@@ -97,6 +97,14 @@ def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
     return 0.5 * jnp.mean(jnp.square(target - value))
 
 
+def descend(
+    optimizer: optax.GradientTransformation, agent: Agent, gradient: hk.Params
+) -> Agent:
+    """The agent after one step of its optimiser."""
+    updates, opt_state = optimizer.update(gradient, agent.opt_state)
+    return Agent(optax.apply_updates(agent.params, updates), opt_state)
+
+
 def make_step(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):
     """The agent's update on fresh episodes; meta-parameters are the discounts' logits [10]."""
 
@@ -114,8 +122,7 @@ def make_step(network: Mlp, optimizer: optax.GradientTransformation, config: Mrp
         del batch
         rewards = draw_rewards(key, config)
         gradient, _ = gradient_of(agent.params, jax.nn.sigmoid(meta_params), rewards)
-        updates, opt_state = optimizer.update(gradient, agent.opt_state)
-        return Agent(optax.apply_updates(agent.params, updates), opt_state), ()
+        return descend(optimizer, agent, gradient), ()
 
     return step
 
@@ -142,8 +149,7 @@ def make_compute(network: Mlp, optimizer: optax.GradientTransformation, config: 
         def loss(params):
             return outer_loss(agent._replace(params=params), batch, key)[0]
 
-        updates, opt_state = optimizer.update(jax.grad(loss)(agent.params), agent.opt_state)
-        return Agent(optax.apply_updates(agent.params, updates), opt_state), ()
+        return descend(optimizer, agent, jax.grad(loss)(agent.params)), ()
 
     objective = make_objective(
         config,
