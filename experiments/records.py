@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import pathlib
@@ -12,7 +13,11 @@ from storage.files import whole_file
 
 
 class Records:
-    """Running sums over stretches of `stretch` environment steps, for every seed and column."""
+    """Sums over stretches of `stretch` environment steps, for every seed and column.
+
+    They never change: `plus` gives new ones, so that whoever is interrupted while adding still
+    holds the old ones whole.
+    """
 
     def __init__(self, columns: tuple[str, ...], seeds: int, steps_per_update: int, stretch: int):
         """Starts empty. An update belongs to the stretch that its first step lies in."""
@@ -27,25 +32,26 @@ class Records:
         """Environment steps recorded so far, of each lifetime."""
         return self.updates * self._steps_per_update
 
-    def add(self, columns: dict[str, np.ndarray]) -> None:
-        """Adds the next updates: [S, updates] of each column."""
+    def plus(self, columns: dict[str, np.ndarray]) -> Records:
+        """These and the next updates: [S, updates] of each column."""
         count = next(iter(columns.values())).shape[1]
         index = self._index(np.arange(self.updates, self.updates + count))
-        self._grow(index[-1] + 1)
         starts = np.flatnonzero(np.diff(index, prepend=-1))
-        for name in self._columns:
+        sums = {}
+        for name, before in self._sums.items():
+            missing = max(index[-1] + 1 - before.shape[1], 0)
+            sums[name] = np.pad(before, ((0, 0), (0, missing)))
             values = np.asarray(columns[name], np.float64)
-            self._sums[name][:, index[starts]] += np.add.reduceat(values, starts, axis=1)
-        self.updates += count
+            sums[name][:, index[starts]] += np.add.reduceat(values, starts, axis=1)
+        return self._with(self.updates + count, sums)
 
     def _index(self, update):
         return update * self._steps_per_update // self._stretch
 
-    def _grow(self, stretches: int) -> None:
-        missing = stretches - next(iter(self._sums.values())).shape[1]
-        if missing > 0:
-            for name, sums in self._sums.items():
-                self._sums[name] = np.pad(sums, ((0, 0), (0, missing)))
+    def _with(self, updates: int, sums: dict[str, np.ndarray]) -> Records:
+        result = copy.copy(self)
+        result.updates, result._sums = updates, sums
+        return result
 
     def means(self, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The stretches that begin before `steps` and are complete, or the last one.
@@ -65,10 +71,10 @@ class Records:
         """For a checkpoint: arrays."""
         return {"updates": np.int64(self.updates), **self._sums}
 
-    def restore(self, state: dict) -> None:
-        """From a checkpoint."""
-        self.updates = int(state["updates"])
-        self._sums = {name: np.array(state[name]) for name in self._columns}
+    def restored(self, state: dict) -> Records:
+        """Those of a checkpoint."""
+        sums = {name: np.array(state[name]) for name in self._columns}
+        return self._with(int(state["updates"]), sums)
 
 
 def write_csv(

@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,13 @@ def use_all_cores(seeds: int) -> None:
         os.environ["XLA_FLAGS"] = flags.strip()
 
 
+class _Progress(NamedTuple):
+    """Where a run is. Kept in one attribute: a signal finds both of the same step, or neither."""
+
+    state: Any  # of all lifetimes, and of those that only fill a device up
+    records: Records
+
+
 class Runner:
     """Many lifetimes: their state, what was recorded of them, and their checkpoints."""
 
@@ -61,14 +68,19 @@ class Runner:
         """
         self._lifetime, self._seeds = lifetime, seeds
         self._directory, self._header = directory, header or {}
-        self.records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
         self.devices = jax.devices()[: min(len(jax.devices()), seeds)]
         # Every device takes as many lifetimes; those beyond S are not looked at.
         padded = math.ceil(seeds / len(self.devices)) * len(self.devices)
         keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
         self._mesh = Mesh(np.array(self.devices), ("seeds",))
-        self._state = self._map(lifetime.init)(keys)
+        records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
+        self._progress = _Progress(self._map(lifetime.init)(keys), records)
         self._chunk = self._map(functools.partial(_chunk, lifetime, self.chunk_windows))
+
+    @property
+    def records(self) -> Records:
+        """What was recorded so far."""
+        return self._progress.records
 
     @property
     def chunk_windows(self) -> int:
@@ -87,10 +99,9 @@ class Runner:
 
     def advance(self) -> None:
         """Runs all lifetimes for a chunk."""
-        state, columns = self._chunk(self._state)
+        state, columns = self._chunk(self._progress.state)
         columns = {name: np.asarray(x)[: self._seeds] for name, x in columns.items()}
-        self._state = state
-        self.records.add(columns)
+        self._progress = _Progress(state, self.records.plus(columns))
 
     def run(
         self, steps: int, report: Callable[[int], None], checkpoint_interval: float = math.inf
@@ -120,11 +131,12 @@ class Runner:
         """Writes a checkpoint, where a directory was given."""
         if self._directory is None:
             return
-        lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], self._state)
-        state = {"lifetimes": lifetimes, "records": self.records.state()}
-        stretches = self.records.state()[self._lifetime.columns[0]].shape[1]
+        lifetimes, records = self._progress
+        lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], lifetimes)
+        state = {"lifetimes": lifetimes, "records": records.state()}
+        stretches = state["records"][self._lifetime.columns[0]].shape[1]
         header = {**self._header, "stretches": stretches}
-        checkpoint.save(self._directory, self.records.steps, state, header, keep=2)
+        checkpoint.save(self._directory, records.steps, state, header, keep=2)
 
     def restore(self) -> list[str]:
         """Goes on from the newest checkpoint that can be read.
@@ -135,27 +147,27 @@ class Runner:
         Raises:
           CheckpointError: none usable; one line.
         """
-        records = self.records.state()
+        lifetimes, records = self._progress
 
         def template(header):
             shape = (self._seeds, int(header["stretches"]))
-            sums = {name: jax.ShapeDtypeStruct(shape, np.float64) for name in records}
+            sums = {name: jax.ShapeDtypeStruct(shape, np.float64) for name in records.state()}
             sums["updates"] = jax.ShapeDtypeStruct((), np.int64)
-            lifetimes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((self._seeds, *x.shape[1:]), x.dtype), self._state
+            states = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((self._seeds, *x.shape[1:]), x.dtype), lifetimes
             )
-            return {"lifetimes": lifetimes, "records": sums}
+            return {"lifetimes": states, "records": sums}
 
         found, problems = checkpoint.load_newest(self._directory, template)
         # Lifetimes that only fill a device up begin anew.
-        self._state = jax.tree.map(
+        state = jax.tree.map(
             lambda old, new: jax.device_put(
                 np.concatenate([new, np.asarray(old)[self._seeds :]]), old.sharding
             ),
-            self._state,
+            lifetimes,
             found.state["lifetimes"],
         )
-        self.records.restore(found.state["records"])
+        self._progress = _Progress(state, records.restored(found.state["records"]))
         return problems
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import records as records_module
 from experiments import runner as runner_module
 from experiments.records import Records, read_csv, write_csv
 from experiments.runner import Runner
@@ -88,6 +89,29 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(config, tmp_path):
     same(lived(second), whole, rtol=0)
 
 
+def test_a_signal_while_recording_leaves_one_step_whole(tmp_path, monkeypatch):
+    """Ctrl-C when the lifetimes went on and what they did is half added."""
+    lifetime = make_lifetime(CRITIC)
+    whole = lived(Runner(lifetime, 2, 0, STRETCH))
+    first = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    first.advance()
+    steps = first.records.steps
+    pads, whole_pad = itertools.count(), np.pad
+
+    def pad(*arguments):
+        if next(pads) == 1:  # the second column
+            raise KeyboardInterrupt
+        return whole_pad(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(records_module.np, "pad", pad)
+        first.run(1_900, lambda done: None)
+    assert next(pads) == 2 and first.records.steps == steps
+    second = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    second.restore()
+    same(lived(second), whole, rtol=0)
+
+
 def test_a_run_can_be_made_longer(tmp_path):
     lifetime = make_lifetime(CRITIC)
     whole = lived(Runner(lifetime, 2, 0, STRETCH), 2_500)
@@ -131,7 +155,7 @@ def test_records_are_the_slow_sums(steps_per_update, stretch):
     records = Records(("x",), 3, steps_per_update, stretch)
     cuts = [0, 5, 6, 90, 200]
     for begin, end in itertools.pairwise(cuts):
-        records.add({"x": values[:, begin:end]})
+        records = records.plus({"x": values[:, begin:end]})
     groups: dict[int, list[int]] = {}
     for update in range(200):
         groups.setdefault(update * steps_per_update // stretch, []).append(update)
