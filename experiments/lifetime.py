@@ -38,6 +38,9 @@ class Lifetime(NamedTuple):
     updates_per_window: int
     steps_per_update: int  # environment steps
     columns: tuple[str, ...]  # what is recorded of each update
+    # Whether it convolves. On a CPU, XLA differentiates a convolution 50 times slower inside of a
+    # loop, and a batch of kernels is slow as well: such lifetimes are neither scanned nor mapped.
+    convolves: bool = False
 
 
 def meta_window(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments.lifetime import Lifetime
+from experiments.lifetime import Lifetime, State
 from experiments.records import Records
 from storage import checkpoint
 
@@ -85,6 +85,8 @@ class Runner:
     @property
     def chunk_windows(self) -> int:
         """Windows of a chunk."""
+        if self._lifetime.convolves:
+            return 1
         window_steps = self._lifetime.updates_per_window * self._lifetime.steps_per_update
         return max(_CHUNK_STEPS // window_steps, 1)
 
@@ -92,9 +94,13 @@ class Runner:
         """`function` of one lifetime -> of all of them, compiled."""
         spec = PartitionSpec("seeds")
         # XLA's CPU compiler is several times slower with a batch of one than without a batch.
-        each = _alone if self._seeds <= len(self.devices) else jax.vmap
+        one_by_one = self._lifetime.convolves or self._seeds <= len(self.devices)
+        each = _one_by_one if one_by_one else jax.vmap
+        # Nothing crosses devices; the check of that refuses some of JAX's own loops.
         return jax.jit(
-            jax.shard_map(each(function), mesh=self._mesh, in_specs=spec, out_specs=spec)
+            jax.shard_map(
+                each(function), mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False
+            )
         )
 
     def advance(self) -> None:
@@ -126,6 +132,10 @@ class Runner:
         finally:
             if self.records.steps:
                 self.save()
+
+    def lifetime(self, index: int) -> State:
+        """Where one of the lifetimes is."""
+        return jax.tree.map(lambda x: x[index], self._progress.state)
 
     def save(self) -> None:
         """Writes a checkpoint, where a directory was given."""
@@ -171,18 +181,21 @@ class Runner:
         return problems
 
 
-def _alone(function: Callable) -> Callable:
-    """`jax.vmap(function)` for a single one."""
+def _one_by_one(function: Callable) -> Callable:
+    """`jax.vmap(function)` for a few, without a batch."""
 
     def mapped(argument):
-        result = function(jax.tree.map(lambda x: x[0], argument))
-        return jax.tree.map(lambda x: x[None], result)
+        count = jax.tree.leaves(argument)[0].shape[0]
+        results = [function(jax.tree.map(lambda x: x[i], argument)) for i in range(count)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *results)
 
     return mapped
 
 
 def _chunk(lifetime: Lifetime, windows: int, state):
     """Some windows of one lifetime: the state after them, and [updates] of each column."""
+    if windows == 1:
+        return lifetime.window(state)
     state, columns = jax.lax.scan(
         lambda state, _: lifetime.window(state), state, length=windows
     )

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from launch.config import check_workdir, config_file, load_config, to_dict
@@ -27,6 +27,13 @@ class Experiment(NamedTuple):
     make_lifetime: Callable[[Any], Any]  # configuration -> experiments.lifetime.Lifetime
     # (configuration, steps [n], columns [S, n]) -> JSON values that go into results.json
     summarise: Callable[[Any, Any, dict], dict[str, Any]]
+    # Whether a run cannot be made longer: something follows a schedule over its steps.
+    steps_fixed: bool = False
+    # (configuration, runner): called at each of `milestones`; what it did must still be there when
+    # the run is resumed.
+    measure: Callable[[Any, Any], None] | None = None
+    # configuration -> environment steps, ascending, the last one `steps`
+    milestones: Callable[[Any], Sequence[int]] = lambda config: [config.steps]
 
 
 def parse(experiment: Experiment, arguments: list[str]):
@@ -56,7 +63,8 @@ def run(experiment: Experiment, config) -> int:
     Raises:
       ValueError: the run directory holds another run; one line.
     """
-    fixed = [f.name for f in dataclasses.fields(config) if f.name not in _MAY_CHANGE]
+    may_change = _MAY_CHANGE - {"steps"} if experiment.steps_fixed else _MAY_CHANGE
+    fixed = [f.name for f in dataclasses.fields(config) if f.name not in may_change]
     check_workdir(config, fixed)
 
     from experiments.runner import Runner, use_all_cores
@@ -78,7 +86,10 @@ def run(experiment: Experiment, config) -> int:
     stopped = False
     with StepsConsole(config.steps, config.seeds, str(workdir)) as console, _terminable():
         try:
-            runner.run(config.steps, console.update, config.checkpoint_interval)
+            for steps in experiment.milestones(config):
+                runner.run(steps, console.update, config.checkpoint_interval)
+                if experiment.measure is not None:
+                    experiment.measure(config, runner)
         except KeyboardInterrupt:
             stopped = True
     if runner.records.steps:

@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
-from experiments.multistep.config import MrpConfig
+import dataclasses
+import pathlib
+
+from experiments.multistep.config import MrpConfig, MrpVarianceConfig
+from launch import multistep
 from launch.lifetimes import Experiment, parse, run
+from launch.options import parse_options
+
+_USAGE = """
+bmg mrp all        run every objective
+bmg mrp variance   measure bias and variance of their meta-gradients along one trajectory
+bmg mrp figures    redraw the paper's figures 4 and 5 from such runs
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class AllConfig(multistep.AllConfig):
+    """Run every objective, one after the other; go on where it was stopped (figure 4)."""
+
+    seeds: int = 5
+    """Lifetimes of each. Figure 4."""
+    steps: int = MrpConfig.steps
+    """Environment steps of each lifetime, 320 an update."""
+    root: str = "runs/mrp"
+    """Folder of the run directories."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig(multistep.FiguresConfig):
+    """Redraw figures 4 and 5 of Bonnet et al. from runs."""
+
+    root: str = "runs/mrp"
+    """Folder of the run directories, as `bmg mrp all` leaves it."""
+    variance: str = MrpVarianceConfig.workdir
+    """Run directory of `bmg mrp variance`; figure 5 is left out where it holds nothing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -15,6 +48,14 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: bad input, one line.
     """
+    if arguments[:1] == ["all"]:
+        return multistep.run_all(EXPERIMENT, parse_options(AllConfig, "bmg mrp all", arguments[1:]))
+    if arguments[:1] == ["variance"]:
+        return run(VARIANCE, parse(VARIANCE, arguments[1:]))
+    if arguments[:1] == ["figures"]:
+        return draw(parse_options(FiguresConfig, "bmg mrp figures", arguments[1:]))
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_USAGE)
     return run(EXPERIMENT, parse(EXPERIMENT, arguments))
 
 
@@ -22,6 +63,12 @@ def _make_lifetime(config: MrpConfig):
     from experiments.multistep.mrp import make_lifetime
 
     return make_lifetime(config)
+
+
+def _make_estimate(config: MrpConfig):
+    from experiments.multistep.mrp import make_estimate
+
+    return make_estimate(config)
 
 
 def _summarise(config: MrpConfig, steps, columns) -> dict:
@@ -37,3 +84,25 @@ def _summarise(config: MrpConfig, steps, columns) -> dict:
 
 
 EXPERIMENT = Experiment("mrp", MrpConfig, _make_lifetime, _summarise)
+VARIANCE = multistep.variance_experiment(
+    EXPERIMENT, MrpVarianceConfig, _make_estimate, convolves=False
+)
+
+
+def draw(options: FiguresConfig) -> int:
+    """Prints what the runs came to, and draws the figures that they suffice for."""
+    from experiments.multistep import figures
+    from launch.config import load_config
+    from launch.tables import print_table
+
+    runs = multistep.found_runs(EXPERIMENT, pathlib.Path(options.root))
+    output = pathlib.Path(options.output)
+    print_table([figures.mrp_row(run) for run in sorted(runs, key=figures.by_objective)])
+    print(figures.draw_mrp(runs, output))
+    measured = multistep.found_estimates(options.variance)
+    if measured:
+        oracle = load_config(pathlib.Path(options.variance), MrpVarianceConfig).oracle
+        print_table(figures.estimator_rows(measured, oracle))
+        if oracle:
+            print(figures.draw_bias_and_variance(measured, oracle, output))
+    return 0

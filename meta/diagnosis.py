@@ -42,10 +42,14 @@ def monte_carlo(
       count: M >= 2.
       batch_size: estimates that are computed side by side; the more, the more memory.
     """
-    gradients = jax.lax.map(estimate, jax.random.split(key, count), batch_size=batch_size)
+    return moments(jax.lax.map(estimate, jax.random.split(key, count), batch_size=batch_size))
+
+
+def moments(gradients: PyTree) -> Moments:
+    """Of M estimates, each leaf [M, ...], M >= 2."""
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), gradients)
     variance = jax.tree.map(lambda x: jnp.var(x, axis=0, ddof=1), gradients)
-    return Moments(mean, variance, count)
+    return Moments(mean, variance, jax.tree.leaves(gradients)[0].shape[0])
 
 
 class Bias(NamedTuple):

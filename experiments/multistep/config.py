@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Literal
 
+from environments.markov_reward import NUM_STATES
+from experiments.config import LifetimesConfig
 from meta.objectives import mixture_weights
 
 Objective = Literal["fixed", "n-step", "mixed", "bmg", "mixed-bmg"]
@@ -24,6 +25,24 @@ class ObjectiveConfig:
     """n, updates looked ahead. Bonnet et al. have 1, 3, 5 and 10."""
     kappa: float | None = None
     """Of mixtures, in [0, 1]; left out: 1 - 1/n. Bonnet et al. section 3.5."""
+    accumulative_trace: float | None = None
+    """Mu in [0, 1], whose powers take the place of the Hessians' products; left out: exact. Bonnet
+    et al. appendix D.1."""
+
+    @property
+    def label(self) -> str:
+        """As legends and tables have it."""
+        n = self.inner_steps
+        label = {
+            "fixed": "fixed",
+            "n-step": f"n = {n}",
+            "mixed": f"{n}-mix",
+            "bmg": f"BMG, L = {n}",
+            "mixed-bmg": f"BMG, {n}-mix",
+        }[self.objective]
+        if self.accumulative_trace is None:
+            return label
+        return f"{label}, $\\mu$ = {self.accumulative_trace:g}"
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -38,29 +57,11 @@ class ObjectiveConfig:
             )
         if self.kappa is not None and not 0 <= self.kappa <= 1:
             raise ValueError(f"--kappa is {self.kappa}; allowed are numbers from 0 to 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class LifetimesConfig:
-    """How many lifetimes run for how long, and where they are kept."""
-
-    seeds: int = 1
-    """How many lifetimes, side by side."""
-    first_seed: int = 0
-    """The first one's seed; the others follow."""
-    steps: int = 1_000_000
-    """Environment steps of each lifetime."""
-    checkpoint_interval: float = 60.0
-    """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
-    workdir: str = ""
-    """Run directory."""
-    resume: bool = False
-    """Go on from the run directory's checkpoint."""
-
-    @property
-    def path(self) -> pathlib.Path:
-        """The run directory."""
-        return pathlib.Path(self.workdir)
+        if self.accumulative_trace is not None and not 0 <= self.accumulative_trace <= 1:
+            raise ValueError(
+                f"--accumulative-trace is {self.accumulative_trace}; allowed are numbers from 0 to "
+                "1."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +94,172 @@ class MrpConfig(LifetimesConfig, ObjectiveConfig):
     estimates: int = 256
     """Independent meta-gradients whose mean an update follows. Section 3.3."""
 
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of an update."""
+        return self.batch_size * NUM_STATES
+
     def __post_init__(self):
-        super().__post_init__()
+        ObjectiveConfig.__post_init__(self)
+        LifetimesConfig.__post_init__(self)
+        self.check_integers(batch_size=1, estimates=2)
         if not 0 < self.discount < 1:
             raise ValueError(
                 f"--discount is {self.discount}; allowed are numbers between 0 and 1, without them."
             )
-        if self.estimates < 2:
-            raise ValueError(f"--estimates is {self.estimates}; allowed are integers from 2.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SnakeConfig(LifetimesConfig, ObjectiveConfig):
+    """A2C on Snake; its discount, trace decay, critic and entropy weight are meta-learned."""
+
+    steps: int = 10_000_000
+    """Environment steps of each lifetime, 640 an update; the learning rate falls to 0 over them.
+    Ours."""
+    record_every: int = 64_000
+    """Environment steps that a row of the results averages; at least an update."""
+    workdir: str = "runs/snake/n-step-3"
+    """Run directory."""
+    environments: int = 32
+    """Games side by side; an update learns from a rollout of each. Bonnet et al. Table 2."""
+    rollout_length: int = 20
+    """Steps of a rollout. Ours: jumanji's."""
+    channels: tuple[int, ...] = (32, 32)
+    """Of the convolutions, each followed by a 2x2 max-pooling. Appendix C.3."""
+    features: int = 40
+    """Of the linear layer after them. Appendix C.3."""
+    head_hidden: tuple[int, ...] = (30,)
+    """Hidden layers of policy and critic. Appendix C.3."""
+    learning_rate: float = 6e-4
+    """Of the agent's Adam at first; it falls linearly to 0. Table 2."""
+    adam_epsilon_root: float = 1e-8
+    """Inside the root of the agent's Adam, whose slope at zero is infinite. Ours."""
+    max_gradient_norm: float = 10.0
+    """The agent's gradient is scaled down to this norm. Table 2."""
+    discount: float = 0.99
+    """Gamma, at first. Table 2."""
+    trace_decay: float = 0.99
+    """Lambda, at first. Table 2."""
+    critic_weight: float = 0.5
+    """Of the critic's loss, at first. Table 2."""
+    entropy_weight: float = 0.01
+    """Of the policy's entropy, at first. Table 2."""
+    outer_discount: float = 0.99
+    """Gamma of the outer loss. Table 2."""
+    outer_trace_decay: float = 0.99
+    """Lambda of the outer loss. Table 2."""
+    meta_learning_rate: float = 1e-3
+    """Of the meta-learner's Adam, on the logits of the four. Table 2."""
+    max_meta_gradient_norm: float = 0.1
+    """The meta-gradient is scaled down to this norm. Table 2."""
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of an update."""
+        return self.environments * self.rollout_length
+
+    def __post_init__(self):
+        ObjectiveConfig.__post_init__(self)
+        self.check_integers(environments=1, rollout_length=1)
+        LifetimesConfig.__post_init__(self)
+        for name in ("discount", "trace_decay", "critic_weight", "entropy_weight"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; allowed are numbers "
+                    "between 0 and 1, without them: its logit is learned."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteConfig:
+    """Several objectives."""
+
+    n_step: tuple[int, ...] = (1, 3, 5, 10)
+    """n of each n-step meta-gradient. Bonnet et al. table 1."""
+    mixed: tuple[int, ...] = (3, 5)
+    """n of each mixture. Table 1."""
+    bmg: tuple[int, ...] = (3, 5)
+    """L of each bootstrapped meta-gradient. Ours."""
+    mixed_bmg: tuple[int, ...] = (3, 5)
+    """L of each mixture of those. Ours."""
+
+    @property
+    def objectives(self) -> list[ObjectiveConfig]:
+        """All of them."""
+        steps = {
+            "n-step": self.n_step, "mixed": self.mixed, "bmg": self.bmg, "mixed-bmg": self.mixed_bmg
+        }  # fmt: skip
+        return [ObjectiveConfig(kind, n) for kind, every in steps.items() for n in every]
+
+    def __post_init__(self):
+        self.objectives  # noqa: B018  (each is checked)
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimatorsConfig(SuiteConfig):
+    """Which meta-gradients are measured along a trajectory that is not theirs, and how well."""
+
+    points: int = 20
+    """Where on the trajectory: evenly spaced, its end included. Ours."""
+    draws: int = 2_048
+    """Meta-gradients of each kind at every point. Bonnet et al. figure 5."""
+    oracle: int = 40
+    """n of the meta-gradient that bias is measured against; 0 for none. Figure 5."""
+
+    @property
+    def objectives(self) -> list[ObjectiveConfig]:
+        """All of them, the oracle last."""
+        found = SuiteConfig.objectives.fget(self)
+        return found + ([ObjectiveConfig("n-step", self.oracle)] if self.oracle else [])
+
+    def milestones(self, steps: int) -> list[int]:
+        """Environment steps of the points, of a trajectory of so many."""
+        return [round(steps * (i + 1) / self.points) for i in range(self.points)]
+
+    def __post_init__(self):
+        for name, least in (("points", 1), ("draws", 2), ("oracle", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"--{name} is {getattr(self, name)}; allowed are integers from {least}."
+                )
+        SuiteConfig.__post_init__(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class MrpVarianceConfig(EstimatorsConfig, MrpConfig):
+    """Measure meta-gradients along the trajectory of the 1-step one (figure 5)."""
+
+    n_step: tuple[int, ...] = (1, 2, 3, 5, 10)
+    """n of each n-step meta-gradient. Figure 5."""
+    mixed: tuple[int, ...] = (2, 3, 5, 10)
+    """n of each mixture. Figure 5."""
+    seeds: int = 5
+    """How many trajectories."""
+    inner_steps: int = 1
+    """n of the trajectory's own meta-gradient. Figure 5."""
+    workdir: str = "runs/mrp-variance"
+    """Run directory."""
+
+    def __post_init__(self):
+        EstimatorsConfig.__post_init__(self)
+        MrpConfig.__post_init__(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class SnakeVarianceConfig(EstimatorsConfig, SnakeConfig):
+    """Measure meta-gradients along the trajectory of the 1-step one (for table 1)."""
+
+    points: int = 300
+    """Where on the trajectory: evenly spaced, its end included. Table 1."""
+    draws: int = 96
+    """Meta-gradients of each kind at every point. Table 1."""
+    oracle: int = 0
+    """n of the meta-gradient that bias is measured against; 0 for none."""
+    inner_steps: int = 1
+    """n of the trajectory's own meta-gradient. Ours: the paper measures each along its own."""
+    workdir: str = "runs/snake-variance"
+    """Run directory."""
+
+    def __post_init__(self):
+        EstimatorsConfig.__post_init__(self)
+        SnakeConfig.__post_init__(self)

@@ -25,12 +25,12 @@ from environments import markov_reward
 from experiments.lifetime import Lifetime, MetaState, State
 from experiments.multistep.config import MrpConfig
 from experiments.multistep.objectives import (
-    make_objective,
+    make_compute,
     objective_batch,
     unrolled_batches,
 )
 from experiments.networks import Mlp, mlp
-from meta import core, diagnosis, matching
+from meta import diagnosis, matching
 from meta.differentiation import inner_gradient
 
 NUM_STATES = markov_reward.NUM_STATES
@@ -97,6 +97,12 @@ def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
     return 0.5 * jnp.mean(jnp.square(target - value))
 
 
+def make_optimizer(config: MrpConfig) -> optax.GradientTransformation:
+    """The agent's Adam. The root in it has an infinite slope at zero, and the meta-gradient goes
+    through: hence `eps_root`."""
+    return optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+
+
 def descend(
     optimizer: optax.GradientTransformation, agent: Agent, gradient: hk.Params
 ) -> Agent:
@@ -138,7 +144,7 @@ def make_outer_loss(network: Mlp, config: MrpConfig):
     return loss
 
 
-def make_compute(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):
+def make_meta_gradient(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):
     """The meta-gradient that the configuration asks for: see `core.meta_gradient`."""
     step, outer_loss = make_step(network, optimizer, config), make_outer_loss(network, config)
 
@@ -151,7 +157,7 @@ def make_compute(network: Mlp, optimizer: optax.GradientTransformation, config: 
 
         return descend(optimizer, agent, jax.grad(loss)(agent.params)), ()
 
-    objective = make_objective(
+    return make_compute(
         config,
         outer_loss,
         step,
@@ -159,14 +165,12 @@ def make_compute(network: Mlp, optimizer: optax.GradientTransformation, config: 
         predict=lambda agent, inputs: matching.Outputs(None, values(network, agent.params)),
         matching=matching.value,
     )
-    return core.meta_gradient(core.online_start, step, objective)
 
 
 def make_lifetime(config: MrpConfig) -> Lifetime:
     """A lifetime of value prediction."""
     network = make_network(config)
-    # eps_root: the root in Adam has an infinite slope at zero, and the meta-gradient goes through.
-    optimizer = optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    optimizer = make_optimizer(config)
     meta_optimizer = optax.adam(config.meta_learning_rate)
     step = make_step(network, optimizer, config)
     logit = math.log(config.discount / (1 - config.discount))
@@ -179,7 +183,9 @@ def make_lifetime(config: MrpConfig) -> Lifetime:
         meta = MetaState(meta_params, meta_optimizer.init(meta_params))
         return State(Agent(params, optimizer.init(params)), meta, key)
 
-    compute = None if config.objective == "fixed" else make_compute(network, optimizer, config)
+    compute = None
+    if config.objective != "fixed":
+        compute = make_meta_gradient(network, optimizer, config)
 
     def window(state: State):
         next_key, step_key, estimate_key = jax.random.split(state.key, 3)
@@ -210,3 +216,10 @@ def estimate_gradient(compute, state: State, config: MrpConfig, key: jax.Array) 
     """One meta-gradient on data of its own."""
     batches, batch = unrolled_batches(config), objective_batch(config)
     return compute(state.meta.params, state.agent, batches, batch, key).gradient
+
+
+def make_estimate(config: MrpConfig):
+    """(state, key) -> the meta-gradient that the configuration asks for, on data of its own."""
+    network = make_network(config)
+    compute = make_meta_gradient(network, make_optimizer(config), config)
+    return lambda state, key: estimate_gradient(compute, state, config, key)

@@ -5,27 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.multistep.config import ObjectiveConfig
+from meta import core
 from meta.core import Objective, Step
-from meta.objectives import BootstrapBatch, bootstrapped, final_value, mixed_value
+from meta.differentiation import accumulative_trace
+from meta.objectives import BootstrapBatch, bootstrapped, final_value, from_batch, mixed_value
 
 
-def make_objective(
+def make_compute(
     config: ObjectiveConfig,
     outer_loss: Callable,
     step: Step,
     outer_step: Step,
     predict: Callable,
     matching: Callable,
-) -> Objective:
-    """What the meta-learner minimises. The learner goes on from x(1) under all of them.
+    match_on: Callable = from_batch,
+) -> Callable[..., core.MetaGradient]:
+    """The meta-gradient that the configuration asks for: see `core.meta_gradient`.
+
+    The learner goes on from x(1) under all objectives.
 
     Args:
-      config: which one, and how far ahead.
+      config: which objective, and how far ahead.
       outer_loss: (state, batch, key) -> (scalar, metrics), on validation data of its own.
-      step: the agent's update, for bootstrapped targets.
-      outer_step: the last step to such a target, on the outer loss itself.
-      predict, matching: what of the target is matched, and how; see `meta.objectives.bootstrapped`.
+      step: the agent's update.
+      outer_step: the last step to a bootstrapped target, on the outer loss itself.
+      predict, matching, match_on: what of such a target is matched, how and on which inputs; see
+        `meta.objectives.bootstrapped`.
     """
+    objective = _objective(config, outer_loss, step, outer_step, predict, matching, match_on)
+    if config.accumulative_trace is not None:
+        step = accumulative_trace(step, config.accumulative_trace)
+    return core.meta_gradient(core.online_start, step, objective)
+
+
+def _objective(
+    config: ObjectiveConfig, outer_loss, step, outer_step, predict, matching, match_on
+) -> Objective:
     if config.objective == "n-step":
         return final_value(outer_loss, continue_from="first")
     if config.objective == "mixed":
@@ -36,6 +51,7 @@ def make_objective(
         predict,
         matching,
         num_target_steps=config.inner_steps,
+        match_on=match_on,
         weights=config.weights if config.objective == "mixed-bmg" else None,
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Literal
 
 from environments import two_colors
+from experiments.config import LifetimesConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ _METHODS = {"actor-critic": ("fixed", "mg", "bmg"), "q-lambda": ("fixed", "bmg")
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoColorsConfig:
+class TwoColorsConfig(LifetimesConfig):
     """Run one method on two colours for a range of seeds, side by side in one program."""
 
     agent: Literal["actor-critic", "q-lambda"] = "actor-critic"
@@ -94,29 +94,21 @@ class TwoColorsConfig:
     """Of Adam; the paper's candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4. Table 1."""
     seeds: int = 8
     """How many lifetimes."""
-    first_seed: int = 0
-    """The first one's seed; the others follow."""
     steps: int = 200_000
     """Environment steps of each lifetime; the paper has 10 million."""
     flip_every: int = two_colors.FLIP_EVERY
     """Environment steps between flips of the rewards. App. B.1."""
     respawn: two_colors.Respawn = "collected"
     """What is placed anew after a collection: the collected square, or everything. App. B.1."""
-    record_every: int = 2_000
-    """Environment steps that a row of the results averages; at least a rollout."""
-    checkpoint_interval: float = 60.0
-    """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
     workdir: str = "runs/two_colors/bmg"
     """Run directory."""
-    resume: bool = False
-    """Go on from the run directory's checkpoint."""
     actor_critic: ActorCriticConfig = ActorCriticConfig()
     q_lambda: QLambdaConfig = QLambdaConfig()
 
     @property
-    def path(self) -> pathlib.Path:
-        """The run directory."""
-        return pathlib.Path(self.workdir)
+    def steps_per_update(self) -> int:
+        """Environment steps of the actor-critic's update; Q(lambda) learns at each."""
+        return self.actor_critic.rollout_length
 
     @property
     def matching_name(self) -> str:
@@ -124,15 +116,8 @@ class TwoColorsConfig:
         return self.matching or ("kl-1" if self.agent == "actor-critic" else "value")
 
     def __post_init__(self):
-        for name, least in (
-            ("inner_steps", 1), ("target_steps", 1), ("seeds", 1), ("first_seed", 0),
-            ("steps", 1), ("flip_every", 1), ("record_every", self.actor_critic.rollout_length),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(
-                    f"{option} is {getattr(self, name)}; allowed are integers from {least}."
-                )
+        super().__post_init__()
+        self.check_integers(inner_steps=1, target_steps=1, flip_every=1)
         if self.actor_critic.max_gradient_norm < 0:
             raise ValueError(
                 f"--actor-critic.max-gradient-norm is {self.actor_critic.max_gradient_norm}; "

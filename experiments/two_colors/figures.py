@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 
+from experiments.plots import draw_band, save_panels
 from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 _EARLY = 1 / 30  # of a cycle: figure 8 looks at the policy 3,333 steps after a flip
 _CYCLES_SHOWN = 4  # figure 2, right
@@ -99,13 +97,6 @@ def of(runs: Sequence[Run], **wanted) -> list[Run]:
         return getattr(holder, name)
 
     return [run for run in runs if all(setting(run.config, k) == v for k, v in wanted.items())]
-
-
-def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str) -> None:
-    """Mean over seeds, [S, n], with one standard deviation."""
-    mean, std = values.mean(0), values.std(0)
-    (line,) = axis.plot(x, mean, label=label, linewidth=1.3)
-    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def draw_total_reward(
@@ -267,21 +258,11 @@ def draw_all(runs: Sequence[Run], output: pathlib.Path) -> list[pathlib.Path]:
     """
     pictures = []
     for name, every in panels(sorted(tuned(runs), key=_order)).items():
-        drawn = [panel for panel in every if panel[1]]
-        if not drawn:
-            continue
-        size = (5.2 * len(drawn), 3.8)
-        figure, axes = plt.subplots(1, len(drawn), figsize=size, squeeze=False)
-        for axis, (title, shown, draw) in zip(axes[0], drawn):
-            draw(axis, shown)
-            axis.set_title(title, fontsize=10)
-            axis.grid(alpha=0.3)
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend(fontsize=7)
-        figure.tight_layout()
-        pictures.append(output / f"{name}.png")
-        figure.savefig(pictures[-1], dpi=110)
-        plt.close(figure)
+        drawn = [
+            (title, functools.partial(draw, runs=shown)) for title, shown, draw in every if shown
+        ]
+        if drawn:
+            pictures.append(save_panels(output / f"{name}.png", drawn))
     return pictures
 
 

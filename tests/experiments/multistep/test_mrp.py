@@ -16,6 +16,7 @@ from experiments.multistep.config import MrpConfig
 from experiments.multistep.objectives import objective_batch, unrolled_batches
 from meta.objectives import mixture_weights
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.PRNGKey(0)
 
 
@@ -76,12 +77,9 @@ def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
     logits = jnp.linspace(-0.5, 0.7, 10)
     for i in range(3):  # moments that are not zero
         agent, _ = step(logits, agent, None, jax.random.PRNGKey(i))
-    compute = mrp.make_compute(network, optimizer, config)
-
-    def loss(logits):
-        batches, batch = unrolled_batches(config), objective_batch(config)
-        return compute(logits, agent, batches, batch, jax.random.PRNGKey(9))
-
+    compute = mrp.make_meta_gradient(network, optimizer, config)
+    batches, batch = unrolled_batches(config), objective_batch(config)
+    loss = jax.jit(lambda logits: compute(logits, agent, batches, batch, jax.random.PRNGKey(9)))
     gradient = loss(logits).gradient
     assert np.all(np.abs(gradient) > 0)
     width = 1e-5

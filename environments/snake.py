@@ -1,0 +1,70 @@
+"""Snake on a 12x12 grid, jumanji's, begun anew wherever an episode ends.
+
+The snake moves one cell up, right, down or left (actions 0 to 3). The fruit pays 1, lets the snake
+grow by a cell and comes back on a random free cell; nothing else pays. An episode ends at the wall,
+at the snake's own body, with a full board (return 143), or after 5,000 steps, which count as an end
+like the others.
+
+    observation [12, 12, 5]: body, head, tail, fruit (1 or 0), and the body's cells in their order,
+    from 1 / length at the tail to 1 at the head
+
+Without a batch axis: callers `vmap` and `scan`.
+
+Reference: Bonnet et al., "One Step at a Time", 2021, appendix B.2; it became jumanji's Snake-v1,
+whose limit is 4,000 steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jumanji.environments.routing import snake as jumanji_snake
+
+SIZE = 12  # cells along an edge
+NUM_ACTIONS = 4  # up, right, down, left
+OBSERVATION_SHAPE = (SIZE, SIZE, 5)
+TIME_LIMIT = 5_000  # steps of an episode
+MAX_RETURN = SIZE * SIZE - 1
+
+_GAME = jumanji_snake.Snake(SIZE, SIZE, TIME_LIMIT)
+
+
+class State(NamedTuple):
+    """Where everything is."""
+
+    game: jumanji_snake.types.State
+    observation: jax.Array  # float32 [12, 12, 5]
+
+
+class Transition(NamedTuple):
+    """What one step brings."""
+
+    reward: jax.Array  # float32 [], 1 for the fruit
+    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
+    episode_return: jax.Array  # float32 [], of the episode up to and with this step
+
+
+def reset(key: jax.Array) -> State:
+    """A snake of one cell and a fruit, both on random cells."""
+    game, timestep = _GAME.reset(key)
+    return State(game, timestep.observation.grid)
+
+
+def step(state: State, action: jax.Array, key: jax.Array) -> tuple[State, Transition]:
+    """One move; after an episode's last one, the state is the next episode's first.
+
+    Args:
+      state: before the move.
+      action: int32 [], 0 to 3.
+      key: for the fruit, or for the next episode.
+    """
+    fruit_key, reset_key = jax.random.split(key)
+    game, timestep = _GAME.step(state.game.replace(key=fruit_key), action)
+    ended = timestep.last()
+    after = State(game, timestep.observation.grid)
+    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), reset(reset_key), after)
+    # Every fruit is one cell of length.
+    episode_return = (game.length - 1).astype(jnp.float32)
+    return after, Transition(timestep.reward, timestep.discount, episode_return)

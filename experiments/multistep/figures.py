@@ -1,0 +1,227 @@
+"""Figures 3, 4 and 5 and table 1 of Bonnet et al., redrawn from runs."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.multistep.config import ObjectiveConfig
+from experiments.multistep.estimators import Measured, bias
+from experiments.plots import draw_band, save_panels
+
+EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # states whose reward is not noise, and is
+_HYPERPARAMETERS = {
+    "discount": "discount $\\gamma$",
+    "trace_decay": "trace decay $\\lambda$",
+    "critic_weight": "critic weight",
+    "entropy_weight": "entropy weight",
+}
+_FINAL = 0.05  # share of a run that its final return is the mean of
+_KINDS = ("fixed", "n-step", "mixed", "bmg", "mixed-bmg")
+
+
+class Run(NamedTuple):
+    """What is left of a run."""
+
+    name: str
+    config: ObjectiveConfig
+    steps: np.ndarray  # [n] environment steps at the end of each stretch
+    columns: dict[str, np.ndarray]  # [S, n] means over each stretch
+
+
+def order(config: ObjectiveConfig):
+    """Legends and tables run by kind, then from few steps to many."""
+    return _KINDS.index(config.objective), config.inner_steps
+
+
+def by_objective(run: Run):
+    """Likewise, of runs."""
+    return order(run.config)
+
+
+def episode_return(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean return of the episodes that ended in each stretch, [S, n]; the last one's where none."""
+    episodes = columns["episodes"]
+    result = np.where(episodes > 0, columns["returns"] / np.maximum(episodes, 1e-9), np.nan)
+    for i in range(1, result.shape[1]):
+        result[:, i] = np.where(np.isnan(result[:, i]), result[:, i - 1], result[:, i])
+    return np.nan_to_num(result)
+
+
+def final_return(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean return of the episodes that ended in the last 5 % of a run, [S]."""
+    last = slice(-max(round(_FINAL * columns["episodes"].shape[1]), 1), None)
+    episodes = columns["episodes"][:, last].sum(1)
+    return columns["returns"][:, last].sum(1) / np.maximum(episodes, 1e-9)
+
+
+def draw_snake(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
+    """Figure 3: return and hyper-parameters while learning."""
+    runs = sorted(runs, key=by_objective)
+
+    def returns(axis):
+        for run in runs:
+            draw_band(axis, run.steps / 1e6, episode_return(run.columns), run.config.label)
+        axis.set(xlabel="environment steps (millions)", ylabel="return")
+
+    def hyperparameter(name):
+        def draw(axis):
+            for run in runs:
+                draw_band(axis, run.steps / 1e6, run.columns[name], run.config.label)
+            axis.set(xlabel="environment steps (millions)", ylabel=_HYPERPARAMETERS[name])
+
+        return draw
+
+    panels = [("return of an episode", returns)]
+    panels += [(label, hyperparameter(name)) for name, label in _HYPERPARAMETERS.items()]
+    return save_panels(output / "figure_3.png", panels)
+
+
+def draw_mrp(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
+    """Figure 4: the values' error and the discounts while learning."""
+    runs = sorted(runs, key=by_objective)
+
+    def error(axis):
+        for run in runs:
+            draw_band(axis, run.steps / 1e3, run.columns["value_error"], run.config.label)
+        axis.set(yscale="log", xlabel="environment steps (thousands)", ylabel="error of the values")
+
+    def discounts(states, ylabel):
+        def draw(axis):
+            for run in runs:
+                draw_band(axis, run.steps / 1e3, mean_discount(run, states), run.config.label)
+            axis.set(ylim=(0, 1), xlabel="environment steps (thousands)", ylabel=ylabel)
+
+        return draw
+
+    panels = [
+        ("root mean squared error against the true values", error),
+        ("even states: 1 is best", discounts(EVEN, "mean discount of even states")),
+        ("odd states, noise: 0 is best", discounts(ODD, "mean discount of odd states")),
+    ]
+    return save_panels(output / "figure_4.png", panels)
+
+
+def mean_discount(run: Run, states: slice) -> np.ndarray:
+    """[S, n]."""
+    return np.mean([run.columns[f"discount_{i}"] for i in range(10)[states]], axis=0)
+
+
+def draw_bias_and_variance(
+    measured: Sequence[Measured], oracle_steps: int, output: pathlib.Path
+) -> pathlib.Path:
+    """Figure 5: bias and deviation along the trajectory, and their means over it by n.
+
+    Args:
+      measured: of the Markov reward process; bootstrapped ones, whose mean is of another size, are
+        left out.
+      oracle_steps: n of the one that bias is measured against.
+      output: folder of the picture.
+    """
+    oracle = next(m for m in measured if m.objective == ObjectiveConfig("n-step", oracle_steps))
+    kinds = {
+        kind: [m for m in measured if m.objective.objective == kind and m is not oracle]
+        for kind in ("n-step", "mixed")
+    }
+
+    def biases(axis):
+        for m in kinds["n-step"]:
+            draw_band(axis, m.steps / 1e3, bias(m, oracle, EVEN)[0], m.objective.label)
+        floor = np.mean([bias(m, oracle, EVEN)[1] for m in kinds["n-step"]], axis=(0, 1))
+        axis.plot(m.steps / 1e3, floor, "k--", linewidth=0.8, label="floor of the estimate")
+        axis.set(xlabel="environment steps (thousands)", ylabel="bias, even states")
+
+    def deviations(axis):
+        for m in kinds["n-step"]:
+            values = m.deviation[..., EVEN].mean(-1)
+            draw_band(axis, m.steps / 1e3, values, m.objective.label)
+        axis.set(xlabel="environment steps (thousands)", ylabel="standard deviation, even states")
+
+    def by_steps(axis):
+        for kind, line in (("n-step", "-"), ("mixed", "--")):
+            n = [m.objective.inner_steps for m in kinds[kind]]
+            spread = np.stack([m.deviation[..., EVEN].mean((1, 2)) for m in kinds[kind]], axis=1)
+            away = np.stack([bias(m, oracle, EVEN)[0].mean(1) for m in kinds[kind]], axis=1)
+            draw_band(axis, n, away, f"bias, {kind}", color="C0", linestyle=line, marker="o")
+            draw_band(axis, n, spread, f"deviation, {kind}", color="C1", linestyle=line, marker="o")
+        axis.set(yscale="log", xlabel="n", ylabel="mean over the trajectory")
+
+    panels = [
+        (f"bias against n = {oracle_steps}", biases),
+        ("deviation of one estimate", deviations),
+        ("both, over n", by_steps),
+    ]
+    return save_panels(output / "figure_5.png", panels)
+
+
+def mrp_row(run: Run) -> dict[str, str]:
+    """What a run on the Markov reward process came to."""
+    last = {"error": run.columns["value_error"][:, -1]}
+    last["even discounts"] = mean_discount(run, EVEN)[:, -1]
+    last["odd discounts"] = mean_discount(run, ODD)[:, -1]
+    shown = {name: _with_spread(values, 3) for name, values in last.items()}
+    return {"objective": run.config.label, "steps": f"{run.steps[-1]:,}", **shown}
+
+
+def estimator_rows(measured: Sequence[Measured], oracle_steps: int) -> list[dict[str, str]]:
+    """Bias, its floor and the deviation of each kind, over even states and the trajectory."""
+    oracle = next(
+        (m for m in measured if m.objective == ObjectiveConfig("n-step", oracle_steps)), None
+    )
+    rows = []
+    for m in sorted(measured, key=lambda m: order(m.objective)):
+        row = {"objective": m.objective.label, "bias": "", "floor": ""}
+        if oracle is not None and m.objective.objective in ("n-step", "mixed"):
+            found, floor = bias(m, oracle, EVEN)
+            row |= {"bias": _with_spread(found.mean(1), 5), "floor": _with_spread(floor.mean(1), 5)}
+        row["deviation"] = _with_spread(m.deviation[..., EVEN].mean((1, 2)), 5)
+        row["signal to noise"] = _with_spread(signal_to_noise(m), 3)
+        rows.append(row)
+    return rows
+
+
+def relative_deviation(measured: Measured, one_step: Measured) -> np.ndarray:
+    """Deviation over the 1-step meta-gradient's, [S]: the mean over meta-parameters and points
+    (but those where that one is 0: no reward was met)."""
+    return _mean_of_ratios(measured.deviation, one_step.deviation, (1, 2))
+
+
+def signal_to_noise(measured: Measured) -> np.ndarray:
+    """Norm of the mean over the root of the total variance, the mean over points: [S]."""
+    signal, noise = (np.linalg.norm(x, axis=-1) for x in (measured.mean, measured.deviation))
+    return _mean_of_ratios(signal, noise, -1)
+
+
+def _mean_of_ratios(above: np.ndarray, below: np.ndarray, axis) -> np.ndarray:
+    """Where `below` is not 0."""
+    counted = below > 0
+    ratios = np.where(counted, above / np.where(counted, below, 1.0), 0.0)
+    return ratios.sum(axis) / np.maximum(counted.sum(axis), 1)
+
+
+def table_1(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict[str, str]]:
+    """A row for each objective that there is something of: final return, deviation, signal."""
+    returns = {run.config.label: final_return(run.columns) for run in runs}
+    spread = {m.objective.label: m for m in measured}
+    one_step = spread.get(ObjectiveConfig("n-step", 1).label)
+    configs = {run.config.label: run.config for run in runs}
+    configs |= {m.objective.label: m.objective for m in measured}
+    rows = []
+    for label, _ in sorted(configs.items(), key=lambda item: order(item[1])):
+        row = {"objective": label, "final return": "", "deviation": "", "signal to noise": ""}
+        if label in returns:
+            row["final return"] = _with_spread(returns[label], 1)
+        if label in spread and one_step is not None:
+            row["deviation"] = _with_spread(relative_deviation(spread[label], one_step), 2)
+            row["signal to noise"] = _with_spread(signal_to_noise(spread[label]), 3)
+        rows.append(row)
+    return rows
+
+
+def _with_spread(values: np.ndarray, digits: int) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{values.mean():.{digits}f} ({values.std():.{digits}f})"

@@ -1,0 +1,38 @@
+"""What the figures of all experiments share."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+Panel = tuple[str, Callable]  # title, axis -> None
+
+
+def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_options) -> None:
+    """Mean over seeds, [S, n], with one standard deviation."""
+    mean, std = values.mean(0), values.std(0)
+    (line,) = axis.plot(x, mean, label=label, **{"linewidth": 1.3, **line_options})
+    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def save_panels(path: pathlib.Path, panels: Sequence[Panel]) -> pathlib.Path:
+    """Draws panels side by side into a picture; returns its path."""
+    size = (5.2 * len(panels), 3.8)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for axis, (title, draw) in zip(axes[0], panels):
+        draw(axis)
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,108 @@
+"""What `bmg mrp` and `bmg snake` share: every objective one after the other, and measuring them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+from experiments.multistep.config import ObjectiveConfig, SuiteConfig
+from launch.lifetimes import Experiment, load_runs, run_each
+
+
+@dataclasses.dataclass(frozen=True)
+class AllConfig(SuiteConfig):
+    """Run every objective, one after the other; go on where it was stopped."""
+
+    fixed: bool = True
+    """The agent whose hyper-parameters stay as they are as well."""
+    seeds: int = 1
+    """Lifetimes of each."""
+    first_seed: int = 0
+    """The first one's seed; the others follow."""
+    steps: int = 1_000_000
+    """Environment steps of each lifetime."""
+    root: str = ""
+    """Folder of the run directories."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig:
+    """Redraw the paper's figures from runs."""
+
+    root: str = ""
+    """Folder of the run directories, as `all` leaves it."""
+    variance: str = ""
+    """Run directory of `variance`; left out where there is none."""
+    output: str = "docs/multistep"
+    """Folder for the pictures."""
+
+
+def run_all(experiment: Experiment, options: AllConfig) -> int:
+    """Runs what is missing; the exit code."""
+    objectives = options.objectives
+    if options.fixed:
+        objectives = [ObjectiveConfig("fixed", 1), *objectives]
+    configs = {
+        f"{o.objective}-{o.inner_steps}" if o.objective != "fixed" else "fixed": experiment.config(
+            objective=o.objective,
+            inner_steps=o.inner_steps,
+            seeds=options.seeds,
+            first_seed=options.first_seed,
+            steps=options.steps,
+        )
+        for o in objectives
+    }
+    return run_each(experiment, configs, pathlib.Path(options.root))
+
+
+def variance_experiment(
+    experiment: Experiment, config: type, make_estimate: Callable, convolves: bool
+) -> Experiment:
+    """The run that measures meta-gradients on its way.
+
+    Args:
+      experiment: whose trajectory it is.
+      config: of the run, with fields of `EstimatorsConfig` and of the experiment's.
+      make_estimate: (see `experiments.multistep.estimators.make_estimators`).
+      convolves: likewise.
+    """
+
+    @functools.cache
+    def estimators(config):
+        from experiments.multistep.estimators import make_estimators
+
+        return make_estimators(config, make_estimate, convolves)
+
+    def measure(config, runner) -> None:
+        from experiments.multistep.estimators import ESTIMATES, measure
+
+        measure(estimators(config), config, runner, config.path / ESTIMATES)
+
+    return experiment._replace(
+        command=f"{experiment.command} variance",
+        config=config,
+        steps_fixed=True,
+        measure=measure,
+        milestones=lambda config: config.milestones(config.steps),
+    )
+
+
+def found_runs(experiment: Experiment, root: pathlib.Path) -> list:
+    """Of the experiment's folder.
+
+    Raises:
+      ValueError: there are none; one line.
+    """
+    from experiments.multistep.figures import Run
+
+    return [Run(*found) for found in load_runs(experiment, root)]
+
+
+def found_estimates(directory: str) -> list:
+    """Of a run of `variance`; none where no directory is named or it holds none."""
+    from experiments.multistep.estimators import ESTIMATES, gather, read
+
+    path = pathlib.Path(directory) / ESTIMATES
+    return gather(read(path)) if directory and path.exists() else []

@@ -1,0 +1,104 @@
+"""`bmg snake`: A2C on Snake, its hyper-parameters meta-learned by looking several updates ahead."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
+from launch import multistep
+from launch.lifetimes import Experiment, parse, run
+from launch.options import parse_options
+
+_USAGE = """
+bmg snake all        run every objective
+bmg snake variance   measure the variance of their meta-gradients along one trajectory
+bmg snake figures    redraw the paper's figure 3 and table 1 from such runs
+"""
+_META = ("discount", "trace_decay", "critic_weight", "entropy_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class AllConfig(multistep.AllConfig):
+    """Run every objective, one after the other; go on where it was stopped (figure 3)."""
+
+    seeds: int = 1
+    """Lifetimes of each; the paper has 3."""
+    steps: int = SnakeConfig.steps
+    """Environment steps of each lifetime."""
+    root: str = "runs/snake"
+    """Folder of the run directories."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig(multistep.FiguresConfig):
+    """Redraw figure 3 and table 1 of Bonnet et al. from runs."""
+
+    root: str = "runs/snake"
+    """Folder of the run directories, as `bmg snake all` leaves it."""
+    variance: str = SnakeVarianceConfig.workdir
+    """Run directory of `bmg snake variance`; the table lacks deviations where it holds nothing."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg snake`.
+
+    Returns:
+      The exit code: 0 complete, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    if arguments[:1] == ["all"]:
+        options = parse_options(AllConfig, "bmg snake all", arguments[1:])
+        return multistep.run_all(EXPERIMENT, options)
+    if arguments[:1] == ["variance"]:
+        return run(VARIANCE, parse(VARIANCE, arguments[1:]))
+    if arguments[:1] == ["figures"]:
+        return draw(parse_options(FiguresConfig, "bmg snake figures", arguments[1:]))
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_USAGE)
+    return run(EXPERIMENT, parse(EXPERIMENT, arguments))
+
+
+def _make_lifetime(config: SnakeConfig):
+    from experiments.multistep.snake import make_lifetime
+
+    return make_lifetime(config)
+
+
+def _make_estimate(config: SnakeConfig):
+    from experiments.multistep.snake import make_estimate
+
+    return make_estimate(config)
+
+
+def _summarise(config: SnakeConfig, steps, columns) -> dict:
+    """The final return, and the last row's hyper-parameters, means over seeds."""
+    from experiments.multistep.figures import final_return
+
+    returns = final_return(columns)
+    return {
+        "objective": config.objective,
+        "inner_steps": config.inner_steps,
+        "final_return_mean": float(returns.mean()),
+        "final_return_std": float(returns.std()),
+        **{name: float(columns[name][:, -1].mean()) for name in _META},
+    }
+
+
+EXPERIMENT = Experiment("snake", SnakeConfig, _make_lifetime, _summarise, steps_fixed=True)
+VARIANCE = multistep.variance_experiment(
+    EXPERIMENT, SnakeVarianceConfig, _make_estimate, convolves=True
+)
+
+
+def draw(options: FiguresConfig) -> int:
+    """Prints table 1 and draws figure 3."""
+    from experiments.multistep import figures
+    from launch.tables import print_table
+
+    runs = multistep.found_runs(EXPERIMENT, pathlib.Path(options.root))
+    print_table(figures.table_1(runs, multistep.found_estimates(options.variance)))
+    print(figures.draw_snake(runs, pathlib.Path(options.output)))
+    return 0

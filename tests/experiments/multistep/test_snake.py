@@ -1,0 +1,305 @@
+"""A2C on Snake: its losses as printed, its meta-gradients by finite differences, what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from environments import snake as world
+from experiments.multistep import snake
+from experiments.multistep.config import SnakeConfig
+from experiments.multistep.objectives import objective_batch, unrolled_batches
+from meta import core, matching
+from meta.objectives import mixture_weights
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.PRNGKey(0)
+SMALL = SnakeConfig(
+    environments=3, rollout_length=5, channels=(3, 4), features=6, head_hidden=(5,),
+    steps=150, record_every=15, entropy_weight=0.1, learning_rate=1e-2,
+)  # fmt: skip
+
+
+def played(config: SnakeConfig):
+    """A lifetime some updates old, with a fruit in its rollout: network, optimiser, state."""
+    return _played(config, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _played(config: SnakeConfig, doubles: bool):
+    del doubles  # jumanji's integers are as wide as its numbers
+    fixed = snake.make_lifetime(dataclasses.replace(config, objective="fixed"))
+    window = jax.jit(fixed.window)
+    for seed in range(200):
+        state = jax.jit(fixed.init)(jax.random.PRNGKey(seed))
+        for _ in range(3):
+            state, _ = window(state)
+        if np.sum(state.agent.rollout.reward) and np.any(state.agent.rollout.discount == 0):
+            return snake.make_network(config), snake.make_optimizer(config), state
+    raise AssertionError("no fruit in 200 lifetimes")
+
+
+def slow_errors(value, rollout, gamma, lambda_):
+    """g - v, g_t = r + gamma d ((1 - lambda) v(s') + lambda g'), backwards; [T, B]."""
+    value, reward, discount = map(np.asarray, (value, rollout.reward, rollout.discount))
+    g, result = value[-1], np.zeros_like(reward)
+    for t in reversed(range(len(reward))):
+        g = reward[t] + gamma * discount[t] * ((1 - lambda_) * value[t + 1] + lambda_ * g)
+        result[t] = g - value[t]
+    return result
+
+
+def test_the_network_has_the_papers_size():
+    params = snake.make_network(SnakeConfig()).init(KEY)
+    assert sum(x.size for x in jax.tree.leaves(params)) == 24_895
+    network = snake.make_network(SMALL)
+    outputs = network.apply(network.init(KEY), jnp.zeros((2, 7, *world.OBSERVATION_SHAPE)))
+    assert outputs.logits.shape == (2, 7, 4) and outputs.value.shape == (2, 7)
+
+
+def test_pooling_takes_the_largest_of_four():
+    x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
+    expected = np.zeros((2, 3, 2, 3), np.float32)
+    for row in range(3):
+        for column in range(2):
+            block = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            expected[:, row, column] = block.max((1, 2))
+    np.testing.assert_array_equal(snake.max_pool(x), expected)
+
+
+@pytest.mark.usefixtures("doubles")
+def test_returns_are_the_slow_loops():
+    rng = np.random.default_rng(0)
+    value, reward = rng.normal(size=(7, 3)), rng.normal(size=(6, 3))
+    discount = (rng.uniform(size=(6, 3)) > 0.3).astype(float)
+    rollout = snake.Rollout(None, None, reward, discount, None)
+    errors = snake.return_errors(jnp.asarray(value), rollout, 0.9, 0.7)
+    np.testing.assert_allclose(errors, slow_errors(value, rollout, 0.9, 0.7), rtol=1e-9)
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("doubles")
+def test_the_agents_gradient_is_equation_3():
+    """Term by term, from the Jacobians of log pi, v and H."""
+    network, optimizer, state = played(SMALL)
+    agent, rollout = state.agent, state.agent.rollout
+    hyper = snake.Hyperparameters(0.9, 0.8, 0.3, 0.07)
+    outputs = network.apply(agent.params, rollout.observation)
+    advantage = slow_errors(outputs.value, rollout, 0.9, 0.8)
+
+    def sums(params):
+        out = network.apply(params, rollout.observation[:-1])
+        log_pi = jax.nn.log_softmax(out.logits)
+        chosen = jnp.take_along_axis(log_pi, rollout.action[..., None], -1)[..., 0]
+        entropy = -jnp.sum(jnp.exp(log_pi) * log_pi, -1)
+        return (
+            jnp.mean(advantage * chosen),
+            jnp.mean(advantage * out.value),
+            jnp.mean(entropy),
+        )
+
+    policy, critic, entropy = jax.jacrev(sums)(agent.params)
+    expected = jax.tree.map(lambda p, c, h: -p - 0.3 * c - 0.07 * h, policy, critic, entropy)
+    gradient = jax.grad(
+        lambda params: snake.a2c_loss(
+            network.apply(params, rollout.observation), outputs, hyper, rollout
+        )[0]
+    )(agent.params)
+    close(gradient, expected)
+    # And the step follows it: clipped, then Adam.
+    step = snake.make_step(network, optimizer, SMALL)
+    logits = jax.tree.map(lambda x: jnp.log(x / (1 - x)), hyper)
+    updates, opt_state = optimizer.update(expected, agent.opt_state)
+    after, _ = step(logits, agent, None, KEY)
+    close(after.params, optax.apply_updates(agent.params, updates), rtol=1e-5)
+    close(optax.tree.get(after.opt_state, "mu"), optax.tree.get(opt_state, "mu"), rtol=1e-5)
+
+
+def close(actual, expected, rtol=1e-8):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12)
+
+
+def outer_advantage(network, agent):
+    """g' - v of the agent's rollout, [T, B]."""
+    value = network.apply(agent.params, agent.rollout.observation).value
+    return slow_errors(value, agent.rollout, SMALL.outer_discount, SMALL.outer_trace_decay)
+
+
+def outer_loss(network, params, rollout, advantage):
+    """Equation 4's loss."""
+    log_pi = jax.nn.log_softmax(network.apply(params, rollout.observation[:-1]).logits)
+    chosen = jnp.take_along_axis(log_pi, rollout.action[..., None], -1)[..., 0]
+    return -jnp.mean(advantage * chosen)
+
+
+@pytest.mark.usefixtures("doubles")
+def test_the_outer_gradient_is_equation_4():
+    """The policy's alone: the critic's head has none."""
+    network, _, state = played(SMALL)
+    agent, rollout = state.agent, state.agent.rollout
+    advantage = outer_advantage(network, agent)
+    expected = jax.grad(lambda p: outer_loss(network, p, rollout, advantage))(agent.params)
+    loss = snake.make_outer_loss(network, SMALL)
+    gradient = jax.grad(lambda p: loss(agent._replace(params=p), None, None)[0])(agent.params)
+    close(gradient, expected)
+    for name, module in gradient.items():
+        moved = any(np.any(x != 0) for x in module.values())
+        assert moved != name.startswith("critic"), name
+
+
+def test_a_rollout_is_what_happened():
+    """Played again move by move; the policy's actions have its frequencies."""
+    network, _, state = played(SMALL)
+    agent = state.agent
+    games, rollout = jax.jit(
+        lambda key: snake.collect(network, agent.params, agent.games, key, 40)
+    )(KEY)
+    noise = jax.random.split(jax.random.split(KEY)[1], (40, 3))
+    replayed = agent.games
+    step = jax.jit(jax.vmap(world.step))
+    for t in range(40):
+        np.testing.assert_array_equal(rollout.observation[t], replayed.observation)
+        replayed, transition = step(replayed, rollout.action[t], noise[t])
+        np.testing.assert_array_equal(rollout.reward[t], transition.reward)
+        np.testing.assert_array_equal(rollout.discount[t], transition.discount)
+        np.testing.assert_array_equal(rollout.episode_return[t], transition.episode_return)
+    np.testing.assert_array_equal(rollout.observation[40], games.observation)
+    assert np.any(rollout.discount == 0)
+
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], (4_000, *x.shape[1:])), agent.games)
+    _, first = snake.collect(network, agent.params, same, KEY, 1)
+    share = np.bincount(first.action[0], minlength=4) / 4_000
+    logits = network.apply(agent.params, agent.games.observation[0]).logits
+    np.testing.assert_allclose(share, jax.nn.softmax(logits), atol=0.03)
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize(
+    ("objective", "steps"),
+    [("n-step", 1), ("n-step", 3), ("mixed", 2), ("bmg", 2), ("mixed-bmg", 2)],
+)
+def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
+    """Through clipping, Adam and its moments; every hyper-parameter has a part in it.
+
+    The loss is put together again from steps. What is constant in it is held: advantages, targets.
+    """
+    config = dataclasses.replace(SMALL, objective=objective, inner_steps=steps)
+    network, optimizer, state = played(SMALL)
+    agent = jax.tree.map(
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state.agent
+    )
+    logits = jax.tree.map(lambda x: x.astype(jnp.float64), snake.initial_logits(config))
+    logits = logits._replace(discount=logits.discount - 3.0, trace_decay=logits.trace_decay - 4.0)
+    step = jax.jit(snake.make_step(network, optimizer, config))
+    compute = jax.jit(snake.make_meta_gradient(network, optimizer, config))
+    result = compute(logits, agent, unrolled_batches(config), objective_batch(config), KEY)
+    _, unroll_key, objective_key = jax.random.split(KEY, 3)
+    weights = {"mixed": mixture_weights(steps), "mixed-bmg": mixture_weights(steps)}.get(
+        objective, (0.0,) * (steps - 1) + (1.0,)
+    )
+
+    def unrolled(logits):
+        return core.unroll(step, logits, agent, unrolled_batches(config), unroll_key).states[1:]
+
+    if objective.endswith("bmg"):
+        (start,) = unrolled(logits)
+        targets_key, _ = jax.random.split(objective_key)
+        ahead = core.unroll(step, logits, start, (None,) * (steps - 1), targets_key).states
+        observation = start.rollout.observation[:-1]
+        targets = []
+        for x in ahead:
+            grad_of = jax.grad(outer_loss, argnums=1)
+            grad = grad_of(network, x.params, x.rollout, outer_advantage(network, x))
+            updates, _ = optimizer.update(grad, x.opt_state)
+            params = optax.apply_updates(x.params, updates)
+            targets.append(network.apply(params, observation))
+
+        def loss(logits):
+            (start,) = unrolled(logits)
+            online = network.apply(start.params, observation)
+            return sum(w * matching.kl(target, online) for w, target in zip(weights, targets))
+    else:
+        advantages = [outer_advantage(network, x) for x in unrolled(logits)]
+
+        def loss(logits):
+            states = zip(weights, unrolled(logits), advantages)
+            return sum(w * outer_loss(network, x.params, x.rollout, a) for w, x, a in states)
+
+    np.testing.assert_allclose(result.loss, loss(logits), rtol=1e-6)
+    width = 1e-5
+    for name in snake.Hyperparameters._fields:
+        up, down = (
+            loss(logits._replace(**{name: getattr(logits, name) + sign * width}))
+            for sign in (1, -1)
+        )
+        slope = (up - down) / (2 * width)
+        assert abs(slope) > 1e-12, name
+        np.testing.assert_allclose(getattr(result.gradient, name), slope, rtol=1e-3)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("objective", ["n-step", "mixed", "bmg", "mixed-bmg"])
+def test_what_is_kept_is_the_first_update(objective):
+    """Parameters, optimiser, games and rollout of one update under the old meta-parameters."""
+    config = dataclasses.replace(SMALL, objective=objective, inner_steps=2)
+    lifetime = snake.make_lifetime(config)
+    network, optimizer = snake.make_network(config), snake.make_optimizer(config)
+    state = jax.jit(lifetime.init)(KEY)
+    after, columns = jax.jit(lifetime.window)(state)
+    assert set(columns) == set(lifetime.columns)
+    _, key = jax.random.split(state.key)
+    _, unroll_key, _ = jax.random.split(key, 3)
+    step_key = jax.random.split(unroll_key, len(unrolled_batches(config)))[0]
+    step = jax.jit(snake.make_step(network, optimizer, config))
+    expected, _ = step(state.meta.params, state.agent, None, step_key)
+    for a, b in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert all(np.any(x != y) for x, y in zip(after.meta.params, state.meta.params))
+
+
+def test_records_and_the_falling_step_size():
+    """Sums over the episodes that ended; after the last update nothing moves any more."""
+    config = dataclasses.replace(SMALL, objective="fixed")
+    lifetime = snake.make_lifetime(config)
+    window, state = jax.jit(lifetime.window), jax.jit(lifetime.init)(KEY)
+    for _ in range(config.steps // config.steps_per_update):
+        rollout, before = state.agent.rollout, state.agent.params
+        state, columns = window(state)
+        ended = np.asarray(rollout.discount) == 0
+        assert columns["episodes"][0] == ended.sum()
+        assert columns["returns"][0] == np.asarray(rollout.episode_return)[ended].sum()
+        for name in snake.Hyperparameters._fields:
+            np.testing.assert_allclose(columns[name][0], getattr(config, name), rtol=1e-5)
+        pairs = zip(jax.tree.leaves(state.agent.params), jax.tree.leaves(before), strict=True)
+        assert any(np.any(x != y) for x, y in pairs)
+    last = state.agent.params
+    state, _ = window(state)
+    for a, b in zip(jax.tree.leaves(state.agent.params), jax.tree.leaves(last), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inner_steps": 0}, "--inner-steps is 0"),
+        ({"kappa": -0.5}, "--kappa is -0.5"),
+        ({"accumulative_trace": 1.5}, "--accumulative-trace is 1.5"),
+        ({"environments": 0}, "--environments is 0"),
+        ({"rollout_length": 0}, "--rollout-length is 0"),
+        ({"discount": 1.0}, "--discount is 1.0"),
+        ({"entropy_weight": 0.0}, "--entropy-weight is 0.0"),
+        ({"record_every": 100}, "--record-every is 100; allowed are integers from 640"),
+    ],
+)
+def test_bad_configurations_are_one_line(change, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        SnakeConfig(**change)
+    assert "\n" not in str(caught.value)

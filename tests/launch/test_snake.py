@@ -1,0 +1,85 @@
+"""`bmg snake` and what it shares with `bmg mrp`: runs, suites, measuring, figures, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.records import read_csv
+from tests.launch.commands import json_of
+
+SMALL = (
+    "--environments 3 --rollout-length 4 --channels 2 2 --features 4 --head-hidden 4 "
+    "--record-every 24"
+).split()
+STEPS = 12  # environment steps of an update
+
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+
+
+def test_a_run_its_files_and_what_is_refused(command, tmp_path):
+    code, out, _ = command("snake", *SMALL, "--steps", 8 * STEPS, "--workdir", "run", "--seeds", 2)
+    assert code == 0 and '"final_return_mean"' in out
+    results = json_of(tmp_path / "run" / "results.json")
+    assert results["complete"] and results["steps"] == 8 * STEPS and results["seeds"] == 2
+    assert (results["objective"], results["inner_steps"]) == ("n-step", 3)
+    steps, columns = read_csv(tmp_path / "run" / "results.csv")
+    np.testing.assert_array_equal(steps, [24, 48, 72, 96])
+    for name in ("discount", "trace_decay", "critic_weight", "entropy_weight"):
+        assert columns[name].shape == (2, 4)
+        assert np.all(np.diff(columns[name]) != 0), "it is learned"
+    for arguments, words in (
+        ("--inner-steps 0", ["--inner-steps is 0"]),
+        ("--objective mixed --kappa 2", ["--kappa is 2.0"]),
+        ("--workdir run", ["run holds a run with"]),
+        # The step size falls to 0 over the run.
+        ("--workdir run --resume --steps 960", ["steps = 96", "not 960"]),
+        ("--workdir run --resume --objective bmg", ["objective = 'n-step'", "not 'bmg'"]),
+    ):
+        line = command.refused("snake", *arguments.split())
+        assert all(word in line for word in words), line
+
+
+def test_every_objective_runs_and_is_drawn(command, tmp_path):
+    """`all` of the reward process, which is quicker; going on leaves what is there."""
+    suite = (
+        "--steps 640 --seeds 1 --root runs --n-step 1 --mixed 2 --bmg 2 --mixed-bmg".split()
+    )  # fmt: skip
+    code, _, _ = command("mrp", "all", *suite)
+    assert code == 0
+    names = {path.parent.name for path in (tmp_path / "runs").glob("*/results.csv")}
+    assert names == {"fixed", "n-step-1", "mixed-2", "bmg-2"}
+    table = tmp_path / "runs" / "bmg-2" / "results.csv"
+    before = table.stat().st_mtime_ns, table.read_bytes()
+    measured = (
+        "--steps 4000 --points 2 --draws 2 --estimates 2 --seeds 1 --oracle 2 --n-step 1 --mixed 2 "
+        "--bmg --mixed-bmg --workdir measured"
+    ).split()
+    assert command("mrp", "variance", *measured)[0] == 0
+    lines = (tmp_path / "measured" / "estimates.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 3 * 10  # points, kinds, states
+    code, out, _ = command(
+        "mrp", "figures", "--root", "runs", "--variance", "measured", "--output", "docs"
+    )
+    assert code == 0 and "2-mix" in out and "odd discounts" in out
+    for picture in ("figure_4.png", "figure_5.png"):
+        assert (tmp_path / "docs" / picture).stat().st_size > 10_000
+    assert (table.stat().st_mtime_ns, table.read_bytes()) == before
+    line = command.refused("mrp", "figures", "--root", "nowhere")
+    assert "no runs in nowhere" in line
+
+
+def test_table_1_and_figure_3(command, tmp_path):
+    for objective, n in (("fixed", 1), ("n-step", 1)):
+        options = ("--objective", objective, "--inner-steps", n, "--steps", 4 * STEPS)
+        where = f"runs/{objective}-{n}"
+        assert command("snake", *SMALL, *options, "--workdir", where)[0] == 0
+    measured = "--points 1 --draws 2 --n-step 1 --mixed --bmg 2 --mixed-bmg".split()
+    options = (*SMALL, *measured, "--steps", 2 * STEPS, "--workdir", "measured")
+    assert command("snake", "variance", *options)[0] == 0
+    code, out, _ = command(
+        "snake", "figures", "--root", "runs", "--variance", "measured", "--output", "docs"
+    )
+    assert code == 0
+    assert "final return" in out and "BMG, L = 2" in out and "signal to noise" in out
+    assert (tmp_path / "docs" / "figure_3.png").stat().st_size > 10_000
