@@ -289,9 +289,9 @@ DEVICE_CASES = {
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", DEVICE_CASES)
 def test_the_update_does_not_depend_on_the_number_of_devices(name):
-    """8 online and 16 replayed unrolls on 1, 2, 4 and 8 devices, and without any mapping."""
+    """8 online and 16 replayed unrolls on 1 and 8 devices, or on 4, and without any mapping."""
     config = DEVICE_CASES[name]
-    devices = (1, 2, 4, 8) if name in ("stacx mean", "bmg L=2 sum") else (4,)
+    devices = (1, 8) if name == "bmg L=2 sum" else (4,)
     assert jax.device_count() >= 8
     state = sharp_start(make(config))
     batch = batch_of(0, config.num_extra_batches, online=8, replay=16)

@@ -257,11 +257,13 @@ def test_meta_gradient_is_the_finite_difference(name):
     assert_trees_close(second_moment(state), h, rtol=rtol, atol=1e-16)
 
 
+@pytest.mark.heavy
 def test_both_clipped_and_unclipped_updates_are_tested():
     assert run(BMG)[1]["learner/gradient_clipped"] == 1
     assert run(CASES["bmg sum, unclipped"])[1]["learner/gradient_clipped"] == 0
 
 
+@pytest.mark.heavy
 def test_l2_and_half_an_sgd_step_is_stacx():
     """Appendix C.1: |u~ - u(w)|^2 with u~ = u - grad f / 2 has STACX's meta-gradient."""
     bmg, _ = run(agent_config("bmg", matching="l2", target_optimizer="sgd", sgd_target_rate=0.5))
@@ -270,12 +272,14 @@ def test_l2_and_half_an_sgd_step_is_stacx():
     np.testing.assert_allclose(bmg.meta.params, stacx.meta.params, rtol=1e-12)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["bmg kl_value", "bmg L=3", "bmg w", "bmg R"])
 def test_the_target_leaves_the_agent_alone(name):
     """Agent and optimiser state after BMG are those after STACX, for every L and target."""
     assert_same_agent(run(CASES[name])[0], run(STACX)[0])
 
 
+@pytest.mark.heavy
 def test_db_continues_from_the_target():
     state = run(CASES["bmg DB"])[0]
     u, h = expected_update(CASES["bmg DB"]).target
@@ -307,6 +311,7 @@ def test_ns_updates_the_agent_again_under_the_new_meta_parameters(inner_steps):
     assert np.max(np.abs(u["torso/projection"]["w"] - before["torso/projection"]["w"])) > 1e-5
 
 
+@pytest.mark.heavy
 def test_each_batch_reaches_the_steps_that_use_it():
     """K = 2, L = 2 and one more objective batch: extra batch 0 is the first agent step's, 1 the
     first target step's, 2 the final target step's and the matching's."""

@@ -11,6 +11,7 @@ from agents.config import NetworkConfig
 from benchmarks import learner
 from benchmarks.learner import Case, Config
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ASKED = {
     "algorithm", "network", "K", "L", "seconds", "flops", "peak_bytes", "time_over_impala",
     "flops_over_impala", "differentiation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from experiments.records import read_csv
 from tests.launch.commands import json_of
@@ -11,6 +12,7 @@ SMALL = "mrp --seeds 2 --inner-steps 2 --estimates 2 --batch-size 4 --record-eve
 STEPS = 40  # environment steps of an update: four episodes of ten
 
 
+@pytest.mark.heavy
 def test_a_run_its_files_and_going_on(command, tmp_path):
     code, out, _ = command(*SMALL, "--workdir", "run", "--steps", 20 * STEPS)
     assert code == 0 and '"discounts"' in out
@@ -32,6 +34,7 @@ def test_a_run_its_files_and_going_on(command, tmp_path):
         np.testing.assert_allclose(further[name][:, :2], values)
 
 
+@pytest.mark.heavy
 def test_what_is_refused_leaves_everything_as_it_was(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", STEPS)[0] == 0
     for arguments, words in (

@@ -42,6 +42,7 @@ def test_stopping_writes_a_checkpoint(agent, tmp_path):
     assert not learner.get_parameters(-1).final
 
 
+@pytest.mark.heavy
 def test_stopping_before_any_data_came(agent, tmp_path):
     asked = itertools.count()
     waiting = threading.Event()

@@ -89,6 +89,7 @@ def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
         np.testing.assert_allclose(gradient[i], slope, rtol=1e-4, atol=1e-10)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["n-step", "mixed", "bmg", "mixed-bmg"])
 def test_what_is_kept_is_the_first_update(objective):
     """Agent and optimiser go on from one update under the old meta-parameters."""

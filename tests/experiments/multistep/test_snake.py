@@ -139,6 +139,7 @@ def outer_loss(network, params, rollout, advantage):
     return -jnp.mean(advantage * chosen)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("doubles")
 def test_the_outer_gradient_is_equation_4():
     """The policy's alone: the critic's head has none."""
@@ -154,6 +155,7 @@ def test_the_outer_gradient_is_equation_4():
         assert moved != name.startswith("critic"), name
 
 
+@pytest.mark.heavy
 def test_a_rollout_is_what_happened():
     """Played again move by move; the policy's actions have its frequencies."""
     network, _, state = played(SMALL)

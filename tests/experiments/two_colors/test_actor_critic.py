@@ -72,6 +72,7 @@ def test_an_update_is_the_slow_one(max_norm):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.critic, expected)
 
 
+@pytest.mark.heavy
 def test_a_rollout_is_played_by_its_policy_in_the_world():
     """Actions have the policy's frequencies; states, rewards and world follow from them."""
     config = config_of({"rollout_length": 20_000}, method="fixed", record_every=20_000)
@@ -287,6 +288,7 @@ def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update()
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_the_entropy_weight_is_about_a_half_at_first_and_fixed_where_it_is_fixed():
     state, records = start_records(config_of(method="bmg"))
     assert np.all(np.abs(records["entropy_weight"] - 0.5) < 0.1)

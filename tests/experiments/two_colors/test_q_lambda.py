@@ -69,6 +69,7 @@ def test_peng_s_traces_are_the_forward_view(lambda_):
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
+@pytest.mark.heavy
 def test_updates_are_the_slow_ones():
     """Ten steps of the agent, and the same in numpy: traces, moving average, Adam."""
     config = config_of({"epsilon": 0.4}, method="fixed")
@@ -222,6 +223,7 @@ def test_actions_are_epsilon_greedy():
     assert np.all(np.abs(frequency - expected) < 5 * np.sqrt(expected * (1 - expected) / count))
 
 
+@pytest.mark.heavy
 def test_recorded_entropy_and_epsilon():
     config = config_of({"epsilon": 0.2}, method="fixed")
     lifetime = q_lambda.make_lifetime(config)
