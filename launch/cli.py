@@ -13,7 +13,7 @@ _COMMANDS = {
     "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
     "mrp": ("launch.mrp", "multi-step meta-gradients on the Markov reward process"),
     "snake": ("launch.snake", "multi-step meta-gradients of A2C on Snake"),
-    "benchmark": ("launch.benchmark", "measure: pipeline, impala, runtimes, learner, two-colors"),
+    "benchmark": ("launch.benchmark", "measure speed and memory of the system and the experiments"),
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
 

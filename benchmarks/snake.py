@@ -1,0 +1,65 @@
+"""Snake: steps per second and peak memory of each objective over the plain A2C's."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+
+import jax
+
+from benchmarks.config import BenchmarkConfig
+from experiments.multistep.config import ObjectiveConfig, SnakeConfig
+from experiments.multistep.snake import make_lifetime
+
+_FIXED, _ONE_STEP = ObjectiveConfig("fixed"), ObjectiveConfig("n-step", 1)
+_OTHERS = (
+    ObjectiveConfig("n-step", 3), ObjectiveConfig("n-step", 5), ObjectiveConfig("n-step", 10),
+    ObjectiveConfig("mixed", 3), ObjectiveConfig("mixed", 5), ObjectiveConfig("bmg", 3),
+    ObjectiveConfig("bmg", 5), ObjectiveConfig("mixed-bmg", 3), ObjectiveConfig("mixed-bmg", 5),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """Update A2C on Snake under each objective, in turns."""
+
+    repetitions: int = 10
+    """Turns; medians are told."""
+
+
+def measure(config: Config) -> list[dict]:
+    """Rows of objective, steps_per_second and peak memory, both over others', seconds to compile.
+
+    The objectives take turns, so that what else the machine does meets all of them.
+    """
+    objectives = (_FIXED, _ONE_STEP, *(() if config.quick else _OTHERS))
+    windows, states, peaks, compilation = {}, {}, {}, {}
+    for objective in objectives:
+        lifetime = make_lifetime(SnakeConfig(**dataclasses.asdict(objective)))
+        state = jax.jit(lifetime.init)(jax.random.PRNGKey(0))
+        began = time.perf_counter()
+        windows[objective] = jax.jit(lifetime.window).lower(state).compile()
+        compilation[objective] = time.perf_counter() - began
+        memory = windows[objective].memory_analysis()
+        peaks[objective] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        states[objective], _ = windows[objective](state)
+    seconds: dict[ObjectiveConfig, list[float]] = {objective: [] for objective in objectives}
+    for _ in range(config.repetitions):
+        for objective in objectives:
+            began = time.perf_counter()
+            states[objective], _ = jax.block_until_ready(windows[objective](states[objective]))
+            seconds[objective].append(time.perf_counter() - began)
+    medians = {objective: statistics.median(times) for objective, times in seconds.items()}
+    steps = SnakeConfig().steps_per_update
+    return [
+        {
+            "objective": objective.label,
+            "steps_per_second": steps / medians[objective],
+            "rate_over_fixed": medians[_FIXED] / medians[objective],
+            "peak_bytes": peaks[objective],
+            "peak_over_n_1": peaks[objective] / peaks[_ONE_STEP],
+            "compilation": compilation[objective],
+        }
+        for objective in objectives
+    ]
