@@ -31,7 +31,7 @@ from agents.stacx import (
     stacx_objective,
 )
 from agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
-from meta import core
+from meta import core, diagnosis
 from meta.objectives import BootstrapBatch
 from meta.optimizers import clip_by_global_norm
 from meta.trees import add_up, squared_norm
@@ -246,13 +246,11 @@ def track_gradient(
     weight = 1.0 - decay ** (updates + 1.0)
     total_square = add_up(jnp.sum(x) for x in jax.tree.leaves(square)) / weight
     variance = jnp.maximum(total_square - squared_norm(mean) / weight**2, 0.0)
-    norm = jnp.sqrt(squared_norm(gradient))
-    last_norm = jnp.sqrt(squared_norm(meta.gradient))
-    dot = optax.tree.vdot(gradient, meta.gradient)
+    norm = diagnosis.norm(gradient)
     tiny = jnp.finfo(jnp.float32).tiny
     metrics = {
         "meta/gradient_norm": norm,
-        "meta/gradient_cosine": dot / jnp.maximum(norm * last_norm, tiny),
+        "meta/gradient_cosine": diagnosis.cosine_similarity(gradient, meta.gradient),
         "meta/gradient_variance": variance,
         # A single gradient has no variance yet.
         "meta/gradient_norm_to_variance": jnp.where(

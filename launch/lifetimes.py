@@ -131,6 +131,33 @@ def _terminable():
         signal.signal(signal.SIGTERM, previous)
 
 
+def main(
+    experiment: Experiment,
+    commands: dict[str, Callable[[list[str]], int]],
+    usage: str,
+    arguments: list[str],
+) -> int:
+    """A command that runs one method, and has commands of its own beside it.
+
+    Args:
+      experiment: what it runs.
+      commands: name -> function of the arguments that follow it.
+      usage: what `--help` says of them.
+      arguments: what follows the command.
+
+    Returns:
+      The exit code: 0 complete, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(usage)
+    return run(experiment, parse(experiment, arguments))
+
+
 def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path) -> int:
     """Runs what is missing of several methods, one after the other, each in its own directory.
 

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 
 from experiments.multistep.config import MrpConfig, MrpVarianceConfig
-from launch import multistep
+from launch import lifetimes, multistep
 from launch.lifetimes import Experiment, parse, run
 from launch.options import parse_options
 
@@ -40,23 +40,15 @@ class FiguresConfig(multistep.FiguresConfig):
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg mrp`.
-
-    Returns:
-      The exit code: 0 complete, 130 stopped by Ctrl-C.
-
-    Raises:
-      ValueError: bad input, one line.
-    """
-    if arguments[:1] == ["all"]:
-        return multistep.run_all(EXPERIMENT, parse_options(AllConfig, "bmg mrp all", arguments[1:]))
-    if arguments[:1] == ["variance"]:
-        return run(VARIANCE, parse(VARIANCE, arguments[1:]))
-    if arguments[:1] == ["figures"]:
-        return draw(parse_options(FiguresConfig, "bmg mrp figures", arguments[1:]))
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(_USAGE)
-    return run(EXPERIMENT, parse(EXPERIMENT, arguments))
+    """Runs `bmg mrp`; see `lifetimes.main`."""
+    commands = {
+        "all": lambda rest: multistep.run_all(
+            EXPERIMENT, parse_options(AllConfig, "bmg mrp all", rest)
+        ),
+        "variance": lambda rest: run(VARIANCE, parse(VARIANCE, rest)),
+        "figures": lambda rest: draw(parse_options(FiguresConfig, "bmg mrp figures", rest)),
+    }
+    return lifetimes.main(EXPERIMENT, commands, _USAGE, arguments)
 
 
 def _make_lifetime(config: MrpConfig):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 
 from launch.config import load_config
@@ -31,41 +32,36 @@ def main(arguments: list[str]) -> int:
     """
     config = parse_options(PlotConfig, "bmg plot", arguments)
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    from experiments.plots import save_panels
     from learner.metrics import read_metrics
 
-    rows = []
-    count = len(config.metrics)
-    figure, axes = plt.subplots(1, count, figsize=(5.5 * count, 3.6), squeeze=False)
-    for axis, metric in zip(axes[0], config.metrics):
-        drawn = False
+    rows, panels = [], []
+    for metric in config.metrics:
+        lines = []
         for workdir in map(pathlib.Path, config.workdirs):
             run = load_config(workdir)
             points = read_metrics(workdir, metric)
             if not points:
                 continue
-            drawn = True
             frames, values = zip(*points)
-            marker = "o" if len(points) < 30 else None
-            label = f"{run.agent.algorithm}, {run.game} ({workdir.name})"
+            lines.append((frames, values, f"{run.agent.algorithm}, {run.game} ({workdir.name})"))
             late = [value for at, value in points if at >= (frames[0] + frames[-1]) / 2]
             rows.append(
                 {"run": workdir.name, "metric": metric, "frames": frames[-1],
                  "last": values[-1], "mean of second half": sum(late) / len(late)}
             )  # fmt: skip
-            axis.plot(frames, values, marker=marker, markersize=3, linewidth=1.2, label=label)
-        if not drawn:
+        if not lines:
             raise ValueError(f"no run has the metric {metric!r}; see the names in metrics.jsonl.")
-        axis.set_xlabel("environment frames")
-        axis.set_title(metric)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(config.output, dpi=120)
+        panels.append((metric, functools.partial(_draw, lines=lines)))
+    picture = save_panels(pathlib.Path(config.output), panels)
     print_table(rows)
-    print(config.output)
+    print(picture)
     return 0
+
+
+def _draw(axis, lines) -> None:
+    """Lines of (frames, values, label)."""
+    for frames, values, label in lines:
+        marker = "o" if len(frames) < 30 else None
+        axis.plot(frames, values, marker=marker, markersize=3, linewidth=1.2, label=label)
+    axis.set_xlabel("environment frames")

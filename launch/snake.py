@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 
 from experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
-from launch import multistep
+from launch import lifetimes, multistep
 from launch.lifetimes import Experiment, parse, run
 from launch.options import parse_options
 
@@ -41,24 +41,15 @@ class FiguresConfig(multistep.FiguresConfig):
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg snake`.
-
-    Returns:
-      The exit code: 0 complete, 130 stopped by Ctrl-C.
-
-    Raises:
-      ValueError: bad input, one line.
-    """
-    if arguments[:1] == ["all"]:
-        options = parse_options(AllConfig, "bmg snake all", arguments[1:])
-        return multistep.run_all(EXPERIMENT, options)
-    if arguments[:1] == ["variance"]:
-        return run(VARIANCE, parse(VARIANCE, arguments[1:]))
-    if arguments[:1] == ["figures"]:
-        return draw(parse_options(FiguresConfig, "bmg snake figures", arguments[1:]))
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(_USAGE)
-    return run(EXPERIMENT, parse(EXPERIMENT, arguments))
+    """Runs `bmg snake`; see `lifetimes.main`."""
+    commands = {
+        "all": lambda rest: multistep.run_all(
+            EXPERIMENT, parse_options(AllConfig, "bmg snake all", rest)
+        ),
+        "variance": lambda rest: run(VARIANCE, parse(VARIANCE, rest)),
+        "figures": lambda rest: draw(parse_options(FiguresConfig, "bmg snake figures", rest)),
+    }
+    return lifetimes.main(EXPERIMENT, commands, _USAGE, arguments)
 
 
 def _make_lifetime(config: SnakeConfig):

@@ -7,7 +7,8 @@ import fnmatch
 import pathlib
 
 from experiments.two_colors.config import TwoColorsConfig
-from launch.lifetimes import Experiment, load_runs, parse, run, run_each
+from launch import lifetimes
+from launch.lifetimes import Experiment, load_runs, run_each
 from launch.options import parse_options
 
 _USAGE = """
@@ -46,21 +47,12 @@ class FiguresConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg two-colors`.
-
-    Returns:
-      The exit code: 0 complete, 130 stopped by Ctrl-C.
-
-    Raises:
-      ValueError: bad input, one line.
-    """
-    if arguments[:1] == ["all"]:
-        return run_all(parse_options(AllConfig, "bmg two-colors all", arguments[1:]))
-    if arguments[:1] == ["figures"]:
-        return draw(parse_options(FiguresConfig, "bmg two-colors figures", arguments[1:]))
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(_USAGE)
-    return run(EXPERIMENT, parse(EXPERIMENT, arguments))
+    """Runs `bmg two-colors`; see `lifetimes.main`."""
+    commands = {
+        "all": lambda rest: run_all(parse_options(AllConfig, "bmg two-colors all", rest)),
+        "figures": lambda rest: draw(parse_options(FiguresConfig, "bmg two-colors figures", rest)),
+    }
+    return lifetimes.main(EXPERIMENT, commands, _USAGE, arguments)
 
 
 def _make_lifetime(config: TwoColorsConfig):

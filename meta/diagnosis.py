@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from meta.trees import squared_norm
+from meta.trees import add_up, squared_norm
 
 PyTree = Any
 
@@ -75,6 +75,6 @@ def norm(gradient: PyTree) -> jax.Array:
 
 def cosine_similarity(first: PyTree, second: PyTree) -> jax.Array:
     """Of two meta-gradients; 0 where one is zero."""
-    product = sum(jnp.sum(x) for x in jax.tree.leaves(jax.tree.map(jnp.multiply, first, second)))
+    product = add_up(jnp.sum(x) for x in jax.tree.leaves(jax.tree.map(jnp.multiply, first, second)))
     norms = norm(first) * norm(second)
     return jnp.where(norms > 0, product / jnp.where(norms > 0, norms, 1.0), 0.0)

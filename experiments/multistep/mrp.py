@@ -25,6 +25,7 @@ from environments import markov_reward
 from experiments.lifetime import Lifetime, MetaState, State
 from experiments.multistep.config import MrpConfig
 from experiments.multistep.objectives import (
+    descend,
     make_compute,
     objective_batch,
     unrolled_batches,
@@ -103,14 +104,6 @@ def make_optimizer(config: MrpConfig) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
 
 
-def descend(
-    optimizer: optax.GradientTransformation, agent: Agent, gradient: hk.Params
-) -> Agent:
-    """The agent after one step of its optimiser."""
-    updates, opt_state = optimizer.update(gradient, agent.opt_state)
-    return Agent(optax.apply_updates(agent.params, updates), opt_state)
-
-
 def make_step(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):
     """The agent's update on fresh episodes; meta-parameters are the discounts' logits [10]."""
 
@@ -148,20 +141,11 @@ def make_meta_gradient(network: Mlp, optimizer: optax.GradientTransformation, co
     """The meta-gradient that the configuration asks for: see `core.meta_gradient`."""
     step, outer_loss = make_step(network, optimizer, config), make_outer_loss(network, config)
 
-    def outer_step(meta_params, agent: Agent, batch, key):
-        """The last step to a bootstrapped target, on the outer loss itself."""
-        del meta_params
-
-        def loss(params):
-            return outer_loss(agent._replace(params=params), batch, key)[0]
-
-        return descend(optimizer, agent, jax.grad(loss)(agent.params)), ()
-
     return make_compute(
         config,
         outer_loss,
         step,
-        outer_step,
+        optimizer,
         predict=lambda agent, inputs: matching.Outputs(None, values(network, agent.params)),
         matching=matching.value,
     )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import haiku as hk
+import jax
+import optax
 
 from experiments.multistep.config import ObjectiveConfig
 from meta import core
@@ -11,11 +16,17 @@ from meta.differentiation import accumulative_trace
 from meta.objectives import BootstrapBatch, bootstrapped, final_value, from_batch, mixed_value
 
 
+def descend(optimizer: optax.GradientTransformation, agent: Any, gradient: hk.Params) -> Any:
+    """The agent (a NamedTuple with params and opt_state) after one step of its optimiser."""
+    updates, opt_state = optimizer.update(gradient, agent.opt_state)
+    return agent._replace(params=optax.apply_updates(agent.params, updates), opt_state=opt_state)
+
+
 def make_compute(
     config: ObjectiveConfig,
     outer_loss: Callable,
     step: Step,
-    outer_step: Step,
+    optimizer: optax.GradientTransformation,
     predict: Callable,
     matching: Callable,
     match_on: Callable = from_batch,
@@ -28,10 +39,19 @@ def make_compute(
       config: which objective, and how far ahead.
       outer_loss: (state, batch, key) -> (scalar, metrics), on validation data of its own.
       step: the agent's update.
-      outer_step: the last step to a bootstrapped target, on the outer loss itself.
+      optimizer: the agent's, for the last step to a bootstrapped target, on the outer loss itself.
       predict, matching, match_on: what of such a target is matched, how and on which inputs; see
         `meta.objectives.bootstrapped`.
     """
+
+    def outer_step(meta_params, agent, batch, key):
+        del meta_params
+
+        def loss(params):
+            return outer_loss(agent._replace(params=params), batch, key)[0]
+
+        return descend(optimizer, agent, jax.grad(loss)(agent.params)), ()
+
     objective = _objective(config, outer_loss, step, outer_step, predict, matching, match_on)
     if config.accumulative_trace is not None:
         step = accumulative_trace(step, config.accumulative_trace)

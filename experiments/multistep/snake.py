@@ -26,7 +26,12 @@ from agents.losses import entropy, leaky_vtrace
 from environments import snake
 from experiments.lifetime import Lifetime, MetaState, State, meta_window
 from experiments.multistep.config import SnakeConfig
-from experiments.multistep.objectives import make_compute, objective_batch, unrolled_batches
+from experiments.multistep.objectives import (
+    descend,
+    make_compute,
+    objective_batch,
+    unrolled_batches,
+)
 from meta import diagnosis, matching
 from meta.differentiation import inner_gradient
 from meta.matching import Outputs
@@ -212,14 +217,6 @@ def make_outer_loss(network: Network, config: SnakeConfig):
     return loss
 
 
-def descend(
-    optimizer: optax.GradientTransformation, agent: Agent, gradient: hk.Params
-) -> Agent:
-    """The agent after one step of its optimiser, in the games and the rollout it was in."""
-    updates, opt_state = optimizer.update(gradient, agent.opt_state)
-    return agent._replace(params=optax.apply_updates(agent.params, updates), opt_state=opt_state)
-
-
 def advance(network: Network, agent: Agent, key: jax.Array, config: SnakeConfig) -> Agent:
     """The agent with its next rollout."""
     games, rollout = collect(network, agent.params, agent.games, key, config.rollout_length)
@@ -248,21 +245,11 @@ def make_meta_gradient(
 ):
     """The meta-gradient that the configuration asks for: see `core.meta_gradient`."""
     outer_loss = make_outer_loss(network, config)
-
-    def outer_step(meta_params, agent: Agent, batch, key):
-        """The last step to a bootstrapped target, on the outer loss itself."""
-        del meta_params
-
-        def loss(params):
-            return outer_loss(agent._replace(params=params), batch, key)[0]
-
-        return descend(optimizer, agent, jax.grad(loss)(agent.params)), ()
-
     return make_compute(
         config,
         outer_loss,
         make_step(network, optimizer, config),
-        outer_step,
+        optimizer,
         predict=lambda agent, observation: network.apply(agent.params, observation),
         matching=matching.kl,
         match_on=lambda batch, unrolled, path: unrolled.states[-1].rollout.observation[:-1],
