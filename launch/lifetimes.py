@@ -67,13 +67,21 @@ def run(experiment: Experiment, config) -> int:
     fixed = [f.name for f in dataclasses.fields(config) if f.name not in may_change]
     check_workdir(config, fixed)
 
+    from storage.files import owned
+
+    with owned(config.path):
+        check_workdir(config, fixed)  # again: another run may have been there until now
+        return _run(experiment, config)
+
+
+def _run(experiment: Experiment, config) -> int:
+    """Likewise, in a directory of its own."""
     from experiments.runner import Runner, use_all_cores
     from launch.console import StepsConsole
     from storage.files import write_json
 
     use_all_cores(config.seeds)
     workdir = config.path
-    workdir.mkdir(parents=True, exist_ok=True)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     runner = Runner(
         experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,

@@ -32,10 +32,13 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: bad input, one line.
     """
+    from storage.files import owned
+
     config = parse(arguments)
     spec = check(config)
-    resume = prepare_workdir(config)
-    return launch(config, spec, resume)
+    check_workdir(config)  # before anything is written
+    with owned(config.path):
+        return launch(config, spec, prepare_workdir(config))
 
 
 def parse(arguments: list[str]) -> TrainConfig:

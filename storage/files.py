@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and directories that one process has to itself."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -36,3 +37,29 @@ def write_json(path: pathlib.Path, value) -> None:
     """Writes JSON whole or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def owned(directory: pathlib.Path) -> Iterator[None]:
+    """Keeps a directory for this process: another one that asks for it meanwhile is refused.
+
+    The system gives it free when the process ends, however it ends.
+
+    Raises:
+      ValueError: another process has it; one line.
+      OSError: it cannot be created or written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{directory} is in use by a run that goes on (process {file.read() or '?'}); stop "
+                "that one, or give another --workdir."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -103,12 +103,17 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(command, tmp_path):
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
-    """SIGTERM to the real command; the resumed run's table is the uninterrupted one's."""
+    """SIGTERM to the real command; the resumed run's table is the uninterrupted one's. Meanwhile
+    nobody else gets its directory."""
     workdir = tmp_path / "parts"
     options = (*SMALL, "--checkpoint-interval", "0.5")
     endless = ("two-colors", *options, "--steps", "1000000000", "--workdir", "parts")
     with commands.started(*endless, cwd=tmp_path) as run:
         run.wait_for(lambda: list(workdir.glob("checkpoints/*.npz")))
+        code, _, err = commands.bmg(
+            "two-colors", "--workdir", "parts", "--resume", cwd=tmp_path, timeout=60
+        )
+        assert code == 2 and f"in use by a run that goes on (process {run.process.pid})" in err
         run.process.send_signal(signal.SIGTERM)
         code, out, err = run.finish(60)
     assert code == 130, err
