@@ -10,6 +10,6 @@ class BenchmarkConfig:
     """Measure one part of the system."""
 
     json: str = ""
-    """File for the rows, a JSON list, written after each row; empty for none."""
+    """File for the rows, a JSON list, written as they come; empty for none."""
     quick: bool = False
     """A shorter measurement: less precise."""

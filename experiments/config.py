@@ -20,33 +20,32 @@ class LifetimesConfig:
     """Environment steps that a row of the results averages; at least an update."""
     checkpoint_interval: float = 60.0
     """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
-    workdir: str = ""
-    """Run directory."""
     resume: bool = False
     """Go on from the run directory's checkpoint."""
 
     @property
     def path(self) -> pathlib.Path:
-        """The run directory."""
+        """The run directory, which every experiment has a default for."""
         return pathlib.Path(self.workdir)
 
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps of an update."""
-        raise NotImplementedError
 
-    def __post_init__(self):
-        self.check_integers(seeds=1, first_seed=0, steps=1, record_every=self.steps_per_update)
+def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
+    """Refuses what `LifetimesConfig` does not allow.
 
-    def check_integers(self, **least: int) -> None:
-        """Refuses fields below their least value.
+    Raises:
+      ValueError: one line.
+    """
+    check_integers(config, seeds=1, first_seed=0, steps=1, record_every=steps_per_update)
 
-        Raises:
-          ValueError: one line.
-        """
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(
-                    f"{option} is {getattr(self, name)}; allowed are integers from {bound}."
-                )
+
+def check_integers(config, **least: int) -> None:
+    """Refuses fields below their least value, also inside of tuples.
+
+    Raises:
+      ValueError: one line.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if min(value if isinstance(value, tuple) else (value,), default=bound) < bound:
+            option, shown = "--" + name.replace("_", "-"), str(value).strip("(,)")
+            raise ValueError(f"{option} is {shown}; allowed are integers from {bound}.")

@@ -83,6 +83,12 @@ class Runner:
         return self._progress.records
 
     @property
+    def chunk_steps(self) -> int:
+        """Environment steps of a chunk."""
+        lifetime = self._lifetime
+        return self.chunk_windows * lifetime.updates_per_window * lifetime.steps_per_update
+
+    @property
     def chunk_windows(self) -> int:
         """Windows of a chunk."""
         if self._lifetime.convolves:
@@ -134,8 +140,9 @@ class Runner:
                 self.save()
 
     def lifetime(self, index: int) -> State:
-        """Where one of the lifetimes is."""
-        return jax.tree.map(lambda x: x[index], self._progress.state)
+        """Where one of the lifetimes is, on one of the devices."""
+        device = self.devices[index % len(self.devices)]
+        return jax.tree.map(lambda x: jax.device_put(x[index], device), self._progress.state)
 
     def save(self) -> None:
         """Writes a checkpoint, where a directory was given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import pathlib
 import signal
 import time
@@ -29,11 +30,10 @@ class Experiment(NamedTuple):
     summarise: Callable[[Any, Any, dict], dict[str, Any]]
     # Whether a run cannot be made longer: something follows a schedule over its steps.
     steps_fixed: bool = False
-    # (configuration, runner): called at each of `milestones`; what it did must still be there when
-    # the run is resumed.
+    # configuration -> environment steps, ascending: after the chunk that reaches one, `measure` is
+    # called with configuration and runner; again where the run was stopped in the meantime.
+    milestones: Callable[[Any], Sequence[int]] = lambda config: []
     measure: Callable[[Any, Any], None] | None = None
-    # configuration -> environment steps, ascending, the last one `steps`
-    milestones: Callable[[Any], Sequence[int]] = lambda config: [config.steps]
 
 
 def parse(experiment: Experiment, arguments: list[str]):
@@ -80,8 +80,11 @@ def _run(experiment: Experiment, config) -> int:
     from launch.console import StepsConsole
     from storage.files import write_json
 
-    use_all_cores(config.seeds)
     workdir = config.path
+    if config.resume and _is_complete(workdir, config.steps):
+        print((workdir / "results.json").read_text(), end="")
+        return 0
+    use_all_cores(config.seeds)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     runner = Runner(
         experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,
@@ -95,9 +98,12 @@ def _run(experiment: Experiment, config) -> int:
     with StepsConsole(config.steps, config.seeds, str(workdir)) as console, _terminable():
         try:
             for steps in experiment.milestones(config):
-                runner.run(steps, console.update, config.checkpoint_interval)
-                if experiment.measure is not None:
+                if runner.records.steps < steps:
+                    runner.run(steps, console.update, config.checkpoint_interval)
+                # A resumed run may be far beyond: then it was measured before.
+                if runner.records.steps < steps + runner.chunk_steps:
                     experiment.measure(config, runner)
+            runner.run(config.steps, console.update, config.checkpoint_interval)
         except KeyboardInterrupt:
             stopped = True
     if runner.records.steps:
@@ -108,6 +114,14 @@ def _run(experiment: Experiment, config) -> int:
         return 130
     print((workdir / "results.json").read_text(), end="")
     return 0
+
+
+def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
+    """Whether a run of so many steps has left its results: they are left alone."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        result = json.loads((workdir / "results.json").read_text())
+        return result["complete"] and result["steps"] == steps
+    return False
 
 
 def _write_results(experiment: Experiment, config, runner, steps_per_second: float) -> None:

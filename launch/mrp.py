@@ -30,13 +30,15 @@ class AllConfig(multistep.AllConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class FiguresConfig(multistep.FiguresConfig):
+class FiguresConfig:
     """Redraw figures 4 and 5 of Bonnet et al. from runs."""
 
     root: str = "runs/mrp"
     """Folder of the run directories, as `bmg mrp all` leaves it."""
     variance: str = MrpVarianceConfig.workdir
     """Run directory of `bmg mrp variance`; figure 5 is left out where it holds nothing."""
+    output: str = "docs/multistep"
+    """Folder for the pictures."""
 
 
 def main(arguments: list[str]) -> int:
@@ -91,7 +93,7 @@ def draw(options: FiguresConfig) -> int:
     output = pathlib.Path(options.output)
     print_table([figures.mrp_row(run) for run in sorted(runs, key=figures.by_objective)])
     print(figures.draw_mrp(runs, output))
-    measured = multistep.found_estimates(options.variance)
+    measured = multistep.found_estimates(options.variance, MrpVarianceConfig)
     if measured:
         oracle = load_config(pathlib.Path(options.variance), MrpVarianceConfig).oracle
         print_table(figures.estimator_rows(measured, oracle))

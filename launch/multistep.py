@@ -7,7 +7,12 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-from experiments.multistep.config import ObjectiveConfig, SuiteConfig
+from experiments.multistep.config import (
+    ObjectiveConfig,
+    SuiteConfig,
+    milestones,
+    objectives_of,
+)
 from launch.lifetimes import Experiment, load_runs, run_each
 
 
@@ -17,31 +22,21 @@ class AllConfig(SuiteConfig):
 
     fixed: bool = True
     """The agent whose hyper-parameters stay as they are as well."""
-    seeds: int = 1
-    """Lifetimes of each."""
     first_seed: int = 0
     """The first one's seed; the others follow."""
-    steps: int = 1_000_000
-    """Environment steps of each lifetime."""
-    root: str = ""
-    """Folder of the run directories."""
 
-
-@dataclasses.dataclass(frozen=True)
-class FiguresConfig:
-    """Redraw the paper's figures from runs."""
-
-    root: str = ""
-    """Folder of the run directories, as `all` leaves it."""
-    variance: str = ""
-    """Run directory of `variance`; left out where there is none."""
-    output: str = "docs/multistep"
-    """Folder for the pictures."""
+    def __post_init__(self):
+        objectives_of(self)
 
 
 def run_all(experiment: Experiment, options: AllConfig) -> int:
-    """Runs what is missing; the exit code."""
-    objectives = options.objectives
+    """Runs what is missing; the exit code.
+
+    Args:
+      experiment: whose objectives.
+      options: which; also with seeds and steps of each run and the folder `root`.
+    """
+    objectives = objectives_of(options)
     if options.fixed:
         objectives = [ObjectiveConfig("fixed", 1), *objectives]
     configs = {
@@ -85,7 +80,7 @@ def variance_experiment(
         config=config,
         steps_fixed=True,
         measure=measure,
-        milestones=lambda config: config.milestones(config.steps),
+        milestones=lambda config: milestones(config, config.steps),
     )
 
 
@@ -100,9 +95,13 @@ def found_runs(experiment: Experiment, root: pathlib.Path) -> list:
     return [Run(*found) for found in load_runs(experiment, root)]
 
 
-def found_estimates(directory: str) -> list:
-    """Of a run of `variance`; none where no directory is named or it holds none."""
+def found_estimates(directory: str, config: type) -> list:
+    """Of a run of `variance`, whose configuration is of that class; none where no directory is
+    named or it holds none."""
     from experiments.multistep.estimators import ESTIMATES, gather, read
+    from launch.config import load_config
 
-    path = pathlib.Path(directory) / ESTIMATES
-    return gather(read(path)) if directory and path.exists() else []
+    workdir = pathlib.Path(directory)
+    if not directory or not (workdir / ESTIMATES).exists():
+        return []
+    return gather(read(workdir / ESTIMATES), load_config(workdir, config))

@@ -31,13 +31,15 @@ class AllConfig(multistep.AllConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class FiguresConfig(multistep.FiguresConfig):
+class FiguresConfig:
     """Redraw figure 3 and table 1 of Bonnet et al. from runs."""
 
     root: str = "runs/snake"
     """Folder of the run directories, as `bmg snake all` leaves it."""
     variance: str = SnakeVarianceConfig.workdir
     """Run directory of `bmg snake variance`; the table lacks deviations where it holds nothing."""
+    output: str = "docs/multistep"
+    """Folder for the pictures."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +70,7 @@ def _summarise(config: SnakeConfig, steps, columns) -> dict:
     """The final return, and the last row's hyper-parameters, means over seeds."""
     from experiments.multistep.figures import final_return
 
-    returns = final_return(columns)
+    returns = final_return(steps, columns)
     return {
         "objective": config.objective,
         "inner_steps": config.inner_steps,
@@ -90,6 +92,7 @@ def draw(options: FiguresConfig) -> int:
     from launch.tables import print_table
 
     runs = multistep.found_runs(EXPERIMENT, pathlib.Path(options.root))
-    print_table(figures.table_1(runs, multistep.found_estimates(options.variance)))
+    measured = multistep.found_estimates(options.variance, SnakeVarianceConfig)
+    print_table(figures.table_1(runs, measured))
     print(figures.draw_snake(runs, pathlib.Path(options.output)))
     return 0

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Literal
 
 from environments.markov_reward import NUM_STATES
-from experiments.config import LifetimesConfig
+from experiments.config import LifetimesConfig, check_integers, check_lifetimes
 from meta.objectives import mixture_weights
 
+SIZE = 12  # cells along an edge of Snake's grid, whose module takes a second to load
 Objective = Literal["fixed", "n-step", "mixed", "bmg", "mixed-bmg"]
 
 
@@ -26,8 +27,8 @@ class ObjectiveConfig:
     kappa: float | None = None
     """Of mixtures, in [0, 1]; left out: 1 - 1/n. Bonnet et al. section 3.5."""
     accumulative_trace: float | None = None
-    """Mu in [0, 1], whose powers take the place of the Hessians' products; left out: exact. Bonnet
-    et al. appendix D.1."""
+    """Mu in [0, 1], whose powers take the place of the Hessians' products of n-step and mixed; left
+    out: exact. Bonnet et al. appendix D.1."""
 
     @property
     def label(self) -> str:
@@ -40,9 +41,11 @@ class ObjectiveConfig:
             "bmg": f"BMG, L = {n}",
             "mixed-bmg": f"BMG, {n}-mix",
         }[self.objective]
-        if self.accumulative_trace is None:
-            return label
-        return f"{label}, $\\mu$ = {self.accumulative_trace:g}"
+        if self.kappa is not None and self.objective in ("mixed", "mixed-bmg"):
+            label += f", κ = {self.kappa:g}"
+        if self.accumulative_trace is not None:
+            label += f", µ = {self.accumulative_trace:g}"
+        return label
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -61,6 +64,11 @@ class ObjectiveConfig:
             raise ValueError(
                 f"--accumulative-trace is {self.accumulative_trace}; allowed are numbers from 0 to "
                 "1."
+            )
+        if self.accumulative_trace is not None and self.objective not in ("n-step", "mixed"):
+            raise ValueError(
+                f"--accumulative-trace with --objective {self.objective}; it is for n-step and "
+                "mixed, which differentiate several updates."
             )
 
 
@@ -94,15 +102,10 @@ class MrpConfig(LifetimesConfig, ObjectiveConfig):
     estimates: int = 256
     """Independent meta-gradients whose mean an update follows. Section 3.3."""
 
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps of an update."""
-        return self.batch_size * NUM_STATES
-
     def __post_init__(self):
-        ObjectiveConfig.__post_init__(self)
-        LifetimesConfig.__post_init__(self)
-        self.check_integers(batch_size=1, estimates=2)
+        super().__post_init__()
+        check_integers(self, batch_size=1, estimates=2)
+        check_lifetimes(self, self.batch_size * NUM_STATES)
         if not 0 < self.discount < 1:
             raise ValueError(
                 f"--discount is {self.discount}; allowed are numbers between 0 and 1, without them."
@@ -159,9 +162,16 @@ class SnakeConfig(LifetimesConfig, ObjectiveConfig):
         return self.environments * self.rollout_length
 
     def __post_init__(self):
-        ObjectiveConfig.__post_init__(self)
-        self.check_integers(environments=1, rollout_length=1)
-        LifetimesConfig.__post_init__(self)
+        super().__post_init__()
+        check_integers(
+            self, environments=1, rollout_length=1, channels=1, features=1, head_hidden=1
+        )
+        check_lifetimes(self, self.steps_per_update)
+        if SIZE % 2 ** len(self.channels):
+            raise ValueError(
+                f"--channels are {len(self.channels)} layers; allowed are up to 2, as each halves "
+                f"the {SIZE}x{SIZE} grid."
+            )
         for name in ("discount", "trace_decay", "critic_weight", "entropy_weight"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(
@@ -183,16 +193,20 @@ class SuiteConfig:
     mixed_bmg: tuple[int, ...] = (3, 5)
     """L of each mixture of those. Ours."""
 
-    @property
-    def objectives(self) -> list[ObjectiveConfig]:
-        """All of them."""
-        steps = {
-            "n-step": self.n_step, "mixed": self.mixed, "bmg": self.bmg, "mixed-bmg": self.mixed_bmg
-        }  # fmt: skip
-        return [ObjectiveConfig(kind, n) for kind, every in steps.items() for n in every]
 
-    def __post_init__(self):
-        self.objectives  # noqa: B018  (each is checked)
+def objectives_of(suite: SuiteConfig) -> list[ObjectiveConfig]:
+    """All of them; an oracle, where there is one and it is none of them, comes last.
+
+    Raises:
+      ValueError: a number of steps that is not allowed; one line.
+    """
+    check_integers(suite, n_step=1, mixed=1, bmg=1, mixed_bmg=1)
+    steps = {
+        "n-step": suite.n_step, "mixed": suite.mixed, "bmg": suite.bmg, "mixed-bmg": suite.mixed_bmg
+    }  # fmt: skip
+    found = [ObjectiveConfig(kind, n) for kind, every in steps.items() for n in every]
+    oracle = getattr(suite, "oracle", 0)
+    return list(dict.fromkeys([*found, *([ObjectiveConfig("n-step", oracle)] if oracle else [])]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,39 +214,39 @@ class EstimatorsConfig(SuiteConfig):
     """Which meta-gradients are measured along a trajectory that is not theirs, and how well."""
 
     points: int = 20
-    """Where on the trajectory: evenly spaced, its end included. Ours."""
+    """Where on the trajectory: in the middle of so many equal parts, or rather after the chunk of
+    some 2,000 steps that it lies in. Ours."""
     draws: int = 2_048
     """Meta-gradients of each kind at every point. Bonnet et al. figure 5."""
-    oracle: int = 40
-    """n of the meta-gradient that bias is measured against; 0 for none. Figure 5."""
 
-    @property
-    def objectives(self) -> list[ObjectiveConfig]:
-        """All of them, the oracle last."""
-        found = SuiteConfig.objectives.fget(self)
-        return found + ([ObjectiveConfig("n-step", self.oracle)] if self.oracle else [])
 
-    def milestones(self, steps: int) -> list[int]:
-        """Environment steps of the points, of a trajectory of so many."""
-        return [round(steps * (i + 1) / self.points) for i in range(self.points)]
+def milestones(config: EstimatorsConfig, steps: int) -> list[int]:
+    """Environment steps of the points, of a trajectory of so many."""
+    return [round(steps * (2 * i + 1) / (2 * config.points)) for i in range(config.points)]
 
-    def __post_init__(self):
-        for name, least in (("points", 1), ("draws", 2), ("oracle", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"--{name} is {getattr(self, name)}; allowed are integers from {least}."
-                )
-        SuiteConfig.__post_init__(self)
+
+def check_estimators(config: EstimatorsConfig) -> None:
+    """Refuses what `EstimatorsConfig` does not allow.
+
+    Raises:
+      ValueError: one line.
+    """
+    check_integers(config, points=1, draws=2)
+    if not objectives_of(config):
+        raise ValueError("nothing to measure; give some of --n-step, --mixed, --bmg, --mixed-bmg.")
 
 
 @dataclasses.dataclass(frozen=True)
 class MrpVarianceConfig(EstimatorsConfig, MrpConfig):
-    """Measure meta-gradients along the trajectory of the 1-step one (figure 5)."""
+    """Measure meta-gradients along the trajectory of the 1-step one (figure 5). --kappa and
+    --accumulative-trace are of what is measured."""
 
     n_step: tuple[int, ...] = (1, 2, 3, 5, 10)
     """n of each n-step meta-gradient. Figure 5."""
     mixed: tuple[int, ...] = (2, 3, 5, 10)
     """n of each mixture. Figure 5."""
+    oracle: int = 40
+    """n of the meta-gradient that bias is measured against; 0 for none. Figure 5."""
     seeds: int = 5
     """How many trajectories."""
     inner_steps: int = 1
@@ -241,25 +255,25 @@ class MrpVarianceConfig(EstimatorsConfig, MrpConfig):
     """Run directory."""
 
     def __post_init__(self):
-        EstimatorsConfig.__post_init__(self)
         MrpConfig.__post_init__(self)
+        check_integers(self, oracle=0)
+        check_estimators(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class SnakeVarianceConfig(EstimatorsConfig, SnakeConfig):
-    """Measure meta-gradients along the trajectory of the 1-step one (for table 1)."""
+    """Measure meta-gradients along the trajectory of the 1-step one (for table 1). --kappa and
+    --accumulative-trace are of what is measured."""
 
     points: int = 300
-    """Where on the trajectory: evenly spaced, its end included. Table 1."""
+    """Where on the trajectory: in the middle of so many equal parts. Table 1."""
     draws: int = 96
     """Meta-gradients of each kind at every point. Table 1."""
-    oracle: int = 0
-    """n of the meta-gradient that bias is measured against; 0 for none."""
     inner_steps: int = 1
     """n of the trajectory's own meta-gradient. Ours: the paper measures each along its own."""
     workdir: str = "runs/snake-variance"
     """Run directory."""
 
     def __post_init__(self):
-        EstimatorsConfig.__post_init__(self)
         SnakeConfig.__post_init__(self)
+        check_estimators(self)

@@ -19,7 +19,7 @@ import jax.flatten_util
 import numpy as np
 
 from experiments.lifetime import State
-from experiments.multistep.config import EstimatorsConfig, ObjectiveConfig
+from experiments.multistep.config import EstimatorsConfig, ObjectiveConfig, objectives_of
 from experiments.runner import Runner
 from meta import diagnosis
 from storage.files import whole_file
@@ -48,7 +48,8 @@ def make_estimators(
     """
 
     def of(objective: ObjectiveConfig) -> Estimator:
-        estimate = make_estimate(dataclasses.replace(config, **dataclasses.asdict(objective)))
+        own = as_measured(objective, config)
+        estimate = make_estimate(dataclasses.replace(config, **dataclasses.asdict(own)))
         if convolves:
             estimate = jax.jit(estimate)
 
@@ -64,7 +65,13 @@ def make_estimators(
 
         return Estimator(objective, moments)
 
-    return [of(objective) for objective in config.objectives]
+    return [of(objective) for objective in objectives_of(config)]
+
+
+def as_measured(objective: ObjectiveConfig, config) -> ObjectiveConfig:
+    """An objective of the table with the run's kappa and trace, where they are for it."""
+    trace = config.accumulative_trace if objective.objective in ("n-step", "mixed") else None
+    return dataclasses.replace(objective, kappa=config.kappa, accumulative_trace=trace)
 
 
 def measure(
@@ -84,15 +91,18 @@ def measure(
     step = runner.records.steps
     if any(int(row["step"]) == step for row in rows):
         return
-    for index in range(config.seeds):
-        seed = config.first_seed + index
-        state = runner.lifetime(index)
-        key = jax.random.fold_in(jax.random.PRNGKey(seed), step)
-        for kind, estimator in enumerate(estimators):
-            found = estimator.moments(state, jax.random.fold_in(key, kind))
-            mean, _ = jax.flatten_util.ravel_pytree(found.mean)
-            variance, _ = jax.flatten_util.ravel_pytree(found.variance)
-            objective = estimator.objective
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    states = [runner.lifetime(index) for index in range(config.seeds)]
+    for kind, (objective, moments) in enumerate(estimators):
+        # All are asked before the first is looked at: the lifetimes lie on different devices.
+        keys = [
+            jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), step), kind)
+            for seed in seeds
+        ]
+        found = [moments(state, key) for state, key in zip(states, keys)]
+        for seed, of_seed in zip(seeds, found):
+            mean, _ = jax.flatten_util.ravel_pytree(of_seed.mean)
+            variance, _ = jax.flatten_util.ravel_pytree(of_seed.variance)
             rows += [
                 dict(zip(_COLUMNS, (
                     seed, step, objective.objective, objective.inner_steps, config.draws,
@@ -131,8 +141,8 @@ class Measured(NamedTuple):
     draws: int
 
 
-def gather(rows: list[dict[str, str]]) -> list[Measured]:
-    """The table's kinds, in its order."""
+def gather(rows: list[dict[str, str]], config) -> list[Measured]:
+    """The table's kinds, in its order, as they were measured under the run's configuration."""
     groups: dict[tuple[str, int], list[dict[str, str]]] = {}
     for row in rows:
         groups.setdefault((row["objective"], int(row["inner_steps"])), []).append(row)
@@ -144,14 +154,29 @@ def gather(rows: list[dict[str, str]]) -> list[Measured]:
             at = tuple(a.index(int(row[x])) for a, x in zip(axes, ("seed", "step", "parameter")))
             values[(slice(None), *at)] = float(row["mean"]), float(row["deviation"])
         draws = int(group[0]["draws"])
-        found.append(Measured(ObjectiveConfig(kind, n), np.array(axes[1]), *values, draws))
+        objective = as_measured(ObjectiveConfig(kind, n), config)
+        found.append(Measured(objective, np.array(axes[1]), *values, draws))
     return found
 
 
 def bias(measured: Measured, oracle: Measured, parameters) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 7 over some meta-parameters, and what the estimator itself contributes: each [S, P]."""
-    difference = (measured.mean - oracle.mean)[..., parameters]
-    noise = (
-        measured.deviation**2 / measured.draws + oracle.deviation**2 / oracle.draws
-    )[..., parameters]  # fmt: skip
-    return np.sqrt(np.sum(difference**2, -1)), np.sqrt(np.sum(noise, -1))
+    """Eq. 7 over some meta-parameters, and its floor: see `diagnosis.bias`; each [S, P].
+
+    Both are over the root of the number of meta-parameters: of the size of one.
+    """
+
+    def of_point(mean, variance, oracle_mean, oracle_variance):
+        return diagnosis.bias(
+            diagnosis.Moments(mean, variance, measured.draws),
+            diagnosis.Moments(oracle_mean, oracle_variance, oracle.draws),
+        )
+
+    arrays = [x for m in (measured, oracle) for x in (m.mean, m.deviation**2)]
+    found = jax.vmap(jax.vmap(of_point))(*(x[..., parameters] for x in arrays))
+    size = np.sqrt(measured.mean[0, 0, parameters].size)
+    return np.asarray(found.norm) / size, np.asarray(found.floor) / size
+
+
+def deviation(measured: Measured, parameters) -> np.ndarray:
+    """Of one estimate, root mean square over some meta-parameters: [S, P]."""
+    return np.sqrt(np.mean(measured.deviation[..., parameters] ** 2, axis=-1))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.multistep.config import ObjectiveConfig
-from experiments.multistep.estimators import Measured, bias
+from experiments.multistep.estimators import Measured, bias, deviation
 from experiments.plots import draw_band, save_panels
 
 EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # states whose reward is not noise, and is
@@ -51,11 +51,17 @@ def episode_return(columns: dict[str, np.ndarray]) -> np.ndarray:
     return np.nan_to_num(result)
 
 
-def final_return(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Mean return of the episodes that ended in the last 5 % of a run, [S]."""
-    last = slice(-max(round(_FINAL * columns["episodes"].shape[1]), 1), None)
-    episodes = columns["episodes"][:, last].sum(1)
-    return columns["returns"][:, last].sum(1) / np.maximum(episodes, 1e-9)
+def final_return(steps: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Mean return of the episodes that ended in the last 5 % of a run, [S].
+
+    Args:
+      steps: [n], environment steps at the end of each stretch.
+      columns: [S, n], means over each stretch.
+    """
+    last = slice(-max(round(_FINAL * len(steps)), 1), None)
+    weights = np.diff(steps, prepend=0)[last]
+    episodes = columns["episodes"][:, last] @ weights
+    return columns["returns"][:, last] @ weights / np.maximum(episodes, 1e-9)
 
 
 def draw_snake(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
@@ -110,6 +116,14 @@ def mean_discount(run: Run, states: slice) -> np.ndarray:
     return np.mean([run.columns[f"discount_{i}"] for i in range(10)[states]], axis=0)
 
 
+def find_oracle(measured: Sequence[Measured], oracle_steps: int) -> Measured | None:
+    """The one that bias is measured against, where there is one."""
+    for m in measured:
+        if (m.objective.objective, m.objective.inner_steps) == ("n-step", oracle_steps):
+            return m
+    return None
+
+
 def draw_bias_and_variance(
     measured: Sequence[Measured], oracle_steps: int, output: pathlib.Path
 ) -> pathlib.Path:
@@ -121,7 +135,7 @@ def draw_bias_and_variance(
       oracle_steps: n of the one that bias is measured against.
       output: folder of the picture.
     """
-    oracle = next(m for m in measured if m.objective == ObjectiveConfig("n-step", oracle_steps))
+    oracle = find_oracle(measured, oracle_steps)
     kinds = {
         kind: [m for m in measured if m.objective.objective == kind and m is not oracle]
         for kind in ("n-step", "mixed")
@@ -129,21 +143,23 @@ def draw_bias_and_variance(
 
     def biases(axis):
         for m in kinds["n-step"]:
-            draw_band(axis, m.steps / 1e3, bias(m, oracle, EVEN)[0], m.objective.label)
-        floor = np.mean([bias(m, oracle, EVEN)[1] for m in kinds["n-step"]], axis=(0, 1))
-        axis.plot(m.steps / 1e3, floor, "k--", linewidth=0.8, label="floor of the estimate")
-        axis.set(xlabel="environment steps (thousands)", ylabel="bias, even states")
+            found, floor = bias(m, oracle, EVEN)
+            draw_band(axis, m.steps / 1e3, found, m.objective.label)
+            # What would be found where there is no bias; alike for all but the noisiest.
+            axis.plot(m.steps / 1e3, floor.mean(0), "k:", linewidth=0.6)
+        axis.set(xlabel="environment steps (thousands)", ylabel="bias, even states (dotted: floor)")
 
     def deviations(axis):
         for m in kinds["n-step"]:
-            values = m.deviation[..., EVEN].mean(-1)
-            draw_band(axis, m.steps / 1e3, values, m.objective.label)
+            draw_band(axis, m.steps / 1e3, deviation(m, EVEN), m.objective.label)
         axis.set(xlabel="environment steps (thousands)", ylabel="standard deviation, even states")
 
     def by_steps(axis):
         for kind, line in (("n-step", "-"), ("mixed", "--")):
+            if not kinds[kind]:
+                continue
             n = [m.objective.inner_steps for m in kinds[kind]]
-            spread = np.stack([m.deviation[..., EVEN].mean((1, 2)) for m in kinds[kind]], axis=1)
+            spread = np.stack([deviation(m, EVEN).mean(1) for m in kinds[kind]], axis=1)
             away = np.stack([bias(m, oracle, EVEN)[0].mean(1) for m in kinds[kind]], axis=1)
             draw_band(axis, n, away, f"bias, {kind}", color="C0", linestyle=line, marker="o")
             draw_band(axis, n, spread, f"deviation, {kind}", color="C1", linestyle=line, marker="o")
@@ -167,32 +183,33 @@ def mrp_row(run: Run) -> dict[str, str]:
 
 
 def estimator_rows(measured: Sequence[Measured], oracle_steps: int) -> list[dict[str, str]]:
-    """Bias, its floor and the deviation of each kind, over even states and the trajectory."""
-    oracle = next(
-        (m for m in measured if m.objective == ObjectiveConfig("n-step", oracle_steps)), None
-    )
+    """Bias, its floor and the deviation of each kind, over even states and the trajectory; its
+    signal over the noise of all."""
+    oracle = find_oracle(measured, oracle_steps)
     rows = []
     for m in sorted(measured, key=lambda m: order(m.objective)):
         row = {"objective": m.objective.label, "bias": "", "floor": ""}
         if oracle is not None and m.objective.objective in ("n-step", "mixed"):
             found, floor = bias(m, oracle, EVEN)
             row |= {"bias": _with_spread(found.mean(1), 5), "floor": _with_spread(floor.mean(1), 5)}
-        row["deviation"] = _with_spread(m.deviation[..., EVEN].mean((1, 2)), 5)
+        row["deviation"] = _with_spread(deviation(m, EVEN).mean(1), 5)
         row["signal to noise"] = _with_spread(signal_to_noise(m), 3)
         rows.append(row)
     return rows
 
 
 def relative_deviation(measured: Measured, one_step: Measured) -> np.ndarray:
-    """Deviation over the 1-step meta-gradient's, [S]: the mean over meta-parameters and points
-    (but those where that one is 0: no reward was met)."""
+    """Deviation over the 1-step meta-gradient's, [S]: the mean over meta-parameters and points, but
+    those where that one is 0."""
     return _mean_of_ratios(measured.deviation, one_step.deviation, (1, 2))
 
 
 def signal_to_noise(measured: Measured) -> np.ndarray:
-    """Norm of the mean over the root of the total variance, the mean over points: [S]."""
-    signal, noise = (np.linalg.norm(x, axis=-1) for x in (measured.mean, measured.deviation))
-    return _mean_of_ratios(signal, noise, -1)
+    """Norm of the expected meta-gradient over the root of its total variance: the mean over points,
+    [S]. What the noise adds to the norm of a mean of finitely many is taken off."""
+    total_variance = np.sum(measured.deviation**2, axis=-1)
+    square = np.sum(measured.mean**2, axis=-1) - total_variance / measured.draws
+    return _mean_of_ratios(np.sqrt(np.maximum(square, 0.0)), np.sqrt(total_variance), -1)
 
 
 def _mean_of_ratios(above: np.ndarray, below: np.ndarray, axis) -> np.ndarray:
@@ -203,20 +220,26 @@ def _mean_of_ratios(above: np.ndarray, below: np.ndarray, axis) -> np.ndarray:
 
 
 def table_1(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict[str, str]]:
-    """A row for each objective that there is something of: final return, deviation, signal."""
-    returns = {run.config.label: final_return(run.columns) for run in runs}
+    """Final return of every run; deviation and signal of its kind of meta-gradient, where measured.
+
+    What was measured and not run has a row as well.
+    """
     spread = {m.objective.label: m for m in measured}
     one_step = spread.get(ObjectiveConfig("n-step", 1).label)
-    configs = {run.config.label: run.config for run in runs}
-    configs |= {m.objective.label: m.objective for m in measured}
+    labels = [run.config.label for run in runs]
+    entries = [(order(run.config), run.config.label, run) for run in runs]
+    entries += [
+        (order(m.objective), label, None) for label, m in spread.items() if label not in labels
+    ]
     rows = []
-    for label, _ in sorted(configs.items(), key=lambda item: order(item[1])):
-        row = {"objective": label, "final return": "", "deviation": "", "signal to noise": ""}
-        if label in returns:
-            row["final return"] = _with_spread(returns[label], 1)
-        if label in spread and one_step is not None:
-            row["deviation"] = _with_spread(relative_deviation(spread[label], one_step), 2)
-            row["signal to noise"] = _with_spread(signal_to_noise(spread[label]), 3)
+    for _, label, run in sorted(entries, key=lambda entry: entry[0]):
+        alike = labels.count(label) > 1  # they differ in something else: their names tell
+        row = {"objective": f"{label} ({run.name})" if run and alike else label}
+        row["final return"] = _with_spread(final_return(run.steps, run.columns), 1) if run else ""
+        m = spread.get(label)
+        both = m is not None and one_step is not None
+        row["deviation"] = _with_spread(relative_deviation(m, one_step), 2) if both else ""
+        row["signal to noise"] = _with_spread(signal_to_noise(m), 3) if m is not None else ""
         rows.append(row)
     return rows
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from environments import two_colors
-from experiments.config import LifetimesConfig
+from experiments.config import LifetimesConfig, check_integers, check_lifetimes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +106,13 @@ class TwoColorsConfig(LifetimesConfig):
     q_lambda: QLambdaConfig = QLambdaConfig()
 
     @property
-    def steps_per_update(self) -> int:
-        """Environment steps of the actor-critic's update; Q(lambda) learns at each."""
-        return self.actor_critic.rollout_length
-
-    @property
     def matching_name(self) -> str:
         """The matching function, the agent's default where none was given."""
         return self.matching or ("kl-1" if self.agent == "actor-critic" else "value")
 
     def __post_init__(self):
-        super().__post_init__()
-        self.check_integers(inner_steps=1, target_steps=1, flip_every=1)
+        check_lifetimes(self, self.actor_critic.rollout_length)
+        check_integers(self, inner_steps=1, target_steps=1, flip_every=1)
         if self.actor_critic.max_gradient_norm < 0:
             raise ValueError(
                 f"--actor-critic.max-gradient-norm is {self.actor_critic.max_gradient_norm}; "

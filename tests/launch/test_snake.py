@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiments.multistep import estimators
 from experiments.records import read_csv
+from experiments.runner import Runner
 from tests.launch.commands import json_of
 
 SMALL = (
@@ -50,7 +52,9 @@ def test_every_objective_runs_and_is_drawn(command, tmp_path):
     names = {path.parent.name for path in (tmp_path / "runs").glob("*/results.csv")}
     assert names == {"fixed", "n-step-1", "mixed-2", "bmg-2"}
     table = tmp_path / "runs" / "bmg-2" / "results.csv"
-    before = table.stat().st_mtime_ns, table.read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/results.*")}
+    assert command("mrp", "all", *suite)[0] == 0
+    assert before == {path: path.read_bytes() for path in before} and table in before
     measured = (
         "--steps 4000 --points 2 --draws 2 --estimates 2 --seeds 1 --oracle 2 --n-step 1 --mixed 2 "
         "--bmg --mixed-bmg --workdir measured"
@@ -64,9 +68,40 @@ def test_every_objective_runs_and_is_drawn(command, tmp_path):
     assert code == 0 and "2-mix" in out and "odd discounts" in out
     for picture in ("figure_4.png", "figure_5.png"):
         assert (tmp_path / "docs" / picture).stat().st_size > 10_000
-    assert (table.stat().st_mtime_ns, table.read_bytes()) == before
     line = command.refused("mrp", "figures", "--root", "nowhere")
     assert "no runs in nowhere" in line
+
+
+def test_a_stopped_measurement_goes_on_as_if_nothing_had_been(command, tmp_path, monkeypatch):
+    """Ctrl-C between two points, and while one is measured."""
+    options = (
+        "mrp variance --steps 12000 --points 2 --draws 2 --estimates 2 --seeds 1 --oracle 0 "
+        "--n-step 1 --mixed --bmg --mixed-bmg"
+    ).split()
+    assert command(*options, "--workdir", "whole")[0] == 0
+    advance, measure = Runner.advance, estimators.measure
+    asked = {"advance": 0, "measure": 0}
+
+    def stopping(name, times, function):
+        def call(*arguments):
+            asked[name] += 1
+            if asked[name] == times:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return call
+
+    # Chunks of 1,920 steps: the fourth begins at 5,760; points are at 3,000 and 9,000 or after.
+    monkeypatch.setattr(Runner, "advance", stopping("advance", 4, advance))
+    monkeypatch.setattr(estimators, "measure", stopping("measure", 2, measure))
+    assert command(*options, "--workdir", "parts")[0] == 130
+    assert asked == {"advance": 4, "measure": 1}
+    assert command("mrp", "variance", "--workdir", "parts", "--resume")[0] == 130
+    assert asked["measure"] == 2
+    assert command("mrp", "variance", "--workdir", "parts", "--resume")[0] == 0
+    parts, whole = (tmp_path / name / "estimates.csv" for name in ("parts", "whole"))
+    assert parts.read_bytes() == whole.read_bytes()
+    assert {line.split(",")[1] for line in whole.read_text().splitlines()[1:]} == {"3840", "9600"}
 
 
 def test_table_1_and_figure_3(command, tmp_path):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.multistep import estimators, figures, mrp
-from experiments.multistep.config import EstimatorsConfig, MrpVarianceConfig, ObjectiveConfig
+from experiments.multistep.config import (
+    EstimatorsConfig,
+    MrpVarianceConfig,
+    ObjectiveConfig,
+    SnakeVarianceConfig,
+    milestones,
+    objectives_of,
+)
 from experiments.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -26,7 +32,7 @@ def measured(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "estimates.csv"
     runner = Runner(mrp.make_lifetime(CONFIG), CONFIG.seeds, CONFIG.first_seed, CONFIG.record_every)
     made = estimators.make_estimators(CONFIG, mrp.make_estimate, convolves=False)
-    for steps in CONFIG.milestones(CONFIG.steps):
+    for steps in milestones(CONFIG, CONFIG.steps):
         runner.run(steps, lambda done: None)
         estimators.measure(made, CONFIG, runner, path)
     return runner, made, path
@@ -35,9 +41,9 @@ def measured(tmp_path_factory):
 @pytest.mark.heavy
 def test_rows_are_moments_of_independent_estimates(measured):
     runner, made, path = measured
-    found = estimators.gather(estimators.read(path))
-    assert [m.objective for m in found] == CONFIG.objectives == [e.objective for e in made]
-    assert [o.label for o in CONFIG.objectives] == ["n = 1", "n = 2", "2-mix", "n = 3"]
+    found = estimators.gather(estimators.read(path), CONFIG)
+    assert [m.objective for m in found] == objectives_of(CONFIG) == [e.objective for e in made]
+    assert [m.objective.label for m in found] == ["n = 1", "n = 2", "2-mix", "n = 3"]
     for m in found:
         assert m.steps[-1] == runner.records.steps and len(m.steps) == 2 and m.draws == 6
         assert m.mean.shape == m.deviation.shape == (2, 2, 10)
@@ -61,8 +67,8 @@ def test_a_point_is_measured_once_and_one_after_the_other_is_the_same(measured, 
     assert path.read_bytes() == before
     slow = estimators.make_estimators(CONFIG, mrp.make_estimate, convolves=True)
     estimators.measure(slow[:1], CONFIG, runner, tmp_path / "slow.csv")
-    (alone,) = estimators.gather(estimators.read(tmp_path / "slow.csv"))
-    first = estimators.gather(estimators.read(path))[0]
+    (alone,) = estimators.gather(estimators.read(tmp_path / "slow.csv"), CONFIG)
+    first = estimators.gather(estimators.read(path), CONFIG)[0]
     np.testing.assert_allclose(alone.mean[:, 0], first.mean[:, 1], rtol=1e-3, atol=1e-10)
     np.testing.assert_allclose(alone.deviation[:, 0], first.deviation[:, 1], rtol=1e-3)
 
@@ -87,22 +93,39 @@ def test_bias_floor_ratios_and_table_1():
     one = made_up("n-step", 1, [3.0, 0.0, 4.0, 0.0], [2.0, 1.0, 2.0, 1.0])
     three = made_up("n-step", 3, [0.0, 9.0, 0.0, 9.0], [4.0, 3.0, 8.0, 5.0], draws=400)
     found, floor = estimators.bias(one, three, figures.EVEN)
-    np.testing.assert_allclose(found, 5.0)  # 3 and 4 away
-    np.testing.assert_allclose(floor, np.sqrt((4 + 4) / 100 + (16 + 64) / 400))
+    np.testing.assert_allclose(found, 5 / np.sqrt(2), rtol=1e-5)  # two, 3 and 4 away
+    np.testing.assert_allclose(
+        floor, np.sqrt(((4 + 4) / 100 + (16 + 64) / 400) / 2), rtol=1e-5
+    )
+    np.testing.assert_allclose(estimators.deviation(three, figures.EVEN), np.sqrt((16 + 64) / 2))
     np.testing.assert_allclose(figures.relative_deviation(three, one), (2 + 3 + 4 + 5) / 4)
-    np.testing.assert_allclose(figures.signal_to_noise(one), 5 / np.sqrt(10))
+    np.testing.assert_allclose(figures.signal_to_noise(one), np.sqrt((25 - 10 / 100) / 10))
+    # Means of nothing but noise have no signal.
+    noise = np.random.default_rng(0).normal(size=(3, 400, 4))
+    nothing = estimators.Measured(
+        one.objective, np.arange(400), noise / 10, np.ones_like(noise), 100
+    )
+    assert np.all(figures.signal_to_noise(nothing) < 0.05)
 
+    steps = np.array([*range(10, 400, 10), 395])  # the last stretch is half as long
     columns = {
         "episodes": np.array([[1.0] * 39 + [0.5]]), "returns": np.array([[1.0] * 38 + [9.0, 3.0]])
     }  # fmt: skip
-    np.testing.assert_allclose(figures.final_return(columns), (9 + 3) / 1.5)
-    run = figures.Run("a", ObjectiveConfig("n-step", 3), np.arange(40), columns)
-    fixed = figures.Run("b", ObjectiveConfig("fixed", 1), np.arange(40), columns)
+    np.testing.assert_allclose(figures.final_return(steps, columns), (9 * 10 + 3 * 5) / 12.5)
+    run = figures.Run("a", ObjectiveConfig("n-step", 3), steps, columns)
+    fixed = figures.Run("b", ObjectiveConfig("fixed", 1), steps, columns)
     rows = {row.pop("objective"): row for row in figures.table_1([run, fixed], [three, one])}
     assert list(rows) == ["fixed", "n = 1", "n = 3"]
-    assert rows["fixed"] == {"final return": "8.0", "deviation": "", "signal to noise": ""}
-    assert rows["n = 3"]["deviation"] == "3.50" and rows["n = 3"]["final return"] == "8.0"
+    assert rows["fixed"] == {"final return": "8.4", "deviation": "", "signal to noise": ""}
+    assert rows["n = 3"]["deviation"] == "3.50" and rows["n = 3"]["final return"] == "8.4"
     assert rows["n = 1"]["deviation"] == "1.00" and rows["n = 1"]["final return"] == ""
+    # Two of one kind keep a row each; another kappa is another kind.
+    twice = figures.table_1([run, run._replace(name="c")], [])
+    assert [row["objective"] for row in twice] == ["n = 3 (a)", "n = 3 (c)"]
+    mixed = [run._replace(config=ObjectiveConfig("mixed", 3, kappa=k)) for k in (0.1, 0.9)]
+    assert [row["objective"] for row in figures.table_1(mixed, [])] == [
+        "3-mix, κ = 0.1", "3-mix, κ = 0.9"
+    ]  # fmt: skip
 
 
 def test_returns_of_stretches_without_an_episode_are_the_last_ones():
@@ -118,15 +141,40 @@ def test_returns_of_stretches_without_an_episode_are_the_last_ones():
         ({"points": 0}, "--points is 0"),
         ({"draws": 1}, "--draws is 1"),
         ({"oracle": -1}, "--oracle is -1"),
-        ({"n_step": (1, 0)}, "--inner-steps is 0"),
+        ({"n_step": (1, 0)}, "--n-step is 1, 0; allowed are integers from 1"),
+        ({"n_step": (), "mixed": (), "bmg": (), "mixed_bmg": (), "oracle": 0}, "nothing to meas"),
     ],
 )
 def test_bad_suites_are_one_line(change, words):
     with pytest.raises(ValueError, match=words) as caught:
-        EstimatorsConfig(**change)
+        MrpVarianceConfig(**change)
     assert "\n" not in str(caught.value)
 
 
-def test_milestones_end_with_the_run():
-    assert EstimatorsConfig(points=3).milestones(1_000) == [333, 667, 1_000]
-    assert jnp.all(jnp.diff(jnp.array(EstimatorsConfig(points=7).milestones(100))) > 0)
+def test_milestones_are_the_middles_of_equal_parts():
+    assert milestones(EstimatorsConfig(points=4), 800) == [100, 300, 500, 700]
+    # At a run's very end Snake's step size is 0, and so is what differentiates through an update.
+    assert milestones(SnakeVarianceConfig(), 10_000_000)[-1] < 10_000_000 - 10_000
+
+
+def test_the_oracle_is_measured_once():
+    config = MrpVarianceConfig(n_step=(1, 5), mixed=(), bmg=(), mixed_bmg=(), oracle=5)
+    assert objectives_of(config) == [ObjectiveConfig("n-step", 1), ObjectiveConfig("n-step", 5)]
+
+
+def test_kappa_and_the_trace_are_of_what_is_measured():
+    """Each where it has a meaning; of all others the objectives are the usual ones."""
+    config = MrpVarianceConfig(kappa=0.3, accumulative_trace=0.7)
+    labels = [estimators.as_measured(o, config).label for o in objectives_of(config)]
+    assert {"n = 3, µ = 0.7", "3-mix, κ = 0.3, µ = 0.7", "BMG, L = 3"} <= set(labels)
+    asked = []
+    estimators.make_estimators(config, lambda config: asked.append(config), convolves=False)
+    kinds = {(c.objective, c.inner_steps): (c.kappa, c.accumulative_trace) for c in asked}
+    assert kinds["mixed", 3] == (0.3, 0.7) and kinds["mixed-bmg", 3] == (0.3, None)
+
+
+def test_figures_of_suites_that_lack_a_kind(tmp_path):
+    oracle = made_up("n-step", 40, [1.0] * 10, [1.0] * 10)
+    for measured in ([made_up("n-step", 1, [0.0] * 10, [1.0] * 10)], []):
+        path = figures.draw_bias_and_variance([*measured, oracle], 40, tmp_path)
+        assert path.stat().st_size > 5_000

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from environments import snake as world
+from experiments.multistep import config as config_module
 from experiments.multistep import snake
 from experiments.multistep.config import SnakeConfig
 from experiments.multistep.objectives import objective_batch, unrolled_batches
@@ -56,6 +57,7 @@ def slow_errors(value, rollout, gamma, lambda_):
 
 
 def test_the_network_has_the_papers_size():
+    assert config_module.SIZE == world.SIZE
     params = snake.make_network(SnakeConfig()).init(KEY)
     assert sum(x.size for x in jax.tree.leaves(params)) == 24_895
     network = snake.make_network(SMALL)
@@ -267,6 +269,23 @@ def test_what_is_kept_is_the_first_update(objective):
     assert all(np.any(x != y) for x, y in zip(after.meta.params, state.meta.params))
 
 
+@pytest.mark.heavy
+def test_an_estimate_is_the_meta_gradient_on_data_of_its_own():
+    """The agent's next rollout is collected anew, and everything after it."""
+    config = dataclasses.replace(SMALL, objective="n-step", inner_steps=1)
+    network, optimizer, state = played(SMALL)
+    estimate = jax.jit(snake.make_estimate(config))
+    first, second = (estimate(state, key) for key in jax.random.split(KEY))
+    assert all(np.any(a != b) and np.any(a != 0) for a, b in zip(first, second))
+    rollout_key, key = jax.random.split(jax.random.split(KEY)[0])
+    agent = snake.advance(network, state.agent, rollout_key, config)
+    assert np.any(agent.rollout.action != state.agent.rollout.action)
+    compute = jax.jit(snake.make_meta_gradient(network, optimizer, config))
+    expected = compute(state.meta.params, agent, (None,), None, key).gradient
+    for a, b in zip(first, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-12)
+
+
 def test_records_and_the_falling_step_size():
     """Sums over the episodes that ended; after the last update nothing moves any more."""
     config = dataclasses.replace(SMALL, objective="fixed")
@@ -294,6 +313,8 @@ def test_records_and_the_falling_step_size():
         ({"inner_steps": 0}, "--inner-steps is 0"),
         ({"kappa": -0.5}, "--kappa is -0.5"),
         ({"accumulative_trace": 1.5}, "--accumulative-trace is 1.5"),
+        ({"accumulative_trace": 0.5, "objective": "bmg"}, "--accumulative-trace with"),
+        ({"channels": (8, 8, 8)}, "--channels are 3 layers"),
         ({"environments": 0}, "--environments is 0"),
         ({"rollout_length": 0}, "--rollout-length is 0"),
         ({"discount": 1.0}, "--discount is 1.0"),
