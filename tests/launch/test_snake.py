@@ -45,13 +45,13 @@ def test_a_run_its_files_and_what_is_refused(command, tmp_path):
 def test_every_objective_runs_and_is_drawn(command, tmp_path):
     """`all` of the reward process, which is quicker; going on leaves what is there."""
     suite = (
-        "--steps 640 --seeds 1 --root runs --n-step 1 --mixed 2 --bmg 2 --mixed-bmg".split()
+        "--steps 640 --seeds 1 --root runs --n-step --mixed 2 --bmg 1 --mixed-bmg".split()
     )  # fmt: skip
     code, _, _ = command("mrp", "all", *suite)
     assert code == 0
     names = {path.parent.name for path in (tmp_path / "runs").glob("*/results.csv")}
-    assert names == {"fixed", "n-step-1", "mixed-2", "bmg-2"}
-    table = tmp_path / "runs" / "bmg-2" / "results.csv"
+    assert names == {"fixed", "mixed-2", "bmg-1"}
+    table = tmp_path / "runs" / "bmg-1" / "results.csv"
     before = {path: path.read_bytes() for path in (tmp_path / "runs").glob("*/results.*")}
     assert command("mrp", "all", *suite)[0] == 0
     assert before == {path: path.read_bytes() for path in before} and table in before
@@ -105,16 +105,14 @@ def test_a_stopped_measurement_goes_on_as_if_nothing_had_been(command, tmp_path,
 
 
 def test_table_1_and_figure_3(command, tmp_path):
-    for objective, n in (("fixed", 1), ("n-step", 1)):
-        options = ("--objective", objective, "--inner-steps", n, "--steps", 4 * STEPS)
-        where = f"runs/{objective}-{n}"
-        assert command("snake", *SMALL, *options, "--workdir", where)[0] == 0
-    measured = "--points 1 --draws 2 --n-step 1 --mixed --bmg 2 --mixed-bmg".split()
+    options = ("--objective", "fixed", "--steps", 4 * STEPS, "--workdir", "runs/fixed")
+    assert command("snake", *SMALL, *options)[0] == 0
+    measured = "--points 1 --draws 2 --n-step 1 --mixed --bmg --mixed-bmg".split()
     options = (*SMALL, *measured, "--steps", 2 * STEPS, "--workdir", "measured")
     assert command("snake", "variance", *options)[0] == 0
     code, out, _ = command(
         "snake", "figures", "--root", "runs", "--variance", "measured", "--output", "docs"
     )
     assert code == 0
-    assert "final return" in out and "BMG, L = 2" in out and "signal to noise" in out
+    assert "final return" in out and "n = 1" in out and "signal to noise" in out
     assert (tmp_path / "docs" / "figure_3.png").stat().st_size > 10_000

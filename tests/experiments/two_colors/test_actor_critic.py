@@ -21,7 +21,7 @@ RATE, GAMMA = OWN.learning_rate, OWN.discount
 CLIPPED = 0.1  # a norm that every gradient here exceeds
 
 
-pytestmark = pytest.mark.usefixtures("doubles")
+pytestmark = pytest.mark.usefixtures("doubles", "quick_compilation")
 
 
 def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:

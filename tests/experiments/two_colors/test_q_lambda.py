@@ -20,7 +20,7 @@ from tests.experiments.two_colors import oracle
 OWN = QLambdaConfig(hidden=(12, 9), meta_hidden=(6,), meta_inputs=7, learning_rate=1e-3)
 
 
-pytestmark = pytest.mark.usefixtures("doubles")
+pytestmark = pytest.mark.usefixtures("doubles", "quick_compilation")
 
 
 def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
