@@ -38,13 +38,14 @@ def main(arguments: list[str]) -> int:
     rows, panels = [], []
     for metric in config.metrics:
         lines = []
-        for workdir in map(pathlib.Path, config.workdirs):
+        for index, workdir in enumerate(map(pathlib.Path, config.workdirs)):
             run = load_config(workdir)
             points = read_metrics(workdir, metric)
             if not points:
                 continue
             frames, values = zip(*points)
-            lines.append((frames, values, f"{run.agent.algorithm}, {run.game} ({workdir.name})"))
+            label = f"{run.agent.algorithm}, {run.game} ({workdir.name})"
+            lines.append((frames, values, label, f"C{index}"))  # a run's colour in every panel
             late = [value for at, value in points if at >= (frames[0] + frames[-1]) / 2]
             rows.append(
                 {"run": workdir.name, "metric": metric, "frames": frames[-1],
@@ -60,8 +61,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _draw(axis, lines) -> None:
-    """Lines of (frames, values, label)."""
-    for frames, values, label in lines:
+    """Lines of (frames, values, label, colour)."""
+    for frames, values, label, color in lines:
         marker = "o" if len(frames) < 30 else None
-        axis.plot(frames, values, marker=marker, markersize=3, linewidth=1.2, label=label)
+        axis.plot(
+            frames, values, marker=marker, markersize=3, linewidth=1.2, label=label, color=color
+        )
     axis.set_xlabel("environment frames")
