@@ -85,16 +85,18 @@ class Runner:
     @property
     def chunk_steps(self) -> int:
         """Environment steps of a chunk."""
-        lifetime = self._lifetime
-        return self.chunk_windows * lifetime.updates_per_window * lifetime.steps_per_update
+        return self.chunk_windows * self._window_steps
+
+    @property
+    def _window_steps(self) -> int:
+        return self._lifetime.updates_per_window * self._lifetime.steps_per_update
 
     @property
     def chunk_windows(self) -> int:
         """Windows of a chunk."""
         if self._lifetime.convolves:
             return 1
-        window_steps = self._lifetime.updates_per_window * self._lifetime.steps_per_update
-        return max(_CHUNK_STEPS // window_steps, 1)
+        return max(_CHUNK_STEPS // self._window_steps, 1)
 
     def _map(self, function: Callable) -> Callable:
         """`function` of one lifetime -> of all of them, compiled."""

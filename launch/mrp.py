@@ -6,9 +6,8 @@ import dataclasses
 import pathlib
 
 from experiments.multistep.config import MrpConfig, MrpVarianceConfig
-from launch import lifetimes, multistep
-from launch.lifetimes import Experiment, parse, run
-from launch.options import parse_options
+from launch import multistep
+from launch.lifetimes import Experiment
 
 _USAGE = """
 bmg mrp all        run every objective
@@ -42,15 +41,10 @@ class FiguresConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg mrp`; see `lifetimes.main`."""
-    commands = {
-        "all": lambda rest: multistep.run_all(
-            EXPERIMENT, parse_options(AllConfig, "bmg mrp all", rest)
-        ),
-        "variance": lambda rest: run(VARIANCE, parse(VARIANCE, rest)),
-        "figures": lambda rest: draw(parse_options(FiguresConfig, "bmg mrp figures", rest)),
-    }
-    return lifetimes.main(EXPERIMENT, commands, _USAGE, arguments)
+    """Runs `bmg mrp`; see `multistep.main`."""
+    return multistep.main(
+        EXPERIMENT, VARIANCE, AllConfig, FiguresConfig, draw, _USAGE, arguments
+    )
 
 
 def _make_lifetime(config: MrpConfig):

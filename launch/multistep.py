@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from experiments.multistep.config import (
     ObjectiveConfig,
@@ -13,7 +14,9 @@ from experiments.multistep.config import (
     milestones,
     objectives_of,
 )
-from launch.lifetimes import Experiment, load_runs, run_each
+from launch import lifetimes
+from launch.lifetimes import Experiment, load_runs, parse, run, run_each
+from launch.options import parse_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,35 @@ class AllConfig(SuiteConfig):
 
     def __post_init__(self):
         objectives_of(self)
+
+
+def main(
+    experiment: Experiment,
+    variance: Experiment,
+    all_config: type,
+    figures_config: type,
+    draw: Callable[[Any], int],
+    usage: str,
+    arguments: list[str],
+) -> int:
+    """`bmg mrp` and `bmg snake`; see `lifetimes.main`.
+
+    Args:
+      experiment: what the command itself runs.
+      variance: see `variance_experiment`.
+      all_config: options of `all`, see `run_all`.
+      figures_config: options of `figures`.
+      draw: (those options) -> exit code.
+      usage: what `--help` says of these commands.
+      arguments: what follows the command.
+    """
+    command = f"bmg {experiment.command}"
+    commands = {
+        "all": lambda rest: run_all(experiment, parse_options(all_config, f"{command} all", rest)),
+        "variance": lambda rest: run(variance, parse(variance, rest)),
+        "figures": lambda rest: draw(parse_options(figures_config, f"{command} figures", rest)),
+    }
+    return lifetimes.main(experiment, commands, usage, arguments)
 
 
 def run_all(experiment: Experiment, options: AllConfig) -> int:

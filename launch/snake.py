@@ -6,16 +6,14 @@ import dataclasses
 import pathlib
 
 from experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
-from launch import lifetimes, multistep
-from launch.lifetimes import Experiment, parse, run
-from launch.options import parse_options
+from launch import multistep
+from launch.lifetimes import Experiment
 
 _USAGE = """
 bmg snake all        run every objective
 bmg snake variance   measure the variance of their meta-gradients along one trajectory
 bmg snake figures    redraw the paper's figure 3 and table 1 from such runs
 """
-_META = ("discount", "trace_decay", "critic_weight", "entropy_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +41,10 @@ class FiguresConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg snake`; see `lifetimes.main`."""
-    commands = {
-        "all": lambda rest: multistep.run_all(
-            EXPERIMENT, parse_options(AllConfig, "bmg snake all", rest)
-        ),
-        "variance": lambda rest: run(VARIANCE, parse(VARIANCE, rest)),
-        "figures": lambda rest: draw(parse_options(FiguresConfig, "bmg snake figures", rest)),
-    }
-    return lifetimes.main(EXPERIMENT, commands, _USAGE, arguments)
+    """Runs `bmg snake`; see `multistep.main`."""
+    return multistep.main(
+        EXPERIMENT, VARIANCE, AllConfig, FiguresConfig, draw, _USAGE, arguments
+    )
 
 
 def _make_lifetime(config: SnakeConfig):
@@ -68,7 +61,7 @@ def _make_estimate(config: SnakeConfig):
 
 def _summarise(config: SnakeConfig, steps, columns) -> dict:
     """The final return, and the last row's hyper-parameters, means over seeds."""
-    from experiments.multistep.figures import final_return
+    from experiments.multistep.figures import HYPERPARAMETERS, final_return
 
     returns = final_return(steps, columns)
     return {
@@ -76,7 +69,7 @@ def _summarise(config: SnakeConfig, steps, columns) -> dict:
         "inner_steps": config.inner_steps,
         "final_return_mean": float(returns.mean()),
         "final_return_std": float(returns.std()),
-        **{name: float(columns[name][:, -1].mean()) for name in _META},
+        **{name: float(columns[name][:, -1].mean()) for name in HYPERPARAMETERS},
     }
 
 

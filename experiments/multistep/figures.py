@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments.multistep.estimators import Measured, bias, deviation
 from experiments.plots import draw_band, save_panels
 
 EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # states whose reward is not noise, and is
-_HYPERPARAMETERS = {
+HYPERPARAMETERS = {
     "discount": "discount $\\gamma$",
     "trace_decay": "trace decay $\\lambda$",
     "critic_weight": "critic weight",
@@ -64,45 +65,45 @@ def final_return(steps: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
     return columns["returns"][:, last] @ weights / np.maximum(episodes, 1e-9)
 
 
+def draw_runs(axis, runs: Sequence[Run], values: Callable, scale: float, **settings) -> None:
+    """A quantity of each run, `values` of the run [S, n], over its steps in units of `scale`."""
+    for run in sorted(runs, key=by_objective):
+        draw_band(axis, run.steps / scale, values(run), run.config.label)
+    axis.set(**settings)
+
+
 def draw_snake(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
     """Figure 3: return and hyper-parameters while learning."""
-    runs = sorted(runs, key=by_objective)
 
-    def returns(axis):
-        for run in runs:
-            draw_band(axis, run.steps / 1e6, episode_return(run.columns), run.config.label)
-        axis.set(xlabel="environment steps (millions)", ylabel="return")
+    def panel(values, ylabel):
+        return functools.partial(
+            draw_runs, runs=runs, values=values, scale=1e6,
+            xlabel="environment steps (millions)", ylabel=ylabel,
+        )  # fmt: skip
 
-    def hyperparameter(name):
-        def draw(axis):
-            for run in runs:
-                draw_band(axis, run.steps / 1e6, run.columns[name], run.config.label)
-            axis.set(xlabel="environment steps (millions)", ylabel=_HYPERPARAMETERS[name])
-
-        return draw
-
-    panels = [("return of an episode", returns)]
-    panels += [(label, hyperparameter(name)) for name, label in _HYPERPARAMETERS.items()]
+    panels = [("return of an episode", panel(lambda run: episode_return(run.columns), "return"))]
+    panels += [
+        (label, panel(lambda run, name=name: run.columns[name], label))
+        for name, label in HYPERPARAMETERS.items()
+    ]
     return save_panels(output / "figure_3.png", panels)
 
 
 def draw_mrp(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
     """Figure 4: the values' error and the discounts while learning."""
-    runs = sorted(runs, key=by_objective)
 
-    def error(axis):
-        for run in runs:
-            draw_band(axis, run.steps / 1e3, run.columns["value_error"], run.config.label)
-        axis.set(yscale="log", xlabel="environment steps (thousands)", ylabel="error of the values")
+    def panel(values, **settings):
+        return functools.partial(
+            draw_runs, runs=runs, values=values, scale=1e3,
+            xlabel="environment steps (thousands)", **settings,
+        )  # fmt: skip
 
     def discounts(states, ylabel):
-        def draw(axis):
-            for run in runs:
-                draw_band(axis, run.steps / 1e3, mean_discount(run, states), run.config.label)
-            axis.set(ylim=(0, 1), xlabel="environment steps (thousands)", ylabel=ylabel)
+        return panel(lambda run: mean_discount(run, states), ylim=(0, 1), ylabel=ylabel)
 
-        return draw
-
+    error = panel(
+        lambda run: run.columns["value_error"], yscale="log", ylabel="error of the values"
+    )
     panels = [
         ("root mean squared error against the true values", error),
         ("even states: 1 is best", discounts(EVEN, "mean discount of even states")),

@@ -139,12 +139,10 @@ def make_outer_loss(network: Mlp, config: MrpConfig):
 
 def make_meta_gradient(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):
     """The meta-gradient that the configuration asks for: see `core.meta_gradient`."""
-    step, outer_loss = make_step(network, optimizer, config), make_outer_loss(network, config)
-
     return make_compute(
         config,
-        outer_loss,
-        step,
+        make_outer_loss(network, config),
+        make_step(network, optimizer, config),
         optimizer,
         predict=lambda agent, inputs: matching.Outputs(None, values(network, agent.params)),
         matching=matching.value,
@@ -167,18 +165,15 @@ def make_lifetime(config: MrpConfig) -> Lifetime:
         meta = MetaState(meta_params, meta_optimizer.init(meta_params))
         return State(Agent(params, optimizer.init(params)), meta, key)
 
-    compute = None
-    if config.objective != "fixed":
-        compute = make_meta_gradient(network, optimizer, config)
+    estimate = None if config.objective == "fixed" else make_estimate(config)
 
     def window(state: State):
         next_key, step_key, estimate_key = jax.random.split(state.key, 3)
         agent, _ = step(state.meta.params, state.agent, None, step_key)
         meta, deviation, norm = state.meta, jnp.float32(0), jnp.float32(0)
-        if compute is not None:
-            estimate = functools.partial(estimate_gradient, compute, state, config)
+        if estimate is not None:
             moments = diagnosis.monte_carlo(
-                estimate, estimate_key, config.estimates, config.estimates
+                functools.partial(estimate, state), estimate_key, config.estimates, config.estimates
             )
             updates, opt_state = meta_optimizer.update(moments.mean, meta.opt_state)
             meta = MetaState(optax.apply_updates(meta.params, updates), opt_state)
@@ -196,14 +191,13 @@ def make_lifetime(config: MrpConfig) -> Lifetime:
     return Lifetime(init, window, 1, config.batch_size * NUM_STATES, COLUMNS)
 
 
-def estimate_gradient(compute, state: State, config: MrpConfig, key: jax.Array) -> jax.Array:
-    """One meta-gradient on data of its own."""
-    batches, batch = unrolled_batches(config), objective_batch(config)
-    return compute(state.meta.params, state.agent, batches, batch, key).gradient
-
-
 def make_estimate(config: MrpConfig):
     """(state, key) -> the meta-gradient that the configuration asks for, on data of its own."""
     network = make_network(config)
     compute = make_meta_gradient(network, make_optimizer(config), config)
-    return lambda state, key: estimate_gradient(compute, state, config, key)
+    batches, batch = unrolled_batches(config), objective_batch(config)
+
+    def estimate(state: State, key: jax.Array) -> jax.Array:
+        return compute(state.meta.params, state.agent, batches, batch, key).gradient
+
+    return estimate

@@ -244,10 +244,9 @@ def make_meta_gradient(
     network: Network, optimizer: optax.GradientTransformation, config: SnakeConfig
 ):
     """The meta-gradient that the configuration asks for: see `core.meta_gradient`."""
-    outer_loss = make_outer_loss(network, config)
     return make_compute(
         config,
-        outer_loss,
+        make_outer_loss(network, config),
         make_step(network, optimizer, config),
         optimizer,
         predict=lambda agent, observation: network.apply(agent.params, observation),
