@@ -50,6 +50,13 @@ def run_actor(
         elapsed = now - last_report
         if elapsed >= report_interval:
             shares = {name: seconds / elapsed for name, seconds in rollout.seconds.items()}
-            report({**shares, "writing": writing / elapsed, "steps_per_second": steps / elapsed})
+            report(
+                {
+                    **shares,
+                    "writing": writing / elapsed,
+                    "steps_per_second": steps / elapsed,
+                    "not_finite_rewards": float(rollout.not_finite_rewards),
+                }
+            )
             last_report, steps, writing = now, 0, 0.0
             rollout.seconds = dict.fromkeys(rollout.seconds, 0.0)

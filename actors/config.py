@@ -18,6 +18,9 @@ class ActorConfig:
     parameter_interval: float = 0.5
     """Seconds between an actor's looks for newer parameters; unread by the runtime of threads,
     which acts with the newest at every step. Ours."""
+    parameter_timeout: float = 600.0
+    """Seconds an actor or an evaluator waits for its first parameters before it gives up; longer
+    than the learner takes to start. Ours."""
     report_interval: float = 5.0
     """Seconds between an actor's reports of where its time goes. Ours."""
 

@@ -34,20 +34,22 @@ def play_episodes(
       should_stop: polled at each step.
 
     Returns:
-      Raw returns [N], or None when asked to stop.
+      Raw returns [N], as the environment gives them; None when asked to stop.
     """
     stack = FrameStack(environment.num_envs, environment.spec)
     stack.push(environment.reset())
     returns = np.full(environment.num_envs, np.nan, np.float32)
-    while np.isnan(returns).any():
+    playing = np.ones(environment.num_envs, bool)
+    while playing.any():
         if should_stop():
             return None
         key, subkey = jax.random.split(key)
         actions, _ = act(params, stack.stack, subkey)
         step = environment.step(np.asarray(actions))
         stack.push(step)
-        ended = np.isnan(returns) & ~np.isnan(step.episode_return)
+        ended = playing & step.first
         returns[ended] = step.episode_return[ended]
+        playing &= ~ended
     return returns
 
 
@@ -83,9 +85,12 @@ def run_evaluator(
             newest = parameters.wait(should_stop)
             return newest is None or should_stop() or (newest.final and not played.final)
 
-        returns = play_episodes(environment, act, latest.params, subkey, interrupted)
-        if returns is None:
+        every = play_episodes(environment, act, latest.params, subkey, interrupted)
+        if every is None:
             continue
+        returns = every[np.isfinite(every)]
+        if not len(returns):
+            raise FloatingPointError(f"none of {len(every)} episodes had a finite return")
         report(
             Evaluation(
                 version=latest.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 import jax
 
 from agents.messages import VersionedParameters
+
+_LOOK = 0.2  # seconds between looks at whether to stop
 
 
 class Parameters(Protocol):
@@ -51,15 +54,19 @@ class ParameterClient:
     launcher ends the run then), so acting goes on with the parameters at hand.
     """
 
-    def __init__(self, fetch: Callable[[int], VersionedParameters | None], interval: float):
+    def __init__(
+        self, fetch: Callable[[int], VersionedParameters | None], interval: float, timeout: float
+    ):
         """Starts fetching.
 
         Args:
           fetch: version at hand (-1 for none) -> newer parameters, or None where there are none.
           interval: seconds between looks.
+          timeout: seconds that `wait` waits for the first parameters.
         """
         self._fetch = fetch
         self._interval = interval
+        self._timeout = timeout
         self._latest: VersionedParameters | None = None
         self._arrived = threading.Event()
         self._stop = threading.Event()
@@ -89,10 +96,20 @@ class ParameterClient:
         self._arrived.set()
 
     def wait(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
-        """See `Parameters.wait`."""
-        while not self._arrived.wait(0.2):
+        """See `Parameters.wait`.
+
+        Raises:
+          TimeoutError: no parameters ever came; one line.
+        """
+        looks = math.ceil(self._timeout / _LOOK)  # not a clock: this process may be suspended
+        while not self._arrived.wait(_LOOK):
             if should_stop():
                 return None
+            looks -= 1
+            if looks <= 0:
+                raise TimeoutError(
+                    f"no parameters within {self._timeout:g} s: is the learner dead, or slower?"
+                )
         return self._latest
 
     def close(self) -> None:

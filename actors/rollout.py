@@ -67,6 +67,8 @@ class Rollout:
         self._age = np.zeros((num_envs, unroll_length + 1), np.int32)
         self._frames[:, stack - 1] = environment.reset().frame
         self.seconds = {"environment": 0.0, "inference": 0.0}
+        self.not_finite_rewards = 0
+        """Rewards that were NaN or infinite so far; 0 took their places."""
 
     def collect(self, version: int, clock: Callable[[], float]) -> Trajectory:
         """Takes T steps in every environment.
@@ -90,8 +92,8 @@ class Rollout:
             step = self._environment.step(action[:, t])
             frames[:, stack + t] = step.frame
             age[:, t + 1] = np.where(step.first, 0, np.minimum(age[:, t] + 1, stack - 1))
-            reward[:, t], discount[:, t] = step.reward, step.discount
-            returns[:, t] = step.episode_return
+            discount[:, t] = step.discount
+            reward[:, t], returns[:, t] = self._finite(step)
             self.seconds["inference"] += middle - start
             self.seconds["environment"] += clock() - middle
         trajectory = Trajectory(
@@ -107,6 +109,15 @@ class Rollout:
         frames[:, :stack] = frames[:, length:]
         age[:, 0] = age[:, length]
         return trajectory
+
+
+    def _finite(self, step: Step) -> tuple[np.ndarray, np.ndarray]:
+        """Its rewards, 0 where they are not finite, and the returns of episodes that ended; one
+        that is not finite counts for none."""
+        finite = np.isfinite(step.reward)
+        self.not_finite_rewards += int((~finite).sum())
+        returns = np.where(np.isfinite(step.episode_return), step.episode_return, np.nan)
+        return np.where(finite, step.reward, 0.0), returns
 
 
 def trajectory_signature(spec: EnvironmentSpec, unroll_length: int) -> Trajectory:

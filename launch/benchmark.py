@@ -15,6 +15,7 @@ _BENCHMARKS = {
     "runtimes": "the whole system as processes around Reverb, and as threads of one process",
     "learner": "one update of STACX and BMG against the plain IMPALA update",
     "two-colors": "environment steps per second of the two-colours agents, on all cores",
+    "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
 }
 

@@ -41,6 +41,18 @@ class TrainConfig:
     launch: Literal["local_mp", "local_mt"] = "local_mp"
     """Launchpad's processes, or its threads of one process for debugging; unread by local-threads.
     """
+    network: Literal["private", "host"] = "private"
+    """private: the run's processes have a network of their own with nothing but a loopback, where
+    the kernel allows it (Linux); nobody else can reach them. host: the machine's. Unread by
+    local-threads, which opens no port."""
+    restarts: int = 0
+    """How often the run goes on from its newest checkpoint by itself after it has failed."""
+    node_restarts: int = 10
+    """Deaths of one actor or evaluator within ten minutes, after each of which it starts again; one
+    more ends the run."""
+    silence_timeout: float = 600.0
+    """Seconds without a sign of life after which an actor's or an evaluator's process is taken for
+    hung, killed and started again; longer than its policy takes to compile."""
     agent: AgentConfig = AgentConfig()
     atari: AtariConfig = AtariConfig()
     actors: ActorConfig = ActorConfig()
@@ -58,6 +70,13 @@ class TrainConfig:
             raise ValueError(f"frames is {self.frames}; give a positive number.")
         if self.actors.num_actors < 1 or self.actors.envs_per_actor < 1:
             raise ValueError("num_actors and envs_per_actor must be at least 1.")
+        for name in ("restarts", "node_restarts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if self.silence_timeout <= 0:
+            raise ValueError(
+                f"silence_timeout is {self.silence_timeout}; give more than 0 seconds."
+            )
 
 
 # What a resumed run may not change: the rest only says where and how long it runs.
@@ -102,6 +121,15 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def fixed_fields(config: TrainConfig) -> dict[str, Any]:
+    """What a resumed run may not change, `group.name` -> JSON value."""
+    return {name: x for name, x in _flatten(to_dict(config)).items() if _is_fixed(name, _FIXED)}
+
+
+def _is_fixed(name: str, fixed: Sequence[str]) -> bool:
+    return any(name == f or name.startswith(f + ".") for f in fixed)
+
+
 def check_same(config, saved, fixed: Sequence[str] = _FIXED) -> None:
     """Refuses to go on with a run under another configuration.
 
@@ -115,8 +143,7 @@ def check_same(config, saved, fixed: Sequence[str] = _FIXED) -> None:
     """
     now, then = _flatten(to_dict(config)), _flatten(to_dict(saved))
     for name in now:
-        matters = any(name == f or name.startswith(f + ".") for f in fixed)
-        if matters and now[name] != then[name]:
+        if _is_fixed(name, fixed) and now[name] != then[name]:
             raise ValueError(
                 f"{config.path} holds a run with {name} = {then[name]!r}, not {now[name]!r}; "
                 "leave that option out to resume it, or give another --workdir."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import time
@@ -55,7 +56,13 @@ class RunConsole:
                 if not line.endswith("\n"):
                     break
                 self._position += len(line.encode())
-                self._latest |= json.loads(line)
+                with contextlib.suppress(ValueError):  # what is no line of metrics
+                    self._latest |= json.loads(line)
+
+    def restore(self) -> None:
+        """Gives the terminal its cursor back, from wherever the program is."""
+        if self._live is not None:
+            self._console.show_cursor(True)
 
     def close(self) -> None:
         """Ends the live line; the last state stays on screen."""
@@ -87,6 +94,8 @@ def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
     ]
     if latest.get("learner/skipped_updates"):
         parts.append(f"{latest['learner/skipped_updates']:.0f} updates skipped (not finite)")
+    if latest.get("nodes/restarts"):
+        parts.append(f"{latest['nodes/restarts']:.0f} restarts of nodes")
     if "training/return" in latest:
         parts.append(f"training {latest['training/return']:.2f}")
     if "evaluation/return" in latest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from launch.config import load_config
+from launch.config import fixed_fields, load_config
 from launch.options import parse_options
 
 
@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
     spec = make_spec(config.game, config.atari)
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
-    found, problems = checkpoint.load_newest(config.path / "checkpoints", template)
+    found, problems = checkpoint.load_newest(
+        config.path / "checkpoints", template, fixed_fields(config)
+    )
     for problem in problems:
         print(problem)
     environment = make(

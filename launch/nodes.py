@@ -3,28 +3,62 @@ the log is opened and the environment variables are set first."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
+import threading
+import time
+
+import psutil
 
 from environments.base import EnvironmentSpec
 from launch.config import TrainConfig
-from launch.status import ACTOR, EVALUATOR, LEARNER, REPLAY, log_file, reported, write_status
+from launch.status import ACTOR, EVALUATOR, LEARNER, REPLAY, Node, log_file, node_metrics
 
-_PARAMETER_DEADLINE = 30.0  # seconds of a call to the learner
+LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's process id
+CALL_DEADLINE = 30.0  # seconds of a call to the learner
+_LEAVE_SECONDS = 15.0  # that a node without a launcher takes to leave in order
+_LOOK_INTERVAL = 2.0  # seconds between looks at whether the launcher is there
 
 
-def open_log(config: TrainConfig, node: str) -> None:
-    """Sends this process's output to the node's log; threads of one process share the console."""
+class _Log(io.TextIOBase):
+    """A node's output. What a full disk does not take is lost, and not the node."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            os.write(1, text.encode(errors="replace"))
+        return len(text)
+
+
+def begin(config: TrainConfig, name: str) -> Node:
+    """Sends this process's output to the node's log (threads of one process share the console), and
+    sees to it that the process leaves with its launcher."""
     if config.launch == "local_mp":
         sys.stdout.flush()
         sys.stderr.flush()
         descriptor = os.open(
-            log_file(config.path, node), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+            log_file(config.path, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
         )
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-    write_status(config.path, node, "running")
+        sys.stdout = sys.stderr = _Log()
+        threading.Thread(target=_leave_with_launcher, daemon=True).start()
+    return Node(config, name)
+
+
+def _leave_with_launcher() -> None:
+    """Ends this process after the launcher was killed: in order, then at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(int(os.environ[LAUNCHER]))
+        while launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_LOOK_INTERVAL)
+    print("the launcher is gone; this node leaves as well", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LEAVE_SECONDS)
+    os._exit(1)
 
 
 def _stop_event():
@@ -35,8 +69,8 @@ def _stop_event():
 
 def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
     """Reverb's tables, in the replay server's process."""
-    open_log(config, REPLAY)
-    with reported(config, REPLAY) as finish:
+    node = begin(config, REPLAY)
+    with node.ending() as finish:
         from launch.parts import signature
         from replay.server import make_tables
 
@@ -44,11 +78,11 @@ def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
         return make_tables(signature(config, spec), config.replay)
 
 
-def _replay(config: TrainConfig, spec: EnvironmentSpec, client):
+def _replay(config: TrainConfig, spec: EnvironmentSpec, client, should_stop, node: Node):
     from launch.parts import signature
     from replay.remote import RemoteReplay
 
-    return RemoteReplay(client, signature(config, spec), config.replay, _stop_event().is_set)
+    return RemoteReplay(client, signature(config, spec), config.replay, should_stop, node.stalled)
 
 
 class LearnerNode:
@@ -56,13 +90,13 @@ class LearnerNode:
 
     def __init__(self, config: TrainConfig, spec: EnvironmentSpec, replay_client, resume: bool):
         """Builds the learner, so that parameters can be served from the start."""
-        open_log(config, LEARNER)
+        self._node = begin(config, LEARNER)
         self._config, self._spec, self._client = config, spec, replay_client
-        with reported(config, LEARNER) as finish:
+        with self._node.ending() as finish:
             from launch.parts import make_learner
 
             finish("running")
-            self._learner = make_learner(config, spec, resume)
+            self._learner = make_learner(config, spec, resume, self._node.note)
 
     def get_parameters(self, version: int):
         """See `Learner.get_parameters`."""
@@ -80,10 +114,14 @@ class LearnerNode:
         """Learns until the run is complete or stopped."""
         from launch.parts import learn
 
-        config, stop = self._config, _stop_event()
-        with reported(config, LEARNER) as finish:
-            replay = _replay(config, self._spec, self._client)
-            complete = learn(self._learner, config, self._spec, replay, stop.is_set)
+        config, node, stop = self._config, self._node, _stop_event()
+        with node.ending() as finish:
+            replay = _replay(config, self._spec, self._client, stop.is_set, node)
+
+            def metrics() -> dict[str, float]:
+                return {**node_metrics(config), "learner/stalls": float(node.stalls)}
+
+            complete = learn(self._learner, config, self._spec, replay, metrics, stop.is_set)
             finish("finished" if complete else "stopped")
         # Courier's server ends with this method: stay until actors and evaluators have left.
         stop.wait(60.0)
@@ -97,44 +135,43 @@ def _parameter_client(config: TrainConfig, learner):
     stop = _stop_event()
 
     def fetch(version: int):
-        # A call to a learner that has left never returns, and Courier would keep this process
-        # for it: look for the stop while waiting, and cancel.
+        # Courier would keep this process for a call that is not answered: look for the stop while
+        # waiting, and cancel.
         call = learner.futures.get_parameters(version)
         try:
-            for _ in range(int(_PARAMETER_DEADLINE / 0.2)):
+            for _ in range(int(CALL_DEADLINE / 0.2)):
                 try:
                     return call.result(timeout=0.2)
                 except concurrent.futures.TimeoutError:
                     if stop.is_set():
                         return None
-            raise TimeoutError(f"no answer within {_PARAMETER_DEADLINE:g} s")
+            raise TimeoutError(f"no answer within {CALL_DEADLINE:g} s")
         finally:
             call.cancel()
 
-    return ParameterClient(fetch, config.actors.parameter_interval)
+    return ParameterClient(fetch, config.actors.parameter_interval, config.actors.parameter_timeout)
 
 
 def run_actor(config: TrainConfig, spec: EnvironmentSpec, index: int, learner, replay_client):
     """An actor's process."""
-    node = f"{ACTOR}_{index}"
-    open_log(config, node)
-    with reported(config, node):
+    node = begin(config, f"{ACTOR}_{index}")
+    with node.ending():
         from actors.inference import LocalInference
-        from launch.parts import act, acting, random_key
+        from launch.parts import act, acting, actor_number, random_key
 
-        replay = _replay(config, spec, replay_client)
+        should_stop = node.alive(_stop_event().is_set)
+        replay = _replay(config, spec, replay_client, should_stop, node)
         parameters = _parameter_client(config, learner)
-        policy = acting(config.agent, spec)
-        inference = LocalInference(policy, parameters, random_key(config, index))
+        number = actor_number(index, node.start)
+        inference = LocalInference(
+            acting(config.agent, spec), parameters, random_key(config, number)
+        )
+
+        def report(metrics: dict[str, float]) -> None:
+            learner.futures.report(node.name, {**metrics, "stalls": float(node.stalls)})
+
         try:
-            act(
-                config,
-                index,
-                inference,
-                replay.append,
-                lambda metrics: learner.futures.report(node, metrics),
-                _stop_event().is_set,
-            )
+            act(config, number, inference, replay.append, report, should_stop)
         finally:
             parameters.close()
             replay.close()
@@ -142,25 +179,26 @@ def run_actor(config: TrainConfig, spec: EnvironmentSpec, index: int, learner, r
 
 def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learner):
     """An evaluator's process. It yields its core to actors and learner when they want it."""
-    node = f"{EVALUATOR}_{index}"
-    open_log(config, node)
-    with reported(config, node):
-        from launch.parts import acting, evaluate
+    node = begin(config, f"{EVALUATOR}_{index}")
+    with node.ending():
+        from launch.parts import acting, evaluate, evaluator_number
 
         if config.launch == "local_mp":
             os.nice(10)
         stop = _stop_event()
         parameters = _parameter_client(config, learner)
         report = learner.futures.report_evaluation
+        should_stop = node.alive(stop.is_set)
         try:
             evaluate(
                 config,
-                index,
+                evaluator_number(index, node.start),
                 acting(config.agent, spec),
                 parameters,
-                lambda evaluation: report(evaluation).result(timeout=_PARAMETER_DEADLINE),
-                stop.is_set,
+                lambda evaluation: report(evaluation).result(timeout=CALL_DEADLINE),
+                should_stop,
             )
-            stop.wait()
+            while not stop.wait(1.0):
+                should_stop()
         finally:
             parameters.close()

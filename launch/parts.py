@@ -24,7 +24,7 @@ from agents.networks import make_network
 from agents.trajectory import Trajectory
 from environments.base import EnvironmentSpec, VectorEnvironment
 from environments.factory import make
-from launch.config import TrainConfig, to_dict
+from launch.config import TrainConfig, fixed_fields, to_dict
 from learner.learner import Learner, RunInfo
 from learner.update import (
     empty_trajectories,
@@ -34,7 +34,9 @@ from learner.update import (
 )
 from replay.interface import Replay
 
-_FIRST_EVALUATOR = 1000  # evaluators' seeds lie beyond those of so many actors
+# Every start of an actor or an evaluator has a number of its own, and with it seeds of its own,
+# over all stretches of a run: start s of actor i is 2000 s + i, of evaluator i 2000 s + 1000 + i.
+_NODES_OF_A_KIND = 1000
 
 
 def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
@@ -42,8 +44,11 @@ def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
     return trajectory_signature(spec, config.learner.unroll_length)
 
 
-def make_learner(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> Learner:
-    """The learner on its devices, from its seed or from the newest checkpoint."""
+def make_learner(
+    config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+) -> Learner:
+    """The learner on its devices, from its seed or from the newest checkpoint that is whole; `say`
+    takes a line for each newer one that is not."""
     agent = make_sharded_agent(
         config.agent,
         config.learner,
@@ -63,8 +68,9 @@ def make_learner(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> Le
         versions={"python": sys.version.split()[0], "jax": jax.__version__},
         num_evaluators=config.evaluator.num_evaluators,
         final_timeout=config.evaluator.final_timeout,
+        identity=fixed_fields(config),
     )
-    return Learner(agent, config.learner, info)
+    return Learner(agent, config.learner, info, say)
 
 
 def learn(
@@ -72,6 +78,7 @@ def learn(
     config: TrainConfig,
     spec: EnvironmentSpec,
     replay: Replay,
+    node_metrics: Callable[[], dict[str, float]],
     should_stop: Callable[[], bool],
 ) -> bool:
     """Runs the learner over what the actors write; whether the run is complete."""
@@ -84,6 +91,7 @@ def learn(
         replay=replayed,
         num_extra=config.agent.num_extra_batches,
         occupancy=replay.occupancy,
+        node_metrics=node_metrics,
         should_stop=should_stop,
     )
 
@@ -95,25 +103,35 @@ def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
     )
 
 
-def _make_environments(config: TrainConfig, worker: int, number: int, threads: int):
+def _make_environments(config: TrainConfig, number: int, num_envs: int, threads: int):
     return make(
         config.game,
-        num_envs=number,
+        num_envs=num_envs,
         seed=config.seed,
-        worker_index=worker,
+        worker_index=number,
         config=config.atari,
         num_threads=threads,
     )
 
 
-def random_key(config: TrainConfig, worker: int) -> jax.Array:
+def actor_number(index: int, start: int) -> int:
+    """Of an actor that was started `start` times before, in the whole life of its run."""
+    return 2 * _NODES_OF_A_KIND * start + index
+
+
+def evaluator_number(index: int, start: int) -> int:
+    """Likewise of an evaluator; no two starts of any nodes share one."""
+    return actor_number(index, start) + _NODES_OF_A_KIND
+
+
+def random_key(config: TrainConfig, number: int) -> jax.Array:
     """The random key of an actor's or an evaluator's actions."""
-    return jax.random.fold_in(jax.random.PRNGKey(config.seed), worker + 1)
+    return jax.random.fold_in(jax.random.PRNGKey(config.seed), number + 1)
 
 
 def act(
     config: TrainConfig,
-    index: int,
+    number: int,
     inference: Inference,
     append: Callable[[Trajectory], bool],
     report: Callable[[dict[str, float]], None],
@@ -121,7 +139,7 @@ def act(
 ) -> None:
     """Runs an actor until it is asked to stop."""
     actors = config.actors
-    environment = _make_environments(config, index, actors.envs_per_actor, actors.env_threads)
+    environment = _make_environments(config, number, actors.envs_per_actor, actors.env_threads)
     try:
         rollout = Rollout(environment, inference.act, config.learner.unroll_length)
         run_actor(rollout, inference, append, report, should_stop, actors.report_interval)
@@ -131,16 +149,15 @@ def act(
 
 def evaluate(
     config: TrainConfig,
-    index: int,
+    number: int,
     policy: Callable,
     parameters: Parameters,
     report: Callable[[Evaluation], Any],
     should_stop: Callable[[], bool],
 ) -> None:
     """Runs an evaluator until the last evaluation, or until it is asked to stop."""
-    worker = _FIRST_EVALUATOR + index
     environment: VectorEnvironment = _make_environments(
-        config, worker, config.evaluator.episodes, 1
+        config, number, config.evaluator.episodes, 1
     )
     try:
         run_evaluator(
@@ -150,7 +167,7 @@ def evaluate(
             report,
             should_stop,
             config.evaluator.interval,
-            random_key(config, worker),
+            random_key(config, number),
         )
     finally:
         environment.close()

@@ -1,4 +1,9 @@
-"""The program as Launchpad starts it: processes, or threads of one process for debugging."""
+"""The program as Launchpad starts it: processes, or threads of one process for debugging.
+
+Launchpad restarts nothing, so the processes it started are watched here: actors and evaluators that
+die are started again with the command and the environment of the old ones, and anything else that
+dies ends the run.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,10 @@ import contextlib
 import io
 import os
 import pathlib
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import absl.flags
 import launchpad as lp
@@ -15,16 +23,31 @@ import psutil
 from environments.base import EnvironmentSpec
 from launch.config import TrainConfig
 from launch.program import LEAVE_SECONDS, local_resources, make_program
-from launch.status import failed_nodes, is_finished, log_file, read_statuses
+from launch.restarts import Restarts
+from launch.status import (
+    acting_nodes,
+    failed_nodes,
+    is_finished,
+    log_file,
+    process_of,
+    read_statuses,
+    status_file,
+)
+
+_LONGEST_LOOK = 5.0  # seconds between looks, beyond which the launcher was suspended itself
 
 
 class Processes:
-    """A running Launchpad program, watched by its nodes' state files."""
+    """A running Launchpad program, watched by its nodes' state files and processes."""
 
-    def __init__(self, config: TrainConfig, spec: EnvironmentSpec, resume: bool):
-        """Starts all processes (or threads)."""
+    def __init__(
+        self, config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+    ):
+        """Starts all processes (or threads); `say` takes lines for the console."""
         self.failed: list[str] = []
-        self._config = config
+        self._config, self._say = config, say
+        self._restarts = Restarts(config.node_restarts)
+        self._pulses = {name: _Pulse() for name in acting_nodes(config)}
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS(["bmg"])
         before = set(psutil.Process().children())
@@ -35,39 +58,123 @@ class Processes:
                 local_resources=local_resources(config),
                 terminal="current_terminal",
             )
-        self._wrappers = set(psutil.Process().children()) - before
+        started = set(psutil.Process().children()) - before
+        self._wrappers = {_node_of(wrapper): _Wrapper(wrapper) for wrapper in started}
 
     def poll(self) -> str:
         """running, finished or failed."""
         statuses = read_statuses(self._config)
         if is_finished(statuses):
             return "finished"
-        self.failed = failed_nodes(statuses)
+        if self._config.launch != "local_mp":
+            self.failed = failed_nodes(statuses)
+            return "failed" if self.failed else "running"
+        acting = self._pulses.keys() - self._restarts.waiting
+        for name, wrapper in self._wrappers.items():
+            state = statuses.get(name, {}).get("state")
+            if name not in acting:
+                if name not in self._pulses and (
+                    state in ("failed", "stalled") or not wrapper.alive()
+                ):
+                    self.failed.append(name)
+            elif state == "stalled":
+                self.failed.append(name)
+            elif not wrapper.alive():
+                self._died(name, statuses.get(name, {}))
+            elif self._silent(name):
+                self._say(
+                    f"{name} gave no sign of life for {self._config.silence_timeout:g} s and is "
+                    "killed"
+                )
+                wrapper.kill()
         if self.failed:
             return "failed"
-        if self._config.launch == "local_mp":
-            dead = [
-                name
-                for name, status in statuses.items()
-                if status["state"] == "running" and not _alive(status["pid"])
-            ]
-            if dead or any(not _alive(wrapper.pid) for wrapper in self._wrappers):
-                self.failed = dead
-                return "failed"
+        for name in self._restarts.due():
+            self._pulses[name] = _Pulse()
+            self._wrappers[name].start(log_file(self._config.path, "launch"))
         return "running"
 
     def stop(self) -> bool:
         """Asks every node to leave, waits, and kills what is left; True, all have left."""
         if self._config.launch == "local_mp":
-            _end_processes(
-                [status["pid"] for status in read_statuses(self._config).values()],
-                [wrapper.pid for wrapper in self._wrappers],
-                LEAVE_SECONDS + 5,
-            )
+            _end_processes(self._processes(), LEAVE_SECONDS + 5)
         else:
             with contextlib.redirect_stdout(io.StringIO()):
                 self._manager.stop_and_wait()
         return True
+
+    def kill(self) -> None:
+        """Ends every node at once."""
+        if self._config.launch == "local_mp":
+            _end_processes(self._processes(), 0.0)
+
+    def _processes(self) -> set[psutil.Process]:
+        nodes = map(process_of, read_statuses(self._config).values())
+        wrappers = (wrapper.process for wrapper in self._wrappers.values())
+        return {process for process in (*nodes, *wrappers) if process is not None}
+
+    def _died(self, name: str, status: dict) -> None:
+        reason = status.get("message", "") if status.get("state") == "failed" else ""
+        if not self._restarts.died(name):
+            self.failed.append(name)
+        self._say(self._restarts.describe(name, reason))
+
+    def _silent(self, name: str) -> bool:
+        path = status_file(self._config.path, name)
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        return self._pulses[name].silent(stamp) >= self._config.silence_timeout
+
+
+class _Pulse:
+    """How long a node has given no sign of life, in time in which the launcher itself ran. The
+    clock that stamps files may jump: only whether the stamp changes is looked at."""
+
+    def __init__(self):
+        self._stamp, self._seconds, self._last = 0, 0.0, time.monotonic()
+
+    def silent(self, stamp: int) -> float:
+        """Seconds without a change of the stamp."""
+        now = time.monotonic()
+        self._seconds += min(now - self._last, _LONGEST_LOOK)
+        self._last = now
+        if stamp != self._stamp:
+            self._stamp, self._seconds = stamp, 0.0
+        return self._seconds
+
+
+class _Wrapper:
+    """Launchpad's script around a node's process; it ends with the node."""
+
+    def __init__(self, process: psutil.Process):
+        self.process = process
+        self._command, self._environment = process.cmdline(), process.environ()
+
+    def alive(self) -> bool:
+        """Whether the node's process runs."""
+        try:
+            return self.process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def start(self, log: pathlib.Path) -> None:
+        """Starts the node, which died, once more."""
+        self.process.wait(5.0)
+        with open(log, "a") as output:
+            self.process = psutil.Popen(
+                self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def kill(self) -> None:
+        """Kills the node at once."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in self.process.children(recursive=True):
+                child.kill()
+
+
+def _node_of(wrapper: psutil.Process) -> str:
+    """The node that Launchpad's script was started for: its second argument is `group/index`."""
+    group, index = wrapper.cmdline()[3].split("/")
+    return f"{group}_{index}" if group in ("actor", "evaluator") else group
 
 
 @contextlib.contextmanager
@@ -93,28 +200,17 @@ def _output_to(path: pathlib.Path, redirect: bool):
             os.close(descriptor)
 
 
-def _end_processes(nodes: list[int], wrappers: list[int], leave_seconds: float) -> None:
-    """Terminates the nodes; waits for them and their wrappers, and kills what is left."""
-    processes = []
-    for pid in {*nodes, *wrappers}:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(pid))
+def _end_processes(processes: set[psutil.Process], leave_seconds: float) -> None:
+    """Terminates nodes and their wrappers; waits for them, and kills what is left."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             # A wrapper ignores the signal; its node may not have said yet that it is there.
             for one in [process, *process.children()]:
                 one.terminate()
-    _, left = psutil.wait_procs(processes, timeout=leave_seconds)
+    _, left = psutil.wait_procs(list(processes), timeout=leave_seconds)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in process.children(recursive=True):
                 child.kill()
             process.kill()
     psutil.wait_procs(left, timeout=5)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import launchpad as lp
 from launchpad.nodes.python.local_multi_processing import PythonProcess
@@ -39,6 +40,7 @@ def make_program(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> lp
         learner = program.add_node(
             lp.CourierNode(nodes.LearnerNode, config, spec, replay, resume)
         )
+        learner.set_client_kwargs(call_timeout=nodes.CALL_DEADLINE)  # else calls wait for ever
     with program.group(status.ACTOR):
         for index in range(config.actors.num_actors):
             program.add_node(lp.PyNode(nodes.run_actor, config, spec, index, learner, replay))
@@ -53,7 +55,8 @@ def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
     learner = {"JAX_PLATFORMS": config.learner.platform} if config.learner.platform else {}
 
     def process(environment):
-        return PythonProcess(env={**_QUIET, **environment})
+        launcher = {nodes.LAUNCHER: str(os.getpid())}
+        return PythonProcess(env={**_QUIET, **launcher, **environment})
 
     return {
         status.REPLAY: process({"JAX_PLATFORMS": "cpu"}),

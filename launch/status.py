@@ -6,19 +6,29 @@ import contextlib
 import json
 import os
 import pathlib
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 
+import psutil
+
 from launch.config import TrainConfig
+from storage.files import write_json
 
 REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
+_PULSE_INTERVAL = 2.0  # seconds between signs of life
+_NOTES_KEPT = 20
 
 
 def node_names(config: TrainConfig) -> list[str]:
     """Names of all nodes, as in their logs; a runtime may lack the replay server."""
+    return [REPLAY, LEARNER, *acting_nodes(config)]
+
+
+def acting_nodes(config: TrainConfig) -> list[str]:
+    """Names of actors and evaluators."""
     return [
-        REPLAY,
-        LEARNER,
         *(f"{ACTOR}_{i}" for i in range(config.actors.num_actors)),
         *(f"{EVALUATOR}_{i}" for i in range(config.evaluator.num_evaluators)),
     ]
@@ -34,26 +44,128 @@ def log_file(workdir: pathlib.Path, node: str) -> pathlib.Path:
     return workdir / "logs" / f"{node}.log"
 
 
-def write_status(workdir: pathlib.Path, node: str, state: str, message: str = "") -> None:
-    """Writes a node's state: running, finished, stopped or failed."""
-    path = status_file(workdir, node)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "state": state, "message": message}))
-    os.replace(temporary, path)
+class Node:
+    """What a node of a run says of itself, from within it."""
+
+    def __init__(self, config: TrainConfig, name: str):
+        """Says that the node runs, and counts its start."""
+        self.name = name
+        self.stalls = 0  # waits that were worth a word
+        self._workdir = config.path
+        self._path = status_file(self._workdir, name)
+        self._lock = threading.Lock()  # a node's threads may all say something
+        self._next_pulse = 0.0
+        before = _read(self._path)
+        self._status = {
+            "pid": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "restarts": before["restarts"] + 1 if before else 0,
+            "notes": [],  # the newest, of so many:
+            "noted": 0,
+        }
+        self.start = _count_start(self._path.with_suffix(".starts"))
+        """How often the node was started before, over all stretches of the run."""
+        self.say("running")
+
+    def say(self, state: str, message: str = "") -> None:
+        """Writes the node's state: running, finished, stopped, failed, or stalled, which is a
+        failure of another node."""
+        with self._lock:
+            self._status |= {"state": state, "message": message}
+            self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk is no reason to die
+            write_json(self._path, self._status)
+
+    def note(self, message: str) -> None:
+        """Says something in the log, and through the launcher on the console."""
+        print(message, flush=True)
+        with self._lock:
+            self._status["notes"] = [*self._status["notes"], message][-_NOTES_KEPT:]
+            self._status["noted"] += 1
+            self._write()
+
+    def stalled(self, message: str) -> None:
+        """Notes a wait that has become long."""
+        self.stalls += 1
+        self.note(f"stalled: {message}")
+
+    def alive(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+        """The same function; each call of it, which everyone who works or waits makes now and then,
+        is a sign of life to the launcher."""
+
+        def asked() -> bool:
+            now = time.monotonic()
+            if now >= self._next_pulse:
+                self._next_pulse = now + _PULSE_INTERVAL
+                with contextlib.suppress(OSError):
+                    os.utime(self._path)
+            return should_stop()
+
+        return asked
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[Callable[[str], None]]:
+        """Records how the block ended, an error in the log as well; yields a function that sets the
+        state of a good end, else stopped."""
+        final = ["stopped"]
+        try:
+            yield lambda state: final.__setitem__(0, state)
+        except BaseException as error:
+            with contextlib.suppress(OSError), open(
+                log_file(self._workdir, self.name), "a"
+            ) as log:
+                traceback.print_exc(file=log)
+            message = " ".join(str(error).split()) or type(error).__name__
+            # Who waited in vain for another node is not at fault, and would only wait again.
+            self.say("stalled" if isinstance(error, TimeoutError) else "failed", message)
+            raise
+        self.say(final[0])
+
+
+def _count_start(path: pathlib.Path) -> int:
+    """How often the node of that file was started before; counts this start."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        count = int(path.read_text())
+        write_json(path, count + 1)
+        return count
+    write_json(path, 1)
+    return 0
+
+
+def _read(path: pathlib.Path) -> dict | None:
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(path.read_text())
+    return None
 
 
 def read_statuses(config: TrainConfig) -> dict[str, dict]:
     """What each node last said of itself."""
-    statuses = {}
-    for name in node_names(config):
-        with contextlib.suppress(FileNotFoundError):
-            statuses[name] = json.loads(status_file(config.path, name).read_text())
-    return statuses
+    found = {name: _read(status_file(config.path, name)) for name in node_names(config)}
+    return {name: status for name, status in found.items() if status}
+
+
+class Notes:
+    """What the nodes of a run noted, each note once."""
+
+    def __init__(self):
+        self._seen: dict[tuple[str, int], int] = {}
+
+    def new(self, statuses: dict[str, dict]) -> list[str]:
+        """Lines that were noted since the last look; of many in between, the newest."""
+        lines = []
+        for name, status in statuses.items():
+            start = (name, status["restarts"])
+            unseen = status["noted"] - self._seen.get(start, 0)
+            self._seen[start] = status["noted"]
+            lines += [f"{name}: {note}" for note in status["notes"][-unseen:] if unseen]
+        return lines
 
 
 def failed_nodes(statuses: dict[str, dict]) -> list[str]:
     """Those that say so."""
-    return [name for name, status in statuses.items() if status["state"] == "failed"]
+    return [name for name, status in statuses.items() if status["state"] in ("failed", "stalled")]
 
 
 def is_finished(statuses: dict[str, dict]) -> bool:
@@ -61,17 +173,41 @@ def is_finished(statuses: dict[str, dict]) -> bool:
     return statuses.get(LEARNER, {}).get("state") == "finished"
 
 
-@contextlib.contextmanager
-def reported(config: TrainConfig, node: str) -> Iterator[Callable[[str], None]]:
-    """Records how a node ended, an error in its log as well; yields a function that sets the final
-    state."""
-    final = ["stopped"]
-    try:
-        yield lambda state: final.__setitem__(0, state)
-    except BaseException as error:
-        with open(log_file(config.path, node), "a") as log:
-            traceback.print_exc(file=log)
-        message = " ".join(str(error).split()) or type(error).__name__
-        write_status(config.path, node, "failed", message)
-        raise
-    write_status(config.path, node, final[0])
+def clear_statuses(workdir: pathlib.Path) -> None:
+    """Forgets what the nodes of an earlier stretch said; how often they were started stays.
+
+    Raises:
+      ValueError: some of them still run, as their launcher was killed; one line.
+    """
+    files = list((workdir / "nodes").glob("*.json"))
+    processes = {process_of(status) for status in map(_read, files) if status}
+    left = sorted(process.pid for process in processes - {None, psutil.Process()})
+    if left:
+        raise ValueError(
+            f"processes of an earlier run are still in {workdir}: "
+            f"{', '.join(map(str, left))}; they leave within half a minute, try again."
+        )
+    for path in files:
+        path.unlink()
+
+
+def process_of(status: dict) -> psutil.Process | None:
+    """The process that said so (not a later one of its number), if it still runs."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(status["pid"])
+        same = abs(process.create_time() - status.get("created", 0.0)) < 1.0
+        if same and process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def node_metrics(config: TrainConfig) -> dict[str, float]:
+    """Resident memory of each node's process in MiB (threads of one process under its first node),
+    and restarts in this stretch of the run."""
+    statuses = read_statuses(config)
+    metrics = {"nodes/restarts": float(sum(status["restarts"] for status in statuses.values()))}
+    nodes = {process_of(status): name for name, status in reversed(statuses.items())}
+    for process in nodes.keys() - {None}:
+        with contextlib.suppress(psutil.Error):
+            metrics[f"memory_mib/{nodes[process]}"] = process.memory_info().rss / 2**20
+    return metrics

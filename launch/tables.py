@@ -19,4 +19,4 @@ def print_table(rows: list[dict]) -> None:
 def _cell(value) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if 1_000 <= abs(value) < 1e9 else f"{value:,.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if type(value) is int else str(value)

@@ -19,15 +19,16 @@ from actors.parameters import LocalParameters
 from environments.base import EnvironmentSpec
 from launch import parts
 from launch.config import TrainConfig
+from launch.restarts import Restarts
 from launch.status import (
     ACTOR,
     EVALUATOR,
     LEARNER,
+    Node,
     failed_nodes,
     is_finished,
+    node_metrics,
     read_statuses,
-    reported,
-    write_status,
 )
 from learner.update import select_devices, with_precision
 from replay.memory import MemoryReplay
@@ -36,16 +37,26 @@ _LEAVE_SECONDS = 15.0  # that threads have to leave; a compilation cannot be int
 
 
 class Threads:
-    """A running program of threads, watched by its nodes' state files."""
+    """A running program of threads, watched by its nodes' state files.
 
-    def __init__(self, config: TrainConfig, spec: EnvironmentSpec, resume: bool):
-        """Starts the learner, which starts the others as soon as there are parameters."""
+    Actors and evaluators that raise start again; a thread that hangs cannot be ended.
+    """
+
+    def __init__(
+        self, config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+    ):
+        """Starts the learner, which starts the others as soon as there are parameters; `say` takes
+        lines for the console."""
         self.failed: list[str] = []
-        self._config, self._spec, self._resume = config, spec, resume
+        self._config, self._spec, self._resume, self._say = config, spec, resume, say
+        self._restarts = Restarts(config.node_restarts)
         self._stop = threading.Event()
+        self._stalls = 0
         self._replay = MemoryReplay(
-            parts.signature(config, spec), config.replay, self._stop.is_set, config.seed
-        )
+            parts.signature(config, spec), config.replay, self._stop.is_set, config.seed,
+            self._stalled,
+        )  # fmt: skip
+        self._runs: dict[str, Callable[[Node], str | None]] = {}  # of actors and evaluators
         self._threads: list[threading.Thread] = []
         self._start(LEARNER, self._learn)
 
@@ -54,8 +65,21 @@ class Threads:
         statuses = read_statuses(self._config)
         if is_finished(statuses):
             return "finished"
-        self.failed = failed_nodes(statuses)
-        return "failed" if self.failed else "running"
+        for name in failed_nodes(statuses):
+            if name in self._restarts.waiting:
+                continue
+            status = statuses[name]
+            if name not in self._runs or status["state"] == "stalled":
+                self.failed.append(name)
+                continue
+            if not self._restarts.died(name):
+                self.failed.append(name)
+            self._say(self._restarts.describe(name, status["message"]))
+        if self.failed:
+            return "failed"
+        for name in self._restarts.due():
+            self._start(name, self._runs[name])
+        return "running"
 
     def stop(self) -> bool:
         """Asks every thread to leave and waits; whether all have left."""
@@ -66,41 +90,54 @@ class Threads:
         self._replay.close()
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _start(self, node: str, run: Callable[[], str | None]) -> None:
+    def kill(self) -> None:
+        """Nothing: threads end with their process."""
+
+    def _start(self, name: str, run: Callable[[Node], str | None]) -> None:
+        node = Node(self._config, name)
+
         def watched():
             # An error is in the node's log and its state by then, which the launcher watches.
-            with contextlib.suppress(Exception), reported(self._config, node) as finish:
-                finish(run() or "stopped")
+            with contextlib.suppress(Exception), node.ending() as finish:
+                finish(run(node) or "stopped")
 
-        write_status(self._config.path, node, "running")
-        thread = threading.Thread(target=watched, name=node, daemon=True)
-        self._threads.append(thread)
+        thread = threading.Thread(target=watched, name=name, daemon=True)
+        self._threads = [x for x in self._threads if x.is_alive()] + [thread]
         thread.start()
 
-    def _learn(self) -> str:
+    def _stalled(self, message: str) -> None:
+        """All nodes wait for the same replay."""
+        self._stalls += 1
+        self._say(f"stalled: {message}")
+
+    def _learn(self, node: Node) -> str:
         config, spec = self._config, self._spec
-        learner = parts.make_learner(config, spec, self._resume)
+        learner = parts.make_learner(config, spec, self._resume, node.note)
         device = select_devices(config.learner)[0]
         parameters = LocalParameters(functools.partial(learner.get_parameters, -1), device)
         policy = parts.acting(with_precision(config.agent, device), spec)
-        inference = BatchedInference(policy, parameters, parts.random_key(config, 0))
+        key = parts.random_key(config, parts.actor_number(0, node.start))
+        inference = BatchedInference(policy, parameters, key)
+
+        def act(index: int, node: Node) -> None:
+            number = parts.actor_number(index, node.start)
+            report = functools.partial(learner.report, node.name)
+            append, should_stop = self._replay.append, self._stop.is_set
+            parts.act(config, number, inference, append, report, should_stop)
+
+        def evaluate(index: int, node: Node) -> None:
+            number = parts.evaluator_number(index, node.start)
+            report, should_stop = learner.report_evaluation, self._stop.is_set
+            parts.evaluate(config, number, policy, parameters, report, should_stop)
+
+        def metrics() -> dict[str, float]:
+            return {**node_metrics(config), "learner/stalls": float(self._stalls)}
+
         for index in range(config.actors.num_actors):
-            node = f"{ACTOR}_{index}"
-            report = functools.partial(learner.report, node)
-            self._start(
-                node,
-                functools.partial(
-                    parts.act, config, index, inference, self._replay.append, report,
-                    self._stop.is_set,
-                ),
-            )  # fmt: skip
+            self._runs[f"{ACTOR}_{index}"] = functools.partial(act, index)
         for index in range(config.evaluator.num_evaluators):
-            self._start(
-                f"{EVALUATOR}_{index}",
-                functools.partial(
-                    parts.evaluate, config, index, policy, parameters,
-                    learner.report_evaluation, self._stop.is_set,
-                ),
-            )  # fmt: skip
-        complete = parts.learn(learner, config, spec, self._replay, self._stop.is_set)
+            self._runs[f"{EVALUATOR}_{index}"] = functools.partial(evaluate, index)
+        for name, run in self._runs.items():
+            self._start(name, run)
+        complete = parts.learn(learner, config, spec, self._replay, metrics, self._stop.is_set)
         return "finished" if complete else "stopped"

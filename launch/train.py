@@ -1,4 +1,4 @@
-"""`bmg train`: checks everything, launches the program, watches it, ends it."""
+"""`bmg train`: checks everything, launches the program, watches it, ends it, starts it again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from launch.config import TrainConfig, check_workdir, config_file, load_config, to_dict
 from launch.options import check_name, parse_options
 from launch.presets import PRESETS
 from launch.runtime import check_runtime, choose_runtime
-from launch.status import log_file, status_file
+from launch.status import Notes, clear_statuses, log_file, read_statuses, status_file
 
 _LOG_LINES = 20  # of a failed node's log, shown
+_RESTART_DELAY = 5.0  # seconds between a failure and the next try
+_SAME_SIGNAL = 0.5  # seconds within which a second signal is the first one, sent by two senders
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +38,44 @@ def main(arguments: list[str]) -> int:
     from storage.files import owned
 
     config = parse(arguments)
+    open_network = isolate(config)
     spec = check(config)
     check_workdir(config)  # before anything is written
     with owned(config.path):
-        return launch(config, spec, prepare_workdir(config))
+        resume = prepare_workdir(config)
+        code = launch(config, spec, resume, open_network)
+    if code == 1 and config.restarts:
+        go_on(config)
+    return code
+
+
+def isolate(config: TrainConfig) -> str:
+    """Goes on in a network of the run's own, where one is wanted and to be had.
+
+    Returns:
+      Why its servers can be reached from other machines, or nothing where they cannot.
+    """
+    if choose_runtime(config.runtime)[0] != "launchpad":
+        return ""
+    if config.network == "host":
+        return "--network host"
+    from launch import isolation
+
+    return isolation.enter([sys.executable, *sys.orig_argv[1:]])
+
+
+def go_on(config: TrainConfig) -> None:
+    """Executes this program again in its own place: the run goes on from its newest checkpoint."""
+    left = config.restarts - 1
+    print(
+        f"bmg: goes on from the newest checkpoint in {_RESTART_DELAY:g} s ({left} restarts left)",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    time.sleep(_RESTART_DELAY)
+    # Everything else stands in the run's configuration.
+    command = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    options = ["--workdir", str(config.path), "--resume", "--restarts", str(left)]
+    os.execv(sys.executable, [sys.executable, *command, "train", *options])
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -73,8 +110,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
     workdir = config.path
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
-    for old in (workdir / "nodes").glob("*.json"):
-        old.unlink()
+    clear_statuses(workdir)
     return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
 
 
@@ -137,8 +173,18 @@ def count_devices(config: TrainConfig) -> int:
     return int(looked.stdout.split()[-1])
 
 
-def launch(config: TrainConfig, spec, resume: bool) -> int:
-    """Starts the program and stays until it ended."""
+def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
+    """Starts the program and stays until it ended.
+
+    Args:
+      config: the run.
+      spec: the environment's shapes.
+      resume: whether there is a checkpoint to go on from.
+      open_network: why others can reach its servers, see `isolate`.
+
+    Returns:
+      The exit code.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from launch.console import RunConsole
     from storage.files import write_json
@@ -153,18 +199,44 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
     runtime, why = choose_runtime(config.runtime)
     if why:
         console.print(why)
-    program = _start(runtime, config, spec, resume)
-    # After the start: Launchpad's own handlers would count down, and kill this process as well.
+    if open_network:
+        console.print(
+            f"this run's ports can be reached from other machines ({open_network}): whoever does "
+            "can run code here; close them, see README, Limits"
+        )
+    program = _start(runtime, config, spec, resume, console.print)
     interrupted = threading.Event()
+    first = float("inf")  # when
+
+    def interrupt(*_) -> None:
+        nonlocal first
+        if not interrupted.is_set():
+            interrupted.set()
+            first = time.monotonic()
+        elif time.monotonic() - first > _SAME_SIGNAL:  # files are whole, and nobody is waited for
+            console.restore()
+            os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+            program.kill()
+            os._exit(130)
+
+    # After the start: Launchpad's own handlers would count down, and kill this process as well.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
+        signal.signal(number, interrupt)
+    notes = Notes()
+
+    def print_notes() -> None:
+        for line in notes.new(read_statuses(config)):
+            console.print(line)
+
     try:
         while (state := program.poll()) == "running" and not interrupted.is_set():
+            print_notes()
             console.refresh()
             time.sleep(0.2)
         if interrupted.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
             state = "interrupted"
     finally:
+        print_notes()
         all_left = program.stop()
         console.close()
     code = report_end(config, state, program.failed)
@@ -175,15 +247,16 @@ def launch(config: TrainConfig, spec, resume: bool) -> int:
     return code
 
 
-def _start(runtime: str, config: TrainConfig, spec, resume: bool):
-    """A running program: `poll` says how it is, `failed` which nodes failed, `stop` ends it."""
+def _start(runtime: str, config: TrainConfig, spec, resume: bool, say: Callable[[str], None]):
+    """A running program: `poll` says how it is, `failed` which nodes failed, `stop` and `kill` end
+    it."""
     if runtime == "launchpad":
         from launch.processes import Processes
 
-        return Processes(config, spec, resume)
+        return Processes(config, spec, resume, say)
     from launch.threads import Threads
 
-    return Threads(config, spec, resume)
+    return Threads(config, spec, resume, say)
 
 
 def report_end(config: TrainConfig, state: str, failed: list[str]) -> int:

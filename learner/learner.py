@@ -46,6 +46,7 @@ class RunInfo(NamedTuple):
     versions: dict[str, str]  # goes into results.json
     num_evaluators: int
     final_timeout: float  # seconds to wait for the last evaluation
+    identity: dict[str, Any]  # JSON; a checkpoint belongs to the run that has the same
 
 
 class Progress:
@@ -78,8 +79,20 @@ class Learner:
     threads than `run`.
     """
 
-    def __init__(self, agent: ShardedAgent, config: LearnerConfig, info: RunInfo):
-        """Starts from a seed, or from the newest checkpoint when the run is resumed.
+    def __init__(
+        self,
+        agent: ShardedAgent,
+        config: LearnerConfig,
+        info: RunInfo,
+        say: Callable[[str], None],
+    ):
+        """Starts from a seed, or from the newest usable checkpoint when the run is resumed.
+
+        Args:
+          agent: on its devices.
+          config: how often things leave the learner.
+          info: of the run.
+          say: takes a line for each newer checkpoint that is not usable.
 
         Raises:
           CheckpointError: no usable checkpoint to resume from; one line.
@@ -89,10 +102,10 @@ class Learner:
         state = agent.agent.init(jax.random.PRNGKey(info.seed))
         self._progress = Progress()
         if info.resume:
-            found, problems = checkpoint.load_newest(self._directory, state)
-            for problem in problems:
-                print(problem, flush=True)
+            found, problems = checkpoint.load_newest(self._directory, state, info.identity)
             state, self._progress = found.state, Progress(found.header)
+            if problems:
+                say(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
         self._state = agent.replicate(state)
         self._lock = threading.Lock()
         self._reports: dict[str, dict[str, float]] = {}
@@ -148,6 +161,7 @@ class Learner:
         replay: Iterator[Trajectory],
         num_extra: int,
         occupancy: Callable[[], dict[str, float]],
+        node_metrics: Callable[[], dict[str, float]],
         should_stop: Callable[[], bool],
     ) -> bool:
         """Learns until the frames are used up or it is asked to stop.
@@ -159,6 +173,7 @@ class Learner:
           replay: batches of replayed unrolls.
           num_extra: replay batches per update beside the main one.
           occupancy: state of the replay tables, for the metrics.
+          node_metrics: state of the run's processes, likewise.
           should_stop: polled between updates.
 
         Returns:
@@ -187,13 +202,13 @@ class Learner:
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
                 if now - window.start >= self._config.log_interval:
-                    self._log(window, occupancy)
+                    self._log(window, occupancy, node_metrics)
                     window = Window(self.frames)
                 if now - last_checkpoint >= self._config.checkpoint_interval:
                     self._try_checkpoint()
                     last_checkpoint = time.monotonic()
             if window.updates:
-                self._log(window, occupancy)
+                self._log(window, occupancy, node_metrics)
         finally:
             profile.close()
             prefetcher.close()
@@ -243,7 +258,12 @@ class Learner:
             first(params), self._progress.updates, self.frames, final
         )
 
-    def _log(self, window: Window, occupancy: Callable[[], dict[str, float]]) -> None:
+    def _log(
+        self,
+        window: Window,
+        occupancy: Callable[[], dict[str, float]],
+        node_metrics: Callable[[], dict[str, float]],
+    ) -> None:
         """Writes the window's metrics; a full disk is reported and the run goes on."""
         try:
             replay = occupancy()
@@ -264,6 +284,7 @@ class Learner:
             "policy_lag/max": np.max(window.lags),
             **{f"learner_time/{k}": v / elapsed for k, v in window.seconds.items()},
             **replay,
+            **node_metrics(),
         }
         if self._progress.returns:
             mean_return = float(np.mean(self._progress.returns))
@@ -283,7 +304,12 @@ class Learner:
             print(f"metrics could not be written: {error}; the run goes on", flush=True)
 
     def _checkpoint(self) -> None:
-        header = {**self._progress.header(), "game": self._info.game, "frames": self.frames}
+        header = {
+            **self._progress.header(),
+            "game": self._info.game,
+            "frames": self.frames,
+            "identity": self._info.identity,
+        }
         checkpoint.save(
             self._directory,
             self._progress.updates,
@@ -346,15 +372,18 @@ class Window:
         self.seconds = {"waiting": 0.0, "updating": 0.0, "publishing": 0.0}
 
 
+_SUMMED = ("steps_per_second", "stalls", "not_finite_rewards")
+
+
 def summarise_reports(reports: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Actors' reports in one: rates are summed, shares of time averaged."""
+    """Actors' reports in one: rates and counts are summed, shares of time averaged."""
     if not reports:
         return {}
     names = next(iter(reports.values()))
     summary = {"actors/reporting": float(len(reports))}
     for name in names:
         values = [report[name] for report in reports.values()]
-        if name.endswith("per_second"):
+        if name in _SUMMED:
             summary[f"actors/{name}"] = float(np.sum(values))
         else:
             summary[f"actors_time/{name}"] = float(np.mean(values))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import tree
 
 from replay.backend import reverb
 from replay.interface import no_table, table_metrics, table_state
 from replay.signature import Signature
+from replay.waiting import Wait
 
 # Reverb takes whole seconds; a server that is there answers in milliseconds.
 INFO_TIMEOUT = 1
@@ -44,7 +45,7 @@ def connect(
     client: reverb.Client,
     names: Sequence[str],
     signature: Signature,
-    timeout: float,
+    wait: Wait,
     should_stop: Callable[[], bool],
 ) -> bool:
     """Waits for the server and checks that its tables hold unrolls of this signature.
@@ -53,14 +54,13 @@ def connect(
         True when connected, False when asked to stop while waiting.
 
     Raises:
-        TimeoutError: no server after `timeout` seconds, in one line.
+        TimeoutError: no server until the wait is over, in one line.
         ValueError: a table is missing or holds something else, in one line.
     """
-    deadline = time.monotonic() + timeout
     while (tables := _tables(client)) is None:
         if should_stop():
             return False
-        if time.monotonic() > deadline:
+        if wait.over():
             raise TimeoutError(_silent(client))
     for name in names:
         if name not in tables:

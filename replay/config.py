@@ -38,6 +38,10 @@ class ReplayConfig:
     """Seconds a sampler waits for a batch before it gives up; longer than the actors take
     to compile. Ours."""
 
+    stall_after: float = 60.0
+    """Seconds of any of these waits after which it is named in the log, with what the table holds,
+    and counted. Ours."""
+
     close_timeout: float = 1.0
     """Seconds a closing writer waits for its unrolls to be taken (what is not is lost), and a
     closing sampler for its thread. Ours."""
@@ -48,7 +52,7 @@ class ReplayConfig:
     def __post_init__(self):
         for name in ("online_capacity", "max_unconfirmed", "samples_in_flight", "prefetch_batches"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("write_timeout", "sample_timeout", "poll_interval"):
+        for name in ("write_timeout", "sample_timeout", "stall_after", "poll_interval"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0 seconds")
         _require(self.close_timeout >= 0, "close_timeout", self.close_timeout, "0 seconds or more")
         _require(self.replay_capacity >= 0, "replay_capacity", self.replay_capacity,

@@ -65,6 +65,11 @@ class Replay(Protocol):
         ...
 
 
+def say(message: str) -> None:
+    """Where stalls are named if the caller names no other place: the process's output."""
+    print(message, flush=True)
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuses batches of nothing; one line."""
     if batch_size < 1:
@@ -85,13 +90,13 @@ def table_state(name: str, size: int, max_size: int, inserted: int, sampled: int
 
 def no_room(seconds: float, state: str) -> TimeoutError:
     """The error of a writer that waited in vain, with the table's state."""
-    return TimeoutError(f"no unroll was taken for {seconds:g} s (is the learner dead, or slower "
+    return TimeoutError(f"no unroll was taken for {seconds:.3g} s (is the learner dead, or slower "
                         f"than that?): {state}")
 
 
 def no_batch(seconds: float, state: str) -> TimeoutError:
     """The error of a sampler that waited in vain, with the table's state."""
-    return TimeoutError(f"no batch for {seconds:g} s (are the actors dead, or slower than that?): "
+    return TimeoutError(f"no batch for {seconds:.3g} s (are the actors dead, or slower than that?): "
                         f"{state}")
 
 

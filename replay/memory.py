@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import pathlib
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +19,12 @@ from replay.interface import (
     no_batch,
     no_room,
     no_table,
+    say,
     table_metrics,
     table_state,
 )
 from replay.signature import Signature
+from replay.waiting import Wait
 
 _SHARE_OF_FREE = 0.8  # of the free memory, which a replay may take; the rest is for the program
 
@@ -40,13 +41,15 @@ class MemoryReplay:
             `close_timeout` are unread: nothing is under way between two processes.
         should_stop: asked every `config.poll_interval` seconds by everyone who waits.
         seed: of the draws.
+        on_stall: takes a line about each wait of more than `config.stall_after` seconds.
     """
 
     def __init__(self, signature: Any, config: ReplayConfig, should_stop: Callable[[], bool],
-                 seed: int):
+                 seed: int, on_stall: Callable[[str], None] = say):
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
+        self._on_stall = on_stall
         self._rng = np.random.default_rng(seed)
         self._changed = threading.Condition()  # guards all that follows
         self._queue: collections.deque[list[np.ndarray]] = collections.deque()
@@ -62,8 +65,8 @@ class MemoryReplay:
         with self._changed:
             if self._closed:
                 raise RuntimeError("append to a closed replay: make a new one")
-            deadline = time.monotonic() + self._config.write_timeout
-            if not self._wait(lambda: len(self._queue) < self._config.online_capacity, deadline):
+            wait = self._new_wait(self._config.write_timeout, no_room, ONLINE)
+            if not self._wait(lambda: len(self._queue) < self._config.online_capacity, wait):
                 if self._stopping():
                     return False
                 raise no_room(self._config.write_timeout, self._state(ONLINE))
@@ -82,9 +85,9 @@ class MemoryReplay:
         taken: list[list[np.ndarray]] = []  # outlives a timeout, so that nothing is lost
 
         def next_batch():
-            deadline = time.monotonic() + self._config.sample_timeout
+            wait = self._new_wait(self._config.sample_timeout, no_batch, ONLINE)
             while len(taken) < batch_size:  # one by one: the queue may be smaller than a batch
-                unroll = self._pop(deadline)
+                unroll = self._pop(wait)
                 if unroll is None:
                     return None
                 taken.append(unroll)
@@ -105,7 +108,8 @@ class MemoryReplay:
             raise no_table("this process's memory", REPLAY, [ONLINE])
 
         def next_batch():
-            batch = self._draw(batch_size, time.monotonic() + self._config.sample_timeout)
+            wait = self._new_wait(self._config.sample_timeout, no_batch, REPLAY)
+            batch = self._draw(batch_size, wait)
             return None if batch is None else self._signature.unflatten(batch)
 
         return _Batches(next_batch)
@@ -124,20 +128,20 @@ class MemoryReplay:
             self._closed = True
             self._changed.notify_all()
 
-    def _pop(self, deadline: float) -> list[np.ndarray] | None:
+    def _pop(self, wait: Wait) -> list[np.ndarray] | None:
         """The queue's oldest unroll; None when asked to stop."""
         with self._changed:
-            if not self._wait(lambda: self._queue, deadline):
+            if not self._wait(lambda: self._queue, wait):
                 return self._nothing(ONLINE)
             self._sampled[ONLINE] += 1
             self._changed.notify_all()
             return self._queue.popleft()
 
-    def _draw(self, batch_size: int, deadline: float) -> list[np.ndarray] | None:
+    def _draw(self, batch_size: int, wait: Wait) -> list[np.ndarray] | None:
         """A batch from the replay; None when asked to stop."""
         with self._changed:
             enough = self._config.min_replay_size
-            if not self._wait(lambda: self._sizes()[REPLAY] >= enough, deadline):
+            if not self._wait(lambda: self._sizes()[REPLAY] >= enough, wait):
                 return self._nothing(REPLAY)
             self._sampled[REPLAY] += batch_size
             drawn = self._rng.integers(self._sizes()[REPLAY], size=batch_size)
@@ -157,15 +161,20 @@ class MemoryReplay:
     def _stopping(self) -> bool:
         return self._closed or self._should_stop()
 
-    def _wait(self, condition: Callable[[], Any], deadline: float) -> bool:
-        """Waits until a condition holds; False when asked to stop first, or after the deadline."""
+    def _new_wait(self, limit: float, error: Callable[[float, str], TimeoutError], name: str):
+        def stalled(seconds: float) -> None:
+            self._on_stall(str(error(seconds, self._state(name))))
+
+        return Wait(limit, self._config.poll_interval, self._config.stall_after, stalled)
+
+    def _wait(self, condition: Callable[[], Any], wait: Wait) -> bool:
+        """Waits until a condition holds; False when asked to stop first, or when it is over."""
         while not self._stopping():
             if condition():
                 return True
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if wait.over():
                 return False
-            self._changed.wait(min(self._config.poll_interval, left))
+            self._changed.wait(wait.seconds)
         return False
 
     def _state(self, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from replay import client as client_lib
 from replay.backend import reverb
 from replay.config import ReplayConfig
-from replay.interface import ONLINE, REPLAY
+from replay.interface import ONLINE, REPLAY, say
 from replay.sampler import Sampler
 from replay.writer import Writer
 
@@ -21,12 +21,13 @@ class RemoteReplay:
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
         config: sizes and deadlines, the same as the server's.
         should_stop: asked every `config.poll_interval` seconds by everyone who waits.
+        on_stall: takes a line about each wait of more than `config.stall_after` seconds.
     """
 
     def __init__(self, server: str | reverb.Client, signature: Any, config: ReplayConfig,
-                 should_stop: Callable[[], bool]):
+                 should_stop: Callable[[], bool], on_stall: Callable[[str], None] = say):
         self._server = client_lib.as_client(server)
-        self._arguments = (signature, config, should_stop)
+        self._arguments = (signature, config, should_stop, on_stall)
         self._writer = Writer(self._server, *self._arguments)
         self._samplers: list[Sampler] = []
 

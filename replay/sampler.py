@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 import weakref
 from typing import Any, Callable
 
@@ -13,8 +12,9 @@ import numpy as np
 from replay import client as client_lib
 from replay.backend import pybind, reverb
 from replay.config import ReplayConfig
-from replay.interface import check_batch_size, no_batch
+from replay.interface import check_batch_size, no_batch, say
 from replay.signature import Signature
+from replay.waiting import Wait
 
 # Reverb wants an end; this one is never reached.
 _ENDLESS = 2**40
@@ -44,6 +44,7 @@ class Sampler:
         config: sizes and deadlines, the same as the server's.
         should_stop: asked every `config.poll_interval` seconds (once a second or so while there is
             no server yet); True ends the iteration.
+        on_stall: takes a line about a wait of more than `config.stall_after` seconds.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Sampler:
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
+        on_stall: Callable[[str], None] = say,
     ):
         check_batch_size(batch_size)
         self._client = client_lib.as_client(server)
@@ -61,6 +63,7 @@ class Sampler:
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
+        self._on_stall = on_stall
         self._reader = _Reader(self._client.server_address, table, batch_size, self._signature,
                                config)
         self._connected = False
@@ -83,23 +86,28 @@ class Sampler:
         """
         if not self._finalizer.alive or self._should_stop():
             raise StopIteration
+        wait = Wait(self._config.sample_timeout, self._config.poll_interval,
+                    self._config.stall_after, self._stalled)
         if not self._connected:
-            if not client_lib.connect(self._client, [self._table], self._signature,
-                                      self._config.sample_timeout, self._should_stop):
+            if not client_lib.connect(self._client, [self._table], self._signature, wait,
+                                      self._should_stop):
                 raise StopIteration
             self._reader.start()
             self._connected = True
-        deadline = time.monotonic() + self._config.sample_timeout
         while True:
-            seconds = min(self._config.poll_interval, max(deadline - time.monotonic(), 0.001))
-            batch = self._reader.get(seconds)
+            batch = self._reader.get(wait.seconds)
             if batch is not None:
                 return self._signature.unflatten(batch)
             if self._should_stop():
                 raise StopIteration
-            if time.monotonic() >= deadline:
-                raise no_batch(self._config.sample_timeout,
-                               client_lib.describe(self._client, self._table))
+            if wait.over():
+                raise self._no_batch(self._config.sample_timeout)
+
+    def _stalled(self, seconds: float) -> None:
+        self._on_stall(str(self._no_batch(seconds)))
+
+    def _no_batch(self, seconds: float) -> TimeoutError:
+        return no_batch(seconds, client_lib.describe(self._client, self._table))
 
     def close(self) -> None:
         """Stops reading, within `config.close_timeout` seconds; what was read ahead is lost.

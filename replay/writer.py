@@ -9,8 +9,9 @@ from replay import client as client_lib
 from replay import server as server_lib
 from replay.backend import reverb
 from replay.config import ReplayConfig
-from replay.interface import ONLINE, no_room
+from replay.interface import ONLINE, no_room, say
 from replay.signature import Signature
+from replay.waiting import Wait
 
 
 class Writer:
@@ -25,6 +26,7 @@ class Writer:
         config: sizes and deadlines, the same as the server's.
         should_stop: asked every `config.poll_interval` seconds (once a second or so while there is
             no server yet); True frees a writer that waits.
+        on_stall: takes a line about a wait of more than `config.stall_after` seconds.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class Writer:
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
+        on_stall: Callable[[str], None] = say,
     ):
         self._client = client_lib.as_client(server)
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
+        self._on_stall = on_stall
         self._tables = server_lib.table_names(config)
         self._writer = None
         self._closed = False
@@ -74,8 +78,9 @@ class Writer:
         if self._writer is not None and not self._closed:
             try:
                 deadline = time.monotonic() + self._config.close_timeout
-                while not self._flush(0, deadline) and time.monotonic() < deadline:
-                    if self._should_stop():
+                while (left := deadline - time.monotonic()) > 0:
+                    seconds = min(self._config.poll_interval, left)
+                    if self._flush(0, seconds) or self._should_stop():
                         break
             except RuntimeError:
                 pass  # the stream is broken: nothing more can be delivered
@@ -90,7 +95,7 @@ class Writer:
 
     def _connect(self) -> bool:
         if not client_lib.connect(self._client, self._tables, self._signature,
-                                  self._config.write_timeout, self._should_stop):
+                                  self._new_wait(), self._should_stop):
             return False
         # Signatures are compared above. Left to Reverb, fetching them would block unasked.
         self._writer = self._client.trajectory_writer(
@@ -101,18 +106,25 @@ class Writer:
         """Waits until one more unroll may be sent; False if asked to stop."""
         # Reverb counts items. Behind a full queue an unroll has one or both of its items
         # unconfirmed: the online one always, so that unconfirmed unrolls are never more than items.
-        deadline = time.monotonic() + self._config.write_timeout
-        while not self._flush(self._config.max_unconfirmed - 1, deadline):
+        wait = self._new_wait()
+        while not self._flush(self._config.max_unconfirmed - 1, wait.seconds):
             if self._should_stop():
                 return False
-            if time.monotonic() >= deadline:
+            if wait.over():
                 raise no_room(self._config.write_timeout,
                               client_lib.describe(self._client, ONLINE))
         return True
 
-    def _flush(self, unconfirmed: int, deadline: float) -> bool:
-        """Waits one poll interval, not beyond the deadline; True if so few items remain."""
-        seconds = min(self._config.poll_interval, max(deadline - time.monotonic(), 0.001))
+    def _new_wait(self) -> Wait:
+        config = self._config
+
+        def stalled(seconds: float) -> None:
+            self._on_stall(str(no_room(seconds, client_lib.describe(self._client, ONLINE))))
+
+        return Wait(config.write_timeout, config.poll_interval, config.stall_after, stalled)
+
+    def _flush(self, unconfirmed: int, seconds: float) -> bool:
+        """Waits so long at most; True if so few items remain."""
         try:
             self._writer.flush(unconfirmed, max(int(1000 * seconds), 1))
         except reverb.DeadlineExceededError:

@@ -83,16 +83,17 @@ def list_checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(directory.glob("checkpoint_*.npz"), key=lambda path: (len(path.name), path.name))
 
 
-def load(path: pathlib.Path, template) -> Checkpoint:
+def load(path: pathlib.Path, template, identity: dict[str, Any] | None = None) -> Checkpoint:
     """Reads a checkpoint into the structure of `template`.
 
     Args:
       path: the file.
       template: a tree of arrays (or shapes) that the checkpoint must match, or a function of the
         header that gives it.
+      identity: what must stand in its header of the run that it belongs to; None for anything.
 
     Raises:
-      CheckpointError: truncated, or of another agent; one line.
+      CheckpointError: truncated, or of another agent or run; one line.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -118,12 +119,21 @@ def load(path: pathlib.Path, template) -> Checkpoint:
             f"{path} is of another agent: {len(wrong)} arrays differ, the first is {wrong[0]}; "
             "use the configuration it was made with."
         )
+    theirs = header.get("identity", {})
+    for name, value in (identity or {}).items():
+        if name in theirs and theirs[name] != value:
+            raise CheckpointError(
+                f"{path} is of another run: {name} was {theirs[name]!r}, not {value!r}."
+            )
     treedef = jax.tree.structure(template)
     return Checkpoint(jax.tree.unflatten(treedef, [arrays[name] for name in expected]), header)
 
 
-def load_newest(directory: pathlib.Path, template) -> tuple[Checkpoint, list[str]]:
-    """The newest checkpoint that can be read, and a line for each newer one that could not.
+def load_newest(
+    directory: pathlib.Path, template, identity: dict[str, Any] | None = None
+) -> tuple[Checkpoint, list[str]]:
+    """The newest checkpoint that can be used, and a line for each newer one that could not; see
+    `load`.
 
     Raises:
       CheckpointError: none there, or none usable.
@@ -131,7 +141,7 @@ def load_newest(directory: pathlib.Path, template) -> tuple[Checkpoint, list[str
     problems: list[str] = []
     for path in reversed(list_checkpoints(directory)):
         try:
-            return load(path, template), problems
+            return load(path, template, identity), problems
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(problems[0] if problems else f"no checkpoint in {directory} to use.")

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import IO
 
@@ -21,16 +22,27 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     Raises:
       OSError: it could not be written (a full disk); the temporary file is removed.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # Several threads may write the same file.
+    temporary = path.with_name(f"{path.name}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync(directory: pathlib.Path) -> None:
+    """The file's new name has to reach the disk as well as its content."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: pathlib.Path, value) -> None:

@@ -68,4 +68,4 @@ def small_disk(tmp_path):
     except (OSError, subprocess.SubprocessError):
         pytest.skip("mounting is not allowed here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=20)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=20)

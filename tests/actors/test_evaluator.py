@@ -71,13 +71,14 @@ class Episodes:
         self.steps += 1
         assert self.steps < self._limit, "played on for too long"
         returns = np.full(self.num_envs, np.nan, np.float32)
+        first = np.zeros(self.num_envs, bool)
         for n in range(self.num_envs):
             self._left[n] -= 1
             if self._left[n] == 0:
+                first[n] = True
                 returns[n] = self._returns[n][self._episode[n]]
                 self._episode[n] += 1
                 self._left[n] = self._lengths[n][self._episode[n] % len(self._lengths[n])]
-        first = ~np.isnan(returns)
         zeros = np.zeros(self.num_envs, np.float32)
         return Step(self._frame(), zeros, 1 - first.astype(np.float32), first, returns)
 
@@ -200,3 +201,16 @@ def test_evaluating_ends_when_asked_to_stop():
         should_stop=lambda: environment.steps >= 10,
     )
     assert reports == [] and environment.steps == 10
+
+
+def test_a_return_that_is_not_finite_ends_its_episode_and_counts_for_none():
+    environment = Episodes([[3, 9], [2, 9], [4, 9]], [[np.nan, 0], [5, 0], [7, 0]])
+    returns = play_episodes(environment, jax.jit(still), None, KEY, never)
+    np.testing.assert_array_equal(returns, [np.nan, 5, 7])
+    assert environment.steps == 4
+    reports: list[Evaluation] = []
+    evaluate(environment, Newest(0.0, 3, final=True), reports.append)
+    assert (reports[0].mean_return, reports[0].episodes) == (6.0, 2)
+    lost = Episodes([[3, 9]], [[np.inf, 0]])
+    with pytest.raises(FloatingPointError, match="none of 1 episodes had a finite return"):
+        evaluate(lost, Newest(0.0, 3, final=True), reports.append)

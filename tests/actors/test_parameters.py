@@ -37,9 +37,9 @@ class Learner:
 def make_client():
     clients = []
 
-    def make(learner, interval: float = 3600.0) -> ParameterClient:
+    def make(learner, interval: float = 3600.0, timeout: float = 30.0) -> ParameterClient:
         # So long an interval leaves one look to the thread; the test takes the others itself.
-        clients.append(ParameterClient(learner, interval))
+        clients.append(ParameterClient(learner, interval, timeout))
         return clients[-1]
 
     yield make
@@ -145,3 +145,12 @@ def test_parameters_of_the_same_process_are_the_newest_at_every_call():
         assert latest.params["w"].devices() == {jax.devices()[1]}
         assert now(parameters) is latest, "on the device once, not at every step"
         script.pop(0) if len(script) > 1 else None
+
+
+def test_nobody_waits_for_ever_for_the_first_parameters(make_client):
+    client = make_client(Learner(), timeout=0.5)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match="no parameters within 0.5 s") as caught:
+        client.wait(lambda: False)
+    assert 0.3 < time.monotonic() - start < 10.0
+    assert "\n" not in str(caught.value)

@@ -272,3 +272,25 @@ def test_stacks_across_ends_of_episodes_and_lives_on_a_rom(config, num_stack):
                 assert unroll.reward[n, t] == step.reward[n]
                 assert unroll.discount[n, t] == step.discount[n]
                 np.testing.assert_equal(unroll.episode_return[n, t], step.episode_return[n])
+
+
+def test_rewards_that_are_not_finite_are_replaced_and_counted():
+    first = np.zeros((6, 2), bool)
+    first[2] = first[5] = True
+    tape = Tape(1, first)
+    tape.steps[0].reward[0] = np.nan
+    tape.steps[1].reward[:] = [np.inf, 3.0]
+    tape.steps[4].reward[1] = -np.inf
+    tape.steps[2].episode_return[0] = np.inf
+    expected = np.stack([step.reward for step in tape.steps], 1)
+    expected[~np.isfinite(expected)] = 0.0
+    rollout = make_rollout(tape, show_observation, 3)
+    unrolls = [rollout.collect(0, CLOCK) for _ in range(2)]
+    np.testing.assert_array_equal(np.concatenate([x.reward for x in unrolls], 1), expected)
+    assert rollout.not_finite_rewards == 3
+    returns = np.concatenate([x.episode_return for x in unrolls], 1)
+    ended = np.zeros((6, 2), bool)
+    ended[2, 1] = ended[5] = True
+    np.testing.assert_array_equal(~np.isnan(returns), ended.T)
+    discount = np.concatenate([x.discount for x in unrolls], 1)
+    np.testing.assert_array_equal(discount, np.stack([step.discount for step in tape.steps], 1))

@@ -149,8 +149,10 @@ class Command:
         self.launched: list[tuple] = []
         monkeypatch.chdir(folder)
         monkeypatch.setattr(train, "launch", self._launch)
+        # It would execute the test's process again.
+        monkeypatch.setattr(train, "isolate", lambda config: "")
 
-    def _launch(self, config, spec, resume) -> int:
+    def _launch(self, config, spec, resume, open_network) -> int:
         self.launched.append((config, spec, resume))
         return 0
 

@@ -168,7 +168,8 @@ def test_resuming_a_directory_that_was_moved(command, tmp_path):
 def test_resuming_forgets_how_the_nodes_were(command, tmp_path):
     save_run(tmp_path / "run")
     (tmp_path / "run" / "nodes").mkdir()
-    (tmp_path / "run" / "nodes" / "learner.json").write_text('{"state": "finished"}')
+    said = '{"state": "finished", "pid": 1, "created": 0.0}'
+    (tmp_path / "run" / "nodes" / "learner.json").write_text(said)
     command.config("train", "--resume", "--workdir", "run")
     assert list((tmp_path / "run" / "nodes").iterdir()) == []
 

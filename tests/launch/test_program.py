@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
 import signal
-import time
 from typing import NamedTuple
 
 import pytest
@@ -295,25 +293,6 @@ def test_terminating_the_launcher_ends_the_run_in_order(tmp_path, runtime):
     assert code != 0
     results = json_of(workdir / "results.json")
     assert checkpoints_of(workdir)[-1] == f"checkpoint_{results['updates']:010d}.npz"
-
-
-@pytest.mark.launchpad
-@pytest.mark.parametrize("node", ["actor_0", "learner", "replay"])
-def test_a_killed_node_ends_the_run(tmp_path, node):
-    """Exit code 1 and the node's name; what was written before stays."""
-    workdir = tmp_path / "runs/catch"
-    options = [*CATCH, *ENDLESS, "--runtime", "launchpad", "--learner.checkpoint-interval", "0.5"]
-    with started(*options, cwd=tmp_path) as run:
-        run.wait_for(lambda: learning(workdir)() and checkpoints_of(workdir))
-        os.kill(pids_of(workdir)[node], signal.SIGKILL)
-        killed = time.monotonic()
-        code, out, err = run.finish(LEAVE)
-        assert_nothing_left(run, workdir)
-    assert code == 1, out + err
-    assert f"{node} failed" in err
-    assert time.monotonic() - killed < LEAVE
-    updates = [int(name[11:21]) for name in checkpoints_of(workdir) if name.endswith(".npz")]
-    assert updates and max(updates) > 0
 
 
 def test_a_node_that_raises_shows_the_end_of_its_log(catch):

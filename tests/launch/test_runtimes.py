@@ -63,7 +63,7 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
     class Ended:
         failed = []
 
-        def __init__(self, runtime, config, spec, resume):
+        def __init__(self, runtime, config, spec, resume, say):
             started.append(runtime)
             (config.path / "results.json").write_text("{}\n")
 
@@ -127,9 +127,9 @@ def learned(config, spec, unrolls, writer, reader):
     """The state and the metrics after learning from those unrolls."""
     for folder in ("checkpoints", "tensorboard"):
         (config.path / folder).mkdir(parents=True)
-    learner = parts.make_learner(config, spec, resume=False)
+    learner = parts.make_learner(config, spec, resume=False, say=print)
     writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
-    assert parts.learn(learner, config, spec, reader, never) is True
+    assert parts.learn(learner, config, spec, reader, dict, never) is True
     assert all(writing.result(within=30.0))
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))

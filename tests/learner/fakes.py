@@ -99,16 +99,22 @@ def run_info(workdir: pathlib.Path, updates: int, **changes) -> RunInfo:
         versions={"python": "3.10"},
         num_evaluators=0,
         final_timeout=20.0,
+        identity={"game": "catch", "seed": 3},
     )
     return info._replace(**changes)
 
 
 def make_learner(
-    agent: ShardedAgent, workdir: pathlib.Path, updates: int, changes: dict | None = None, **info
+    agent: ShardedAgent,
+    workdir: pathlib.Path,
+    updates: int,
+    changes: dict | None = None,
+    say=print,
+    **info,
 ) -> Learner:
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))
-    return Learner(agent, config, run_info(workdir, updates, **info))
+    return Learner(agent, config, run_info(workdir, updates, **info), say)
 
 
 REPLAY_METRICS = {
@@ -116,6 +122,9 @@ REPLAY_METRICS = {
     for table in ("online", "replay")
     for name in ("size", "inserted", "sampled")
 }
+
+
+NODE_METRICS = {"memory_mib/learner": 100.0, "nodes/restarts": 2.0}
 
 
 def never() -> bool:
@@ -130,6 +139,7 @@ def run(learner: Learner, online=None, replay=None, should_stop=never) -> bool:
         replay or replay_stream(),
         num_extra=1,
         occupancy=lambda: REPLAY_METRICS,
+        node_metrics=lambda: NODE_METRICS,
         should_stop=should_stop,
     )
 

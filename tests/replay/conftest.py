@@ -178,16 +178,16 @@ def make_replay(request, signature):
     servers = fixture and request.getfixturevalue(fixture)
     handles = []
 
-    def make(config: ReplayConfig, should_stop=never):
+    def make(config: ReplayConfig, should_stop=never, on_stall=print):
         if request.param == "memory":
-            handles.append(MemoryReplay(signature, config, should_stop, seed=7))
+            handles.append(MemoryReplay(signature, config, should_stop, 7, on_stall))
             return lambda: handles[0]
         from replay.remote import RemoteReplay
 
         address = servers(config) if request.param == "here" else servers.serve(config)
 
         def handle():
-            handles.append(RemoteReplay(address, signature, config, should_stop))
+            handles.append(RemoteReplay(address, signature, config, should_stop, on_stall))
             return handles[-1]
 
         return handle

@@ -313,3 +313,18 @@ def test_the_header_is_json_of_this_format(saved):
     with np.load(saved) as file:
         header = json.loads(bytes(file["header"]))
     assert header == {"format": checkpoint.FORMAT, **HEADER}
+
+
+def test_a_checkpoint_belongs_to_its_run(tmp_path, state, template):
+    """The same arrays, but of another game: refused, and the one before it is used."""
+    ours, theirs = {"game": "pong", "seed": 1}, {"game": "breakout", "seed": 1}
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, 3, state, {**HEADER, "identity": ours}, keep=5)
+    foreign = checkpoint.save(folder, 4, state, {**HEADER, "identity": theirs}, keep=5)
+    with pytest.raises(CheckpointError, match="game was 'breakout', not 'pong'") as caught:
+        checkpoint.load(foreign, template, ours)
+    assert str(foreign) in fakes.one_line(caught.value)
+    found, problems = checkpoint.load_newest(folder, template, ours)
+    assert found.header["identity"] == ours and len(problems) == 1
+    assert checkpoint.load(foreign, template, theirs).header["identity"] == theirs
+    assert checkpoint.load(foreign, template).header["identity"] == theirs

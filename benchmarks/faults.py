@@ -1,0 +1,490 @@
+"""What a run of Catch promises to survive, tried on the real program: kill, stop, fill, truncate.
+
+Each fault has a program of its own, or two where the run has to be resumed. They are looked at from
+outside alone: state files, metrics, checkpoints, exit codes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.config import BenchmarkConfig
+
+_START = 120.0  # seconds that a program may take to learn, on a busy machine
+_LEAVE = 30.0  # seconds within which a run has to end
+_SILENCE = 8.0  # seconds after which a hung actor is killed here
+_OPTIONS = (
+    "train --game catch --frames 2000000000 --learner.log-interval 0.25 "
+    "--learner.checkpoint-interval 2 --evaluator.interval 2 --evaluator.episodes 10"
+).split()
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """Kill, stop, fill and truncate what a run on Catch needs, and see whether it keeps its
+    promises."""
+
+    only: tuple[str, ...] = ()
+    """Faults to try, such as actor-killed; none for all."""
+    seconds: float = 120.0
+    """That each of the two runs lasts whose throughput is compared; a quick one takes a third."""
+
+
+def _rows(workdir: pathlib.Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if "learner/updates" in row]
+
+
+class Outcome(NamedTuple):
+    """What happened after a fault."""
+
+    happened: str
+    recovery_seconds: float  # until the run, or the node, worked again, or the run had ended
+    frames_lost: int  # learned from, and not in the checkpoint that the run goes on from
+
+
+class Program:
+    """`bmg train` in a session of its own."""
+
+    def __init__(self, workdir: pathlib.Path, *options: str):
+        """Starts it."""
+        self.workdir = workdir
+        self._rows_before = len(_rows(workdir))
+        command = [sys.executable, "-c", "from launch.cli import main; main()", *_OPTIONS]
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*command, "--workdir", str(workdir), *options],
+            stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        self._known: set[psutil.Process] = set()
+
+    @property
+    def pid(self) -> int:
+        """The launcher's."""
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What it has printed."""
+        self._output.seek(0)
+        return self._output.read()
+
+    def rows(self) -> list[dict]:
+        """The learner's lines of metrics since this program started."""
+        return _rows(self.workdir)[self._rows_before :]
+
+    @property
+    def updates(self) -> int:
+        """Of the learner, by the newest line."""
+        return int(rows[-1]["learner/updates"]) if (rows := self.rows()) else 0
+
+    @property
+    def frames_per_update(self) -> int:
+        """Environment frames."""
+        row = self.rows()[-1]
+        return int(row["learner/frames"] / row["learner/updates"])
+
+    def checkpoints(self) -> list[int]:
+        """Updates of each checkpoint."""
+        files = (self.workdir / "checkpoints").glob("checkpoint_*.npz")
+        return sorted(int(re.findall(r"\d+", path.name)[0]) for path in files)
+
+    def status(self, node: str) -> dict:
+        """What a node last said of itself."""
+        return json.loads((self.workdir / "nodes" / f"{node}.json").read_text())
+
+    def wait(self, condition: Callable[[], object], limit: float, what: str) -> float:
+        """Seconds until the condition held.
+
+        Raises:
+          Broken: it did not in time, or the program ended.
+        """
+        start = time.monotonic()
+        while time.monotonic() - start < limit:
+            ended = self._process.poll() is not None
+            with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+                if not ended:
+                    self._known |= set(psutil.Process(self.pid).children(recursive=True))
+                if condition():
+                    return time.monotonic() - start
+            if ended:
+                raise Broken(f"the run ended before {what}:\n{self.output}")
+            time.sleep(0.1)
+        raise Broken(f"{what}: not within {limit:g} s:\n{self.output}")
+
+    def learning(self, checkpoints: int = 1) -> None:
+        """Waits until it learns and has written so many checkpoints."""
+        self.wait(lambda: len(self.checkpoints()) >= checkpoints, _START, "first checkpoints")
+        self.more_updates(2)
+
+    def more_updates(self, number: int, limit: float = _START) -> float:
+        """Seconds until it has made so many updates more."""
+        goal = self.updates + number
+        return self.wait(lambda: self.updates >= goal, limit, f"{number} more updates")
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> dict:
+        """Sends a node a signal; what it had said of itself."""
+        status = self.status(node)
+        os.kill(status["pid"], number)
+        return status
+
+    def runs_anew(self, node: str, before: dict) -> Callable[[], bool]:
+        """A condition: the node is another process than before."""
+        return lambda: self.status(node)["pid"] != before["pid"]
+
+    def rejoined(self, node: str, before: dict) -> Callable[[], bool]:
+        """A condition: the node is another process than before, and at work: it gave signs of life
+        after it said that it runs."""
+        path, first = self.workdir / "nodes" / f"{node}.json", []
+
+        def holds() -> bool:
+            if self.status(node)["pid"] == before["pid"]:
+                return False
+            first.append(path.stat().st_mtime_ns)
+            return first[-1] != first[0]
+
+        return holds
+
+    def end(self, limit: float = _LEAVE) -> tuple[int, float]:
+        """(exit code, seconds) once it has ended by itself with all its processes.
+
+        Raises:
+          Broken: it, or one of its processes, is still there.
+        """
+        start = time.monotonic()
+        try:
+            code = self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"the run has not ended within {limit:g} s:\n{self.output}") from None
+        left = [p.pid for p in self._known if p.is_running() and p.status() != "zombie"]
+        if left:
+            raise Broken(f"processes {left} were left behind")
+        return code, time.monotonic() - start
+
+    def left_alone(self, limit: float = _LEAVE) -> tuple[int, float]:
+        """As `end`, after the launcher was killed: seconds until the nodes have left."""
+        start = time.monotonic()
+        code = self._process.wait(10)
+        while any(p.is_running() and p.status() != "zombie" for p in self._known):
+            if time.monotonic() - start > limit:
+                raise Broken(f"nodes have not left within {limit:g} s")
+            time.sleep(0.1)
+        return code, time.monotonic() - start
+
+    def close(self) -> None:
+        """Kills whatever is left."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._known |= set(psutil.Process(self.pid).children(recursive=True))
+        for process in self._known:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(30)
+        self._output.close()
+
+
+
+def _actor_killed(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    before = program.kill("actor_0")
+    program.more_updates(2)
+    seconds = program.wait(program.rejoined("actor_0", before), 60, "actor_0 is back")
+    _expect(_seeds(program, "actor_0") == 2, "the second start has seeds of its own")
+    _expect("actor_0 died (killed" in program.output, "the console says it")
+    program.more_updates(2)
+    _expect(program.rows()[-1]["nodes/restarts"] == 1, "it is counted")
+    return Outcome("the other actor went on; it came back with new seeds", seconds, 0)
+
+
+def _evaluator_killed(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    before = program.kill("evaluator_0")
+    program.more_updates(2)
+    seconds = program.wait(program.rejoined("evaluator_0", before), 60, "evaluator_0 is back")
+    return Outcome("it came back and plays on", seconds, 0)
+
+
+def _actor_stopped(start: Start) -> Outcome:
+    program = start("--silence-timeout", str(_SILENCE))
+    program.learning()
+    before = program.kill("actor_0", signal.SIGSTOP)
+    program.more_updates(2)
+    seconds = program.wait(program.rejoined("actor_0", before), 90, "actor_0 is back")
+    _expect("actor_0 gave no sign of life" in program.output, "the console says it")
+    return Outcome(f"killed after {_SILENCE:g} s of silence, as asked for; came back", seconds, 0)
+
+
+def _crash_loop(start: Start) -> Outcome:
+    program = start("--node-restarts", "2")
+    program.learning()
+    began = time.monotonic()
+    for _ in range(3):
+        before = program.kill("actor_1")
+        if _ < 2:
+            program.wait(program.rejoined("actor_1", before), 60, "actor_1 is back")
+    code, _ = program.end()
+    _expect(code == 1, f"exit code {code}")
+    _expect("--node-restarts 2 allows no more" in program.output, "the console gives the reason")
+    return Outcome("two restarts, then the end with the reason", time.monotonic() - began, 0)
+
+
+def _ends_and_resumes(node: str) -> Callable[[Start], Outcome]:
+    def fault(start: Start) -> Outcome:
+        program = start()
+        program.learning()
+        updates, per_update = program.updates, program.frames_per_update
+        program.kill(node)
+        code, seconds = program.end()
+        _expect(code == 1 and f"{node} failed" in program.output, "exit code 1, and who failed")
+        newest = program.checkpoints()[-1]
+        resumed = start("--resume")
+        resumed.wait(resumed.rows, _START, "the first line after --resume")
+        _expect(resumed.updates > newest, "it counts on from the checkpoint")
+        lost = max(updates - newest, 0) * per_update
+        return Outcome("ended with exit code 1; --resume went on", seconds, lost)
+
+    return fault
+
+
+def _restarted(start: Start) -> Outcome:
+    program = start("--restarts", "1")
+    program.learning()
+    updates, per_update = program.updates, program.frames_per_update
+    before = program.kill("learner")
+    killed = time.monotonic()
+    newest = program.checkpoints()[-1]
+    lines = len(program.rows())
+    program.wait(program.runs_anew("learner", before), 60, "another learner")
+    program.wait(lambda: len(program.rows()) > lines, _START, "its first line")
+    _expect(program.updates > newest, "it counts on from the checkpoint")
+    seconds = time.monotonic() - killed
+    _expect("goes on from the newest checkpoint" in program.output, "the console says it")
+    lost = max(updates - newest, 0) * per_update
+    return Outcome("the launcher went on from the newest checkpoint by itself", seconds, lost)
+
+
+def _launcher_killed(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    updates = program.updates
+    os.kill(program.pid, signal.SIGKILL)
+    _, seconds = program.left_alone()
+    _expect(program.checkpoints()[-1] >= updates, "the learner wrote a last checkpoint")
+    resumed = start("--resume")
+    resumed.more_updates(2)
+    return Outcome("every node left, the learner after a checkpoint; --resume went on", seconds, 0)
+
+
+def _terminated(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    updates = program.updates
+    os.killpg(program.pid, signal.SIGTERM)  # a pre-empted machine tells everyone
+    code, seconds = program.end()
+    _expect(code == 130, f"exit code {code}")
+    _expect(program.checkpoints()[-1] >= updates, "a last checkpoint")
+    return Outcome("a checkpoint, and everyone had left", seconds, 0)
+
+
+def _interrupted_twice(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    os.kill(program.pid, signal.SIGINT)
+    time.sleep(0.6)
+    os.kill(program.pid, signal.SIGINT)
+    updates, per_update = program.updates, program.frames_per_update
+    code, seconds = program.end()
+    _expect(code == 130, f"exit code {code}")
+    newest = program.checkpoints()[-1]
+    lost = max(updates - newest, 0) * per_update
+    resumed = start("--resume")
+    resumed.wait(resumed.rows, _START, "the first line after --resume")
+    _expect(resumed.updates > newest, "it counts on from the checkpoint")
+    return Outcome("ended at once; --resume went on", seconds, lost)
+
+
+def _checkpoint_truncated(start: Start) -> Outcome:
+    program = start()
+    program.learning(checkpoints=2)
+    os.killpg(program.pid, signal.SIGTERM)
+    program.end()
+    *_, older, newest = program.checkpoints()
+    path = program.workdir / "checkpoints" / f"checkpoint_{newest:010d}.npz"
+    os.truncate(path, path.stat().st_size // 2)
+    lost = (newest - older) * program.frames_per_update
+    began = time.monotonic()
+    resumed = start("--resume")
+    resumed.wait(lambda: f"going on from update {older}" in resumed.output, _START, "a line")
+    _expect(path.name in resumed.output and "truncated" in resumed.output, "it names the file")
+    resumed.more_updates(2)
+    return Outcome("the one before was taken, and a line said so", time.monotonic() - began, lost)
+
+
+def _disk_full(start: Start) -> Outcome:
+    with _small_disk(start.folder) as folder:
+        program = start(workdir=folder / "run")
+        program.learning()
+        filler = folder / "filler"
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        full = program.updates
+        time.sleep(12.0)  # several intervals of checkpoints, and more lines than a queue holds
+        filler.unlink()
+        began = time.monotonic()
+        newest = program.checkpoints()[-1]
+        program.wait(lambda: program.checkpoints()[-1] > newest, 30, "another checkpoint")
+        seconds = time.monotonic() - began
+        program.more_updates(2)
+        _expect(program.rows()[-1]["nodes/restarts"] == 0, "no node died of it")
+        during = program.checkpoints()[-1] - full
+        os.killpg(program.pid, signal.SIGTERM)
+        program.end()
+    return Outcome(
+        f"{during:,} updates meanwhile; metrics and checkpoints again once there was room",
+        seconds, 0,
+    )  # fmt: skip
+
+
+FAULTS: dict[str, tuple[str, Callable[[Start], Outcome]]] = {
+    "actor-killed": ("goes on; it starts again", _actor_killed),
+    "evaluator-killed": ("goes on; it starts again", _evaluator_killed),
+    "actor-stopped": ("goes on; it is killed and starts again", _actor_stopped),
+    "crash-loop": ("ends with the reason", _crash_loop),
+    "learner-killed": ("ends within 30 s; resumable", _ends_and_resumes("learner")),
+    "replay-killed": ("ends within 30 s; resumable", _ends_and_resumes("replay")),
+    "learner-killed-restarts": ("goes on by itself", _restarted),
+    "launcher-killed": ("all leave within 30 s; resumable", _launcher_killed),
+    "terminated": ("a checkpoint within 30 s", _terminated),
+    "interrupted-twice": ("ends at once; resumable", _interrupted_twice),
+    "checkpoint-truncated": ("the one before is used", _checkpoint_truncated),
+    "disk-full": ("goes on without checkpoints", _disk_full),
+}
+THROUGHPUT = "actor-killed-every-20-s"
+
+
+class Start:
+    """Starts programs in one folder, and ends them all."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self._programs: list[Program] = []
+
+    def __call__(self, *options: str, workdir: pathlib.Path | None = None) -> Program:
+        program = Program(workdir or self.folder / "run", *options)
+        self._programs.append(program)
+        return program
+
+    def close(self) -> None:
+        """Ends what is left."""
+        for program in self._programs:
+            program.close()
+
+
+def try_fault(name: str) -> dict:
+    """One row: what was promised of a fault, whether it was kept, and what happened."""
+    promised, fault = FAULTS[name]
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(
+        Start(pathlib.Path(folder))
+    ) as start:
+        try:
+            outcome, kept = fault(start), True
+        except Broken as broken:
+            outcome, kept = Outcome(str(broken), float("nan"), 0), False
+        except PermissionError as error:
+            outcome, kept = Outcome(f"not tried: {error}", float("nan"), 0), False
+    return {"fault": name, "promised": promised, "kept": kept, **outcome._asdict()}
+
+
+def try_throughput(seconds: float) -> dict:
+    """The row of a run one of whose two actors is killed every 20 seconds."""
+    rates = {}
+    for disturbed in (False, True):
+        with tempfile.TemporaryDirectory() as folder, contextlib.closing(
+            Start(pathlib.Path(folder))
+        ) as start:
+            program = start("--node-restarts", "1000")
+            program.learning()
+            began, updates = time.monotonic(), program.updates
+            for index in range(int(seconds // 20)):
+                if disturbed:
+                    program.kill(f"actor_{index % 2}")
+                time.sleep(20.0)
+            elapsed = time.monotonic() - began
+            rates[disturbed] = (program.updates - updates) * program.frames_per_update / elapsed
+    ratio = rates[True] / rates[False]
+    return {
+        "fault": THROUGHPUT,
+        "promised": "at least 0.7 times the frames/s",
+        "kept": ratio >= 0.7,
+        "happened": f"{rates[True]:,.0f} of {rates[False]:,.0f} frames/s, {ratio:.2f} times",
+        "recovery_seconds": float("nan"),
+        "frames_lost": 0,
+    }
+
+
+def measure(config: Config) -> Iterator[dict]:
+    """A row for each fault."""
+    names = config.only or (*FAULTS, THROUGHPUT)
+    for name in names:
+        if name not in (*FAULTS, THROUGHPUT):
+            raise ValueError(f"no fault {name!r}; there are {', '.join((*FAULTS, THROUGHPUT))}.")
+    for name in names:
+        if name == THROUGHPUT:
+            yield try_throughput(config.seconds / 3 if config.quick else config.seconds)
+        else:
+            yield try_fault(name)
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise Broken(f"expected: {what}")
+
+
+def _seeds(program: Program, node: str) -> int:
+    """How many starts, each with seeds of its own, a node has had."""
+    return int((program.workdir / "nodes" / f"{node}.starts").read_text())
+
+
+@contextlib.contextmanager
+def _small_disk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of four megabytes.
+
+    Raises:
+      PermissionError: it cannot be mounted.
+    """
+    disk = folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        raise PermissionError("mounting a small disk is not allowed here") from None
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=20)
