@@ -35,7 +35,10 @@ def main() -> None:
         check_name("command", arguments[0], _COMMANDS)
         module = importlib.import_module(_COMMANDS[arguments[0]][0])
         sys.exit(module.main(arguments[1:]))
-    except (ValueError, OSError) as error:
+    except OSError as error:  # no permission, a full disk
+        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.exit(fail(where))
+    except ValueError as error:
         sys.exit(fail(str(error)))
 
 

@@ -96,8 +96,8 @@ def no_room(seconds: float, state: str) -> TimeoutError:
 
 def no_batch(seconds: float, state: str) -> TimeoutError:
     """The error of a sampler that waited in vain, with the table's state."""
-    return TimeoutError(f"no batch for {seconds:.3g} s (are the actors dead, or slower than that?): "
-                        f"{state}")
+    return TimeoutError(f"no batch for {seconds:.3g} s (are the actors dead, or slower than "
+                        f"that?): {state}")
 
 
 def no_table(where: str, name: str, there: list[str]) -> ValueError:

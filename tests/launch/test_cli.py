@@ -99,6 +99,13 @@ def test_options_of_every_part(command):
         ("train --game catch --learner.platform cuda", ["'cuda'", "cpu", "--learner.platform"]),
         ("train --game catch --learner.replay-batch 0 --agent.meta.target-steps 2", ["replay"]),
         ("train --game catch --resume", ["no run to resume in runs/catch"]),
+        ("train --game catch --restarts -1", ["restarts is -1", "0 or more"]),
+        ("train --game catch --node-restarts -2", ["node_restarts is -2", "0 or more"]),
+        ("train --game catch --silence-timeout 0", ["silence_timeout is 0", "more than 0"]),
+        ("train --game catch --network open", ["open", "private", "host"]),
+        ("train --game catch --replay.stall-after 0", ["stall_after", "more than 0"]),
+        # Nobody may write there, not even an administrator.
+        ("train --game catch --workdir /proc/run", ["/proc/run: No such file"]),
         ("evaluate --workdir nowhere", ["no run in nowhere"]),
         ("evaluate", ["--workdir"]),
         ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from launch import isolation
-from tests.launch.commands import environment, nodes_of, started
+from tests.launch.commands import environment, learner_rows, nodes_of, started
 
 # Says whether its network is private, and what it sees of it. numpy brings threads along.
 PROGRAM = """
@@ -91,7 +91,7 @@ def test_the_ports_of_a_run(tmp_path, network, request):
         f"--evaluator.num-evaluators 0 --learner.log-interval 0.2 --network {network}"
     ).split()
     with started(*arguments, cwd=tmp_path) as run:
-        run.wait_for(lambda: "actor_0" in nodes_of(workdir) and (workdir / "metrics.jsonl").exists())
+        run.wait_for(lambda: learner_rows(workdir))
         pids = {name: status["pid"] for name, status in nodes_of(workdir).items()}
         ports = set()
         for name in ("replay", "learner"):
