@@ -205,27 +205,39 @@ class Program:
         self._output.close()
 
 
+class Start:
+    """Starts programs in one folder, and ends them all."""
 
-def _actor_killed(start: Start) -> Outcome:
-    program = start()
-    program.learning()
-    before = program.kill("actor_0")
-    program.more_updates(2)
-    seconds = program.wait(program.rejoined("actor_0", before), 60, "actor_0 is back")
-    _expect(_seeds(program, "actor_0") == 2, "the second start has seeds of its own")
-    _expect("actor_0 died (killed" in program.output, "the console says it")
-    program.more_updates(2)
-    _expect(program.rows()[-1]["nodes/restarts"] == 1, "it is counted")
-    return Outcome("the other actor went on; it came back with new seeds", seconds, 0)
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self._programs: list[Program] = []
+
+    def __call__(self, *options: str, workdir: pathlib.Path | None = None) -> Program:
+        program = Program(workdir or self.folder / "run", *options)
+        self._programs.append(program)
+        return program
+
+    def close(self) -> None:
+        """Ends what is left."""
+        for program in self._programs:
+            program.close()
 
 
-def _evaluator_killed(start: Start) -> Outcome:
-    program = start()
-    program.learning()
-    before = program.kill("evaluator_0")
-    program.more_updates(2)
-    seconds = program.wait(program.rejoined("evaluator_0", before), 60, "evaluator_0 is back")
-    return Outcome("it came back and plays on", seconds, 0)
+def _killed(node: str) -> Callable[[Start], Outcome]:
+    def fault(start: Start) -> Outcome:
+        program = start()
+        program.learning()
+        before = program.kill(node)
+        program.more_updates(2)
+        seconds = program.wait(program.rejoined(node, before), 60, f"{node} is back")
+        starts = program.workdir / "nodes" / f"{node}.starts"
+        _expect(int(starts.read_text()) == 2, "the second start has seeds of its own")
+        _expect(f"{node} died (killed" in program.output, "the console says it")
+        program.more_updates(2)
+        _expect(program.rows()[-1]["nodes/restarts"] == 1, "it is counted")
+        return Outcome("the others went on; it came back with new seeds", seconds, 0)
+
+    return fault
 
 
 def _actor_stopped(start: Start) -> Outcome:
@@ -371,8 +383,8 @@ def _disk_full(start: Start) -> Outcome:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Start], Outcome]]] = {
-    "actor-killed": ("goes on; it starts again", _actor_killed),
-    "evaluator-killed": ("goes on; it starts again", _evaluator_killed),
+    "actor-killed": ("goes on; it starts again", _killed("actor_0")),
+    "evaluator-killed": ("goes on; it starts again", _killed("evaluator_0")),
     "actor-stopped": ("goes on; it is killed and starts again", _actor_stopped),
     "crash-loop": ("ends with the reason", _crash_loop),
     "learner-killed": ("ends within 30 s; resumable", _ends_and_resumes("learner")),
@@ -385,24 +397,6 @@ FAULTS: dict[str, tuple[str, Callable[[Start], Outcome]]] = {
     "disk-full": ("goes on without checkpoints", _disk_full),
 }
 THROUGHPUT = "actor-killed-every-20-s"
-
-
-class Start:
-    """Starts programs in one folder, and ends them all."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.folder = folder
-        self._programs: list[Program] = []
-
-    def __call__(self, *options: str, workdir: pathlib.Path | None = None) -> Program:
-        program = Program(workdir or self.folder / "run", *options)
-        self._programs.append(program)
-        return program
-
-    def close(self) -> None:
-        """Ends what is left."""
-        for program in self._programs:
-            program.close()
 
 
 def try_fault(name: str) -> dict:
@@ -463,11 +457,6 @@ def measure(config: Config) -> Iterator[dict]:
 def _expect(holds: bool, what: str) -> None:
     if not holds:
         raise Broken(f"expected: {what}")
-
-
-def _seeds(program: Program, node: str) -> int:
-    """How many starts, each with seeds of its own, a node has had."""
-    return int((program.workdir / "nodes" / f"{node}.starts").read_text())
 
 
 @contextlib.contextmanager

@@ -36,6 +36,16 @@ class Call:
         return value
 
 
+class Clock:
+    """Stands in for `time.monotonic`: seconds that a test sets."""
+
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def eventually(condition: Callable[[], object]) -> None:
     """Waits until a condition holds; fails if it does not within 10 s."""
     deadline = time.monotonic() + 10.0

@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.restarts import Restarts
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self):
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.waiting import Clock
 
 
 @pytest.fixture

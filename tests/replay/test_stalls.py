@@ -9,17 +9,7 @@ import pytest
 
 from replay import waiting
 from replay.waiting import Wait
-from tests.waiting import Call, eventually
-
-
-class Clock:
-    """`time.monotonic`, as a test sets it."""
-
-    def __init__(self):
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.waiting import Call, Clock, eventually
 
 
 @pytest.fixture
@@ -57,7 +47,7 @@ def test_a_suspended_process_did_not_wait(clock):
     assert not wait.over() and said == []
     while not wait.over():
         clock.now += 0.5
-    assert 50 + 3_600 + 590 < clock.now < 50 + 3_600 + 600
+    assert 1_000 + 3_600 + 590 < clock.now < 1_000 + 3_600 + 600
 
 
 def test_rare_looks_are_no_suspension(clock):
