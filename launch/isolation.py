@@ -44,6 +44,11 @@ def enter(command: list[str]) -> str:
     os.execv(sys.executable, [sys.executable, "-S", "-E", __file__, *command])
 
 
+def hand_on(why_not: str) -> None:
+    """Tells the program that is executed in this one's place what `enter` had answered."""
+    os.environ[_STATE] = why_not or "private"
+
+
 def _enter_namespace() -> None:
     """Moves this process, of one thread, into new namespaces with a loopback interface.
 
@@ -87,7 +92,7 @@ def _main() -> None:
     why_not = _why_not()
     if not why_not:
         _enter_namespace()
-    os.environ[_STATE] = why_not or "private"
+    hand_on(why_not)
     os.execv(sys.argv[1], sys.argv[1:])
 
 

@@ -31,6 +31,9 @@ class _Log(io.TextIOBase):
             os.write(1, text.encode(errors="replace"))
         return len(text)
 
+    def fileno(self) -> int:
+        return 1
+
 
 def begin(config: TrainConfig, name: str) -> Node:
     """Sends this process's output to the node's log (threads of one process share the console), and

@@ -69,24 +69,9 @@ class Processes:
         if self._config.launch != "local_mp":
             self.failed = failed_nodes(statuses)
             return "failed" if self.failed else "running"
-        acting = self._pulses.keys() - self._restarts.waiting
         for name, wrapper in self._wrappers.items():
-            state = statuses.get(name, {}).get("state")
-            if name not in acting:
-                if name not in self._pulses and (
-                    state in ("failed", "stalled") or not wrapper.alive()
-                ):
-                    self.failed.append(name)
-            elif state == "stalled":
-                self.failed.append(name)
-            elif not wrapper.alive():
-                self._died(name, statuses.get(name, {}))
-            elif self._silent(name):
-                self._say(
-                    f"{name} gave no sign of life for {self._config.silence_timeout:g} s and is "
-                    "killed"
-                )
-                wrapper.kill()
+            if name not in self._restarts.waiting:
+                self._look_at(name, wrapper, statuses.get(name, {}))
         if self.failed:
             return "failed"
         for name in self._restarts.due():
@@ -113,7 +98,25 @@ class Processes:
         wrappers = (wrapper.process for wrapper in self._wrappers.values())
         return {process for process in (*nodes, *wrappers) if process is not None}
 
+    def _look_at(self, name: str, wrapper: _Wrapper, status: dict) -> None:
+        state, alive = status.get("state"), wrapper.alive()
+        if name not in self._pulses:  # learner or replay server
+            if not alive or state in ("failed", "stalled"):
+                self.failed.append(name)
+        elif state == "stalled":
+            self.failed.append(name)
+        elif not alive:
+            self._died(name, status)
+        elif state == "failed" and process_of(status):  # it has said its last word
+            wrapper.kill()
+        elif self._silent(name):
+            seconds = self._config.silence_timeout
+            self._say(f"{name} gave no sign of life for {seconds:g} s and is killed")
+            wrapper.kill()
+
     def _died(self, name: str, status: dict) -> None:
+        if status and (left := process_of(status)):  # of a script that was killed in its stead
+            left.kill()
         reason = status.get("message", "") if status.get("state") == "failed" else ""
         if not self._restarts.died(name):
             self.failed.append(name)

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         resume = prepare_workdir(config)
         code = launch(config, spec, resume, open_network)
     if code == 1 and config.restarts:
-        go_on(config)
+        return go_on(config, open_network)
     return code
 
 
@@ -64,14 +64,28 @@ def isolate(config: TrainConfig) -> str:
     return isolation.enter([sys.executable, *sys.orig_argv[1:]])
 
 
-def go_on(config: TrainConfig) -> None:
-    """Executes this program again in its own place: the run goes on from its newest checkpoint."""
+def go_on(config: TrainConfig, open_network: str) -> int:
+    """Executes this program again in its own place: the run goes on from its newest checkpoint.
+
+    Args:
+      config: the run.
+      open_network: see `isolate`.
+
+    Returns:
+      The exit code where Ctrl-C came first; else it does not.
+    """
+    from launch import isolation
+
     left = config.restarts - 1
     print(
         f"bmg: goes on from the newest checkpoint in {_RESTART_DELAY:g} s ({left} restarts left)",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-    time.sleep(_RESTART_DELAY)
+    try:
+        time.sleep(_RESTART_DELAY)
+    except KeyboardInterrupt:
+        return 130
+    isolation.hand_on(open_network)
     # Everything else stands in the run's configuration.
     command = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
     options = ["--workdir", str(config.path), "--resume", "--restarts", str(left)]
@@ -239,6 +253,8 @@ def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
         print_notes()
         all_left = program.stop()
         console.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = report_end(config, state, program.failed)
     if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
         sys.stdout.flush()

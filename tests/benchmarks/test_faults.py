@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from benchmarks import faults
+from tests.launch.commands import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.launchpad]
 
@@ -16,10 +19,12 @@ QUICK = [
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """As a user has it: without the devices that tests/conftest.py forces."""
-    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
-        monkeypatch.delenv(name, raising=False)
+def programs(monkeypatch):
+    """Of the programs: as `commands.environment` says."""
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("name", QUICK)

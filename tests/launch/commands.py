@@ -22,10 +22,12 @@ START_TIMEOUT = 120.0  # seconds until something is to be seen of a run
 BMG = [sys.executable, "-c", "from launch.cli import main; main()"]  # what the `bmg` script does
 
 
-def environment() -> dict[str, str]:
-    """As a user has it: without the devices that tests/conftest.py forces."""
+def environment(optimized: bool = False) -> dict[str, str]:
+    """As a user has it, without the devices that tests/conftest.py forces; but where the program is
+    not to be optimized, the compiler's costly passes are left out and it starts sooner."""
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    return {**env, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return env if optimized else {**env, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 class Run:
@@ -81,12 +83,12 @@ def alive(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def started(*arguments: str, cwd: pathlib.Path) -> Iterator[Run]:
+def started(*arguments: str, cwd: pathlib.Path, optimized: bool = False) -> Iterator[Run]:
     """`bmg` in a session of its own; whatever is left of it at the end is killed."""
     process = subprocess.Popen(
         [*BMG, *map(str, arguments)],
         cwd=cwd,
-        env=environment(),
+        env=environment(optimized),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

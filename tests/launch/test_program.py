@@ -93,7 +93,7 @@ def catch(request, tmp_path_factory):
         "train --preset local --game catch --frames 300000 --workdir runs/catch "
         f"--evaluator.episodes 500 --runtime {request.param}"
     ).split()
-    with started(*arguments, cwd=folder) as run:
+    with started(*arguments, cwd=folder, optimized=True) as run:
         code, out, err = run.finish(240)
         assert_nothing_left(run, workdir)
         if request.param == THREADS:
