@@ -72,6 +72,11 @@ class ObjectiveConfig:
             )
 
 
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"--adam-momentum is {momentum}; allowed are numbers from 0, below 1.")
+
+
 @dataclasses.dataclass(frozen=True)
 class MrpConfig(LifetimesConfig, ObjectiveConfig):
     """Predict values on the Markov reward process; the discount of each state is meta-learned."""
@@ -90,6 +95,10 @@ class MrpConfig(LifetimesConfig, ObjectiveConfig):
     """Of its hidden layers. Ours."""
     learning_rate: float = 1e-3
     """Of the agent's Adam. Table 2."""
+    adam_momentum: float = 0.9
+    """Beta_1 of the agent's Adam, the share of earlier gradients in a step. Optax's; the paper does
+    not say. With momentum a bootstrapped target goes on along the noise of the update that it is to
+    judge: see docs/multistep.md."""
     adam_epsilon_root: float = 1e-8
     """Inside the root of the agent's Adam, whose slope at zero is infinite. Ours."""
     meta_learning_rate: float = 2e-3
@@ -105,6 +114,7 @@ class MrpConfig(LifetimesConfig, ObjectiveConfig):
     def __post_init__(self):
         super().__post_init__()
         check_integers(self, batch_size=1, estimates=2)
+        _check_momentum(self.adam_momentum)
         check_lifetimes(self, self.batch_size * NUM_STATES)
         if not 0 < self.discount < 1:
             raise ValueError(
@@ -135,6 +145,10 @@ class SnakeConfig(LifetimesConfig, ObjectiveConfig):
     """Hidden layers of policy and critic. Appendix C.3."""
     learning_rate: float = 6e-4
     """Of the agent's Adam at first; it falls linearly to 0. Table 2."""
+    adam_momentum: float = 0.9
+    """Beta_1 of the agent's Adam, the share of earlier gradients in a step. Optax's; the paper does
+    not say. With momentum a bootstrapped target goes on along the noise of the update that it is to
+    judge: see docs/multistep.md."""
     adam_epsilon_root: float = 1e-8
     """Inside the root of the agent's Adam, whose slope at zero is infinite. Ours."""
     max_gradient_norm: float = 10.0
@@ -166,6 +180,7 @@ class SnakeConfig(LifetimesConfig, ObjectiveConfig):
         check_integers(
             self, environments=1, rollout_length=1, channels=1, features=1, head_hidden=1
         )
+        _check_momentum(self.adam_momentum)
         check_lifetimes(self, self.steps_per_update)
         if SIZE % 2 ** len(self.channels):
             raise ValueError(

@@ -101,7 +101,9 @@ def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
 def make_optimizer(config: MrpConfig) -> optax.GradientTransformation:
     """The agent's Adam. The root in it has an infinite slope at zero, and the meta-gradient goes
     through: hence `eps_root`."""
-    return optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    return optax.adam(
+        config.learning_rate, b1=config.adam_momentum, eps_root=config.adam_epsilon_root
+    )
 
 
 def make_step(network: Mlp, optimizer: optax.GradientTransformation, config: MrpConfig):

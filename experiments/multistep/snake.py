@@ -109,6 +109,7 @@ def make_optimizer(config: SnakeConfig) -> optax.GradientTransformation:
         clip_by_global_norm(config.max_gradient_norm),
         optax.adam(
             optax.linear_schedule(config.learning_rate, 0.0, updates),
+            b1=config.adam_momentum,
             eps_root=config.adam_epsilon_root,
         ),
     )

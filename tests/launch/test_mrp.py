@@ -40,6 +40,7 @@ def test_what_is_refused_leaves_everything_as_it_was(command, tmp_path):
     for arguments, words in (
         ("--inner-steps 0", ["--inner-steps is 0"]),
         ("--kappa 2 --objective mixed", ["--kappa is 2.0"]),
+        ("--adam-momentum 1", ["--adam-momentum is 1.0", "from 0, below 1"]),
         ("--workdir run", ["run holds a run with"]),
         ("--workdir run --resume --inner-steps 3", ["inner_steps = 2", "not 3"]),
         ("--workdir nowhere --resume", ["no run to resume in nowhere"]),

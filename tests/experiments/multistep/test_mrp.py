@@ -70,7 +70,7 @@ def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
     """Through Adam and its moments, on the data that the key draws."""
     config = MrpConfig(objective=objective, inner_steps=steps, activation="tanh")
     network = mrp.make_network(config)
-    optimizer = optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    optimizer = mrp.make_optimizer(config)
     step = mrp.make_step(network, optimizer, config)
     params = network.init(KEY)
     agent = mrp.Agent(params, optimizer.init(params))
@@ -95,7 +95,7 @@ def test_what_is_kept_is_the_first_update(objective):
     """Agent and optimiser go on from one update under the old meta-parameters."""
     config = MrpConfig(objective=objective, inner_steps=3, estimates=4)
     network = mrp.make_network(config)
-    optimizer = optax.adam(config.learning_rate, eps_root=config.adam_epsilon_root)
+    optimizer = mrp.make_optimizer(config)
     lifetime = mrp.make_lifetime(config)
     state = lifetime.init(KEY)
     after, _ = jax.jit(lifetime.window)(state)
@@ -107,9 +107,22 @@ def test_what_is_kept_is_the_first_update(objective):
     assert np.all(after.meta.params != state.meta.params)
 
 
-def discounts_learned(objective):
+def test_the_agents_optimizer_is_adam():
+    config = MrpConfig(learning_rate=0.1, adam_momentum=0.0)
+    optimizer = mrp.make_optimizer(config)
+    state, expected, second = optimizer.init(jnp.zeros(2)), np.zeros(2), np.zeros(2)
+    for t, gradient in enumerate([np.array([1.0, -3.0]), np.array([-2.0, 0.5])], 1):
+        update, state = optimizer.update(jnp.asarray(gradient), state)
+        second = 0.999 * second + 0.001 * gradient**2
+        expected = -0.1 * gradient / (np.sqrt(second / (1 - 0.999**t) + 1e-8) + 1e-8)
+        np.testing.assert_allclose(update, expected, rtol=1e-4)
+
+
+def discounts_learned(objective, **changes):
     """Discounts after 200 updates with a large step size; the values' error before and after."""
-    config = MrpConfig(objective=objective, inner_steps=3, meta_learning_rate=5e-2, estimates=64)
+    config = MrpConfig(
+        objective=objective, inner_steps=3, meta_learning_rate=5e-2, estimates=64, **changes
+    )
     lifetime = mrp.make_lifetime(config)
     run = jax.jit(lambda state: jax.lax.scan(lambda s, _: lifetime.window(s), state, length=200))
     _, columns = run(lifetime.init(KEY))
@@ -128,10 +141,13 @@ def test_discounts_of_noise_fall_and_the_others_rise(objective):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["bmg", "mixed-bmg"])
-def test_bootstrapped_discounts_of_what_is_not_noise_rise(objective):
-    discounts, before, after = discounts_learned(objective)
-    assert np.all(discounts[::2] > 0.9), discounts
+def test_bootstrapped_discounts_of_noise_fall_without_momentum(objective):
+    """With it the target goes on along the noise of the update before, and they rise."""
+    discounts, before, after = discounts_learned(objective, adam_momentum=0.0)
+    assert np.all(discounts[::2] > 0.9) and np.mean(discounts[1::2]) < 0.45, discounts
     assert after < before / 2
+    with_momentum, *_ = discounts_learned(objective)
+    assert np.mean(with_momentum[1::2]) > np.mean(discounts[1::2]) + 0.05, with_momentum
 
 
 def test_nothing_is_meta_learned_where_it_is_fixed():
