@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 Panel = tuple[str, Callable]  # title, axis -> None
+_MANY_LINES = 6  # more would hide what a panel shows
 
 
 def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_options) -> None:
@@ -22,15 +23,24 @@ def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_option
 
 
 def save_panels(path: pathlib.Path, panels: Sequence[Panel]) -> pathlib.Path:
-    """Draws panels side by side into a picture; returns its path."""
+    """Draws panels side by side into a picture; returns its path.
+
+    Panels of the same many lines share a legend beside them.
+    """
     size = (5.2 * len(panels), 3.8)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axis, (title, draw) in zip(axes[0], panels):
         draw(axis)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
+    legends = [axis.get_legend_handles_labels() for axis in axes[0]]
+    labels = legends[0][1]
+    if len(labels) > _MANY_LINES and all(legend[1] == labels for legend in legends):
+        axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
+        for axis, (handles, _) in zip(axes[0], legends):
+            if handles:
+                axis.legend(fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -22,6 +22,7 @@ HYPERPARAMETERS = {
 }
 _FINAL = 0.05  # share of a run that its final return is the mean of
 _KINDS = ("fixed", "n-step", "mixed", "bmg", "mixed-bmg")
+_LINES = ("-", "-", "--", "-.", ":")  # of each kind
 
 
 class Run(NamedTuple):
@@ -66,9 +67,16 @@ def final_return(steps: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarra
 
 
 def draw_runs(axis, runs: Sequence[Run], values: Callable, scale: float, **settings) -> None:
-    """A quantity of each run, `values` of the run [S, n], over its steps in units of `scale`."""
+    """A quantity of each run, `values` of the run [S, n], over its steps in units of `scale`; the
+    kind of objective has its line, the number of steps its colour."""
+    ahead = sorted({run.config.inner_steps for run in runs if run.config.objective != "fixed"})
     for run in sorted(runs, key=by_objective):
-        draw_band(axis, run.steps / scale, values(run), run.config.label)
+        kind, n = run.config.objective, run.config.inner_steps
+        color = "black" if kind == "fixed" else f"C{ahead.index(n)}"
+        line = _LINES[_KINDS.index(kind)]
+        draw_band(
+            axis, run.steps / scale, values(run), run.config.label, color=color, linestyle=line
+        )
     axis.set(**settings)
 
 
@@ -192,8 +200,8 @@ def estimator_rows(measured: Sequence[Measured], oracle_steps: int) -> list[dict
         row = {"objective": m.objective.label, "bias": "", "floor": ""}
         if oracle is not None and m.objective.objective in ("n-step", "mixed"):
             found, floor = bias(m, oracle, EVEN)
-            row |= {"bias": _with_spread(found.mean(1), 5), "floor": _with_spread(floor.mean(1), 5)}
-        row["deviation"] = _with_spread(deviation(m, EVEN).mean(1), 5)
+            row |= {"bias": _significant(found.mean(1)), "floor": _significant(floor.mean(1))}
+        row["deviation"] = _significant(deviation(m, EVEN).mean(1))
         row["signal to noise"] = _with_spread(signal_to_noise(m), 3)
         rows.append(row)
     return rows
@@ -243,6 +251,11 @@ def table_1(runs: Sequence[Run], measured: Sequence[Measured]) -> list[dict[str,
         row["signal to noise"] = _with_spread(signal_to_noise(m), 3) if m is not None else ""
         rows.append(row)
     return rows
+
+
+def _significant(values: np.ndarray) -> str:
+    """Mean and spread of small numbers."""
+    return f"{values.mean():.2g} ({values.std():.1g})"
 
 
 def _with_spread(values: np.ndarray, digits: int) -> str:
