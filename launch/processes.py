@@ -25,6 +25,8 @@ from launch.config import TrainConfig
 from launch.program import LEAVE_SECONDS, local_resources, make_program
 from launch.restarts import Restarts
 from launch.status import (
+    ACTOR,
+    EVALUATOR,
     acting_nodes,
     failed_nodes,
     is_finished,
@@ -34,6 +36,7 @@ from launch.status import (
     status_file,
 )
 
+_ARGUMENTS_SECONDS = 5.0  # within which a process has its arguments
 _LONGEST_LOOK = 5.0  # seconds between looks, beyond which the launcher was suspended itself
 
 
@@ -59,7 +62,11 @@ class Processes:
                 terminal="current_terminal",
             )
         started = set(psutil.Process().children()) - before
-        self._wrappers = {_node_of(wrapper): _Wrapper(wrapper) for wrapper in started}
+        try:
+            self._wrappers = {wrapper.node: wrapper for wrapper in map(_Wrapper, started)}
+        except BaseException:  # Launchpad would wait for them when this process ends
+            _end_processes(started, 0.0)
+            raise
 
     def poll(self) -> str:
         """running, finished or failed."""
@@ -150,7 +157,17 @@ class _Wrapper:
 
     def __init__(self, process: psutil.Process):
         self.process = process
-        self._command, self._environment = process.cmdline(), process.environ()
+        # A process that has just been started may not have its arguments yet.
+        deadline = time.monotonic() + _ARGUMENTS_SECONDS
+        while not (command := process.cmdline()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._command, self._environment = command, process.environ()
+
+    @property
+    def node(self) -> str:
+        """Whose it is: the script's second argument is `group/index`."""
+        group, index = self._command[3].split("/")
+        return f"{group}_{index}" if group in (ACTOR, EVALUATOR) else group
 
     def alive(self) -> bool:
         """Whether the node's process runs."""
@@ -172,12 +189,6 @@ class _Wrapper:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in self.process.children(recursive=True):
                 child.kill()
-
-
-def _node_of(wrapper: psutil.Process) -> str:
-    """The node that Launchpad's script was started for: its second argument is `group/index`."""
-    group, index = wrapper.cmdline()[3].split("/")
-    return f"{group}_{index}" if group in ("actor", "evaluator") else group
 
 
 @contextlib.contextmanager
