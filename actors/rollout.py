@@ -110,7 +110,6 @@ class Rollout:
         age[:, 0] = age[:, length]
         return trajectory
 
-
     def _finite(self, step: Step) -> tuple[np.ndarray, np.ndarray]:
         """Its rewards, 0 where they are not finite, and the returns of episodes that ended; one
         that is not finite counts for none."""
