@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import weakref
 from typing import Any, Callable
 
@@ -139,9 +140,10 @@ class _Reader:
         self._lock = threading.Lock()
         self._sampler = None
         self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"sample-{table}", daemon=True)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name=f"sample-{self._table}", daemon=True).start()
+        self._thread.start()
 
     def get(self, seconds: float) -> list[np.ndarray] | None:
         """Returns the next batch, or None if there is none in time; raises what the thread did."""
@@ -163,9 +165,13 @@ class _Reader:
         if sampler is not None:
             # Frees the thread that waits in Reverb. At once over the network; in the server's own
             # process Reverb looks only every 3 s, which nobody needs to wait for.
+            deadline = time.monotonic() + self._close_timeout
             closing = threading.Thread(target=sampler.Close, daemon=True)
             closing.start()
             closing.join(self._close_timeout)
+            # Still inside Reverb when the interpreter ends, it would abort the process.
+            if self._thread is not threading.current_thread():
+                self._thread.join(max(deadline - time.monotonic(), 0.0))
 
     def _run(self) -> None:
         try:
