@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from actors.inference import Inference
+from actors.inference import AskedToStop, Inference
 from actors.rollout import Rollout
 from agents.trajectory import Trajectory
 
@@ -23,7 +23,7 @@ def run_actor(
     """Streams unrolls until asked to stop.
 
     Args:
-      rollout: the environments, acting by `inference.act`.
+      rollout: the environments, acting by `inference.ask`.
       inference: who chooses the actions.
       append: writes one environment's unroll; blocks while the learner is slow, False to stop.
       report: takes the share of time spent in each activity, and steps per second.
@@ -32,13 +32,16 @@ def run_actor(
     """
     last_report, steps, writing = time.monotonic(), 0, 0.0
     while not should_stop():
-        latest = inference.latest(should_stop)
-        if latest is None:
+        try:
+            newest = inference.newest(should_stop)
+            if newest is None:
+                return
+            if newest.final:  # nothing more is learned; leave the cores to the last evaluation
+                time.sleep(0.2)
+                continue
+            unrolls = rollout.collect(newest.version, time.monotonic)
+        except AskedToStop:
             return
-        if latest.final:  # nothing more is learned; leave the cores to the last evaluation
-            time.sleep(0.2)
-            continue
-        unrolls = rollout.collect(latest.version, time.monotonic)
         start = time.monotonic()
         num_envs, length = unrolls.action.shape
         for index in range(num_envs):

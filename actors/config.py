@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,17 @@ class ActorConfig:
     """Environments of each actor, stepped as one C++ vector and acted on as one batch."""
     env_threads: int = 1
     """Threads that step one actor's environments."""
+    inference: Literal["auto", "actor", "server"] = "auto"
+    """Who chooses the actions. actor: each actor for itself, on its CPU core. server: the learner's
+    process, in one batch for all actors of the host, on devices of its own where there are several
+    (--devices.inference). auto: server where there is an accelerator. Unread by the runtime of
+    threads, which always batches. Ours."""
+    parts: int = 2
+    """Parts of an actor's environments that are stepped in turn, each while the others wait for
+    their actions; 1 where an actor chooses them itself, or has but one. Ours."""
+    patience: float = 0.02
+    """Seconds that a request to the inference server waits at most for those of other actors, to
+    make up a batch. Ours."""
     parameter_interval: float = 0.5
     """Seconds between an actor's looks for newer parameters; unread by the runtime of threads,
     which acts with the newest at every step. Ours."""
@@ -23,6 +35,15 @@ class ActorConfig:
     than the learner takes to start. Ours."""
     report_interval: float = 5.0
     """Seconds between an actor's reports of where its time goes. Ours."""
+
+    def __post_init__(self):
+        if self.num_actors < 1 or self.envs_per_actor < 1:
+            raise ValueError("num_actors and envs_per_actor must be at least 1.")
+        if self.parts < 1 or self.patience < 0:
+            raise ValueError(
+                f"actors' parts {self.parts} and patience {self.patience}: give at least 1, and 0 "
+                "or more seconds."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

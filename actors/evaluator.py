@@ -28,7 +28,7 @@ def play_episodes(
 
     Args:
       environment: N environments, reset here.
-      act: jitted (params, uint8 observations, key) -> (actions, logits).
+      act: jitted (params, uint8 observations [N, ...], keys [N, 2]) -> (actions, logits).
       params: the main task's parameters.
       key: random key of the actions; the policy is sampled, as in training.
       should_stop: polled at each step.
@@ -43,8 +43,8 @@ def play_episodes(
     while playing.any():
         if should_stop():
             return None
-        key, subkey = jax.random.split(key)
-        actions, _ = act(params, stack.stack, subkey)
+        key, *_ = keys = np.asarray(jax.random.split(key, 1 + environment.num_envs))
+        actions, _ = act(params, stack.stack, keys[1:])
         step = environment.step(np.asarray(actions))
         stack.push(step)
         ended = playing & step.first
@@ -66,7 +66,7 @@ def run_evaluator(
 
     Args:
       environment: as many environments as episodes.
-      act: (params, observations, key) -> (actions, logits).
+      act: (params, observations, keys) -> (actions, logits).
       parameters: where parameters come from.
       report: takes each evaluation.
       should_stop: polled at every step and while waiting.

@@ -1,10 +1,21 @@
-"""Who chooses the actions: each actor with parameters of its own, or one batch for many threads."""
+"""Who chooses the actions: each actor by itself, or one server that batches all actors of a host.
+
+    actors                         server, on its device or devices
+    half of the environments ──► waiting requests ──► one batch of fixed shape ──► each its actions
+    steps, while the other waits
+
+What is drawn depends on the actor's key, the step and the environment alone, not on who else is in
+the batch: all ways of asking give the same trajectories.
+"""
 
 from __future__ import annotations
 
+import collections
 import threading
-from collections.abc import Callable
-from typing import Protocol
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -13,34 +24,60 @@ from actors.parameters import Parameters
 from agents.messages import VersionedParameters
 from agents.trajectory import stack_frames
 
-Actions = tuple[np.ndarray, np.ndarray]  # int32 [N], and the policy's logits float32 [N, A]
+
+class Request(NamedTuple):
+    """N environments that wait for their actions."""
+
+    frames: np.ndarray  # uint8 [N, S, H, W, C], the newest S single frames of each
+    age: np.ndarray  # int32 [N], frames since the episode's first one
+    stream: np.ndarray  # uint32 [N, 4]: the actor's key (2), its step, the environment's number
+
+
+class Actions(NamedTuple):
+    """What they get."""
+
+    action: np.ndarray  # int32 [N]
+    logits: np.ndarray  # float32 [N, A], of the policy that they were drawn from
+
+
+class Newest(NamedTuple):
+    """The newest parameters, by name."""
+
+    version: int  # learner updates behind them
+    final: bool  # nothing more is learned
+
+
+class AskedToStop(Exception):
+    """An answer was waited for, and the run stopped."""
 
 
 class Inference(Protocol):
     """What an actor asks."""
 
-    def latest(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
-        """The newest parameters, which later calls of `act` use; None when asked to stop."""
+    def newest(self, should_stop: Callable[[], bool]) -> Newest | None:
+        """The newest parameters, which later requests are answered with, or with newer ones; None
+        when asked to stop."""
         ...
 
-    def act(self, frames: np.ndarray, age: np.ndarray) -> Actions:
-        """Chooses actions.
+    def ask(self, request: Request) -> Callable[[], Actions]:
+        """Asks for actions; the function that is returned waits for them.
 
-        Args:
-          frames: uint8 [N, S, H, W, C], the newest S single frames of each environment.
-          age: int32 [N], frames since the episode's first one.
+        Raises (that function):
+          AskedToStop: before there was an answer.
         """
         ...
 
 
 def _acting_step(act: Callable) -> Callable:
-    """Compiles (params, frames, age, key) -> (actions, logits, next key)."""
+    """Compiles (params, request) -> actions."""
 
-    def step(params, frames, age, key):
+    def key(stream):
+        return jax.random.fold_in(jax.random.fold_in(stream[:2], stream[2]), stream[3])
+
+    def step(params, request: Request) -> Actions:
         # Stacked as the learner does it, and where it is fast: not by copies on the host.
-        observation = jax.vmap(stack_frames)(frames, age[:, None])[:, 0]
-        key, subkey = jax.random.split(key)
-        return *act(params, observation, subkey), key
+        observation = jax.vmap(stack_frames)(request.frames, request.age[:, None])[:, 0]
+        return Actions(*act(params, observation, jax.vmap(key)(request.stream)))
 
     return jax.jit(step)
 
@@ -48,99 +85,206 @@ def _acting_step(act: Callable) -> Callable:
 class LocalInference:
     """Acts for one actor, with the same parameters for a whole unroll."""
 
-    def __init__(self, act: Callable, parameters: Parameters, key: jax.Array):
+    def __init__(self, act: Callable, parameters: Parameters):
         """Compiles nothing yet.
 
         Args:
-          act: (params, uint8 [N, H, W, S * C], key) -> (actions int32 [N], logits [N, A]).
+          act: (params, uint8 [N, H, W, S * C], keys [N, 2]) -> (actions int32 [N], logits [N, A]).
           parameters: where they come from.
-          key: random key of the actions.
         """
-        self._act, self._parameters, self._key = _acting_step(act), parameters, key
+        self._act, self._parameters = _acting_step(act), parameters
         self._latest: VersionedParameters | None = None
 
-    def latest(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
-        """See `Inference.latest`."""
+    def newest(self, should_stop: Callable[[], bool]) -> Newest | None:
+        """See `Inference.newest`."""
         self._latest = self._parameters.wait(should_stop)
-        return self._latest
+        return self._latest and Newest(self._latest.version, self._latest.final)
 
-    def act(self, frames: np.ndarray, age: np.ndarray) -> Actions:
-        """See `Inference.act`."""
-        actions, logits, self._key = self._act(self._latest.params, frames, age, self._key)
-        return np.asarray(actions), np.asarray(logits)
+    def ask(self, request: Request) -> Callable[[], Actions]:
+        """See `Inference.ask`."""
+        actions = self._act(self._latest.params, request)
+        return lambda: Actions(*map(np.asarray, actions))
 
 
-class _Request:
-    """One actor's environments, which wait for their actions."""
+class _Waiting(NamedTuple):
+    """A request on its way into a batch."""
 
-    def __init__(self, frames: np.ndarray, age: np.ndarray):
-        self.frames, self.age = frames, age
-        self.answer: Actions | Exception | None = None
+    request: Request
+    since: float  # seconds of `time.monotonic`
+    answer: Future
 
 
 class BatchedInference:
-    """Acts for all actor threads of a process, each batch with the newest parameters.
+    """Acts for all actors of a host, each batch with the newest parameters.
 
-        actor threads ──► waiting requests ──► one batch on the device ──► each its actions
-
-    Whoever finds the device free takes all that wait along with its own request; what comes
-    meanwhile makes up the next batch. So there is no time to wait that would have to be chosen, and
-    a single actor acts without a detour. A batch is padded to a power of two of requests, so that
-    few programs are compiled. Parameters may change within an unroll; it is stamped with those of
-    its start, and the logits in it are always those that chose the action.
+    A device takes a batch as soon as there are `slots` requests, or the oldest has waited for
+    `patience` seconds; while it computes, the next batch gathers. What is missing in a batch is
+    filled up, so that one program alone is compiled. Parameters may change within an unroll; it is
+    stamped with those of its start, and the logits in it are always those that chose the action.
     """
 
-    def __init__(self, act: Callable, parameters: Parameters, key: jax.Array):
-        """Compiles nothing yet; arguments as of `LocalInference`."""
-        self._act, self._parameters, self._key = _acting_step(act), parameters, key
-        self._changed = threading.Condition()  # guards the next two, and requests' answers
-        self._waiting: list[_Request] = []
-        self._busy = False  # somebody is at the device, and `_key` is theirs
+    def __init__(
+        self,
+        act: Callable,
+        parameters: Sequence[Parameters],
+        size: int,
+        slots: int,
+        patience: float,
+    ):
+        """Starts a thread for each device; compiles nothing yet.
 
-    def latest(self, should_stop: Callable[[], bool]) -> VersionedParameters | None:
-        """See `Inference.latest`."""
-        return self._parameters.wait(should_stop)
+        Args:
+          act: as of `LocalInference`.
+          parameters: where they come from, on each device that acts.
+          size: environments of a request, at most.
+          slots: requests of a full batch.
+          patience: seconds that a request waits for others at most.
+        """
+        self._act, self._parameters = _acting_step(act), parameters
+        self._size, self._slots, self._patience = size, slots, patience
+        self._gathering = threading.Lock()  # of the device whose batch is next
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._closed = False
+        self._error: Exception | None = None
+        self._counts = _Counts(time.monotonic())
+        for index, of_device in enumerate(parameters):
+            threading.Thread(
+                target=self._serve, args=(of_device,), name=f"inference_{index}", daemon=True
+            ).start()
 
-    def act(self, frames: np.ndarray, age: np.ndarray) -> Actions:
-        """See `Inference.act`; from any thread. All callers have equally many environments.
+    def warm_up(self, request: Request) -> None:
+        """Compiles, and acts once on every device; the request's values do not matter."""
+        for parameters in self._parameters:
+            self._answer([request], parameters, _Buffers(request, self._size, self._slots))
 
-        Raises:
+    def newest(self, should_stop: Callable[[], bool]) -> Newest | None:
+        """See `Inference.newest`."""
+        latest = self._parameters[0].wait(should_stop)
+        return latest and Newest(latest.version, latest.final)
+
+    def ask(self, request: Request) -> Callable[[], Actions]:
+        """See `Inference.ask`; from any thread.
+
+        Raises (the function that is returned):
+          AskedToStop: closed meanwhile.
           Exception: what went wrong on the device, for everyone whose request was in the batch.
         """
-        request = _Request(frames, age)
+        waiting = _Waiting(request, time.monotonic(), Future())
         with self._changed:
-            self._waiting.append(request)
-            self._changed.wait_for(lambda: request.answer is not None or not self._busy)
-            if request.answer is None:
-                self._busy = True
-                batch, self._waiting = self._waiting, []
-        if request.answer is None:
+            if self._closed:
+                raise AskedToStop
+            self._waiting.append(waiting)
+            self._changed.notify_all()
+        return waiting.answer.result
+
+    def check(self) -> None:
+        """Raises what went wrong on a device, so that it ends the run.
+
+        Raises:
+          RuntimeError: one line.
+        """
+        if self._error is not None:
+            raise RuntimeError(f"inference failed: {self._error}") from self._error
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call: environments per slot for them, agent steps per second, the share of
+        their time in which the devices computed, and milliseconds from a request to its answer."""
+        now = time.monotonic()
+        with self._changed:
+            counts, self._counts = self._counts, _Counts(now)
+        seconds, batches = max(now - counts.since, 1e-9), max(counts.batches, 1)
+        return {
+            "inference/occupancy": counts.steps / (batches * self._slots * self._size),
+            "inference/steps_per_second": counts.steps / seconds,
+            "inference/busy": counts.computing / (seconds * len(self._parameters)),
+            "inference/milliseconds": 1000 * counts.waited / max(counts.requests, 1),
+        }
+
+    def close(self) -> None:
+        """Stops; who waits is told."""
+        with self._changed:
+            self._closed = True
+            waiting, self._waiting = self._waiting, collections.deque()
+            self._changed.notify_all()
+        for one in waiting:
+            one.answer.set_exception(AskedToStop())
+
+    def _serve(self, parameters: Parameters) -> None:
+        buffers = None
+        while batch := self._gather():
+            start = time.monotonic()
+            requests = [one.request for one in batch]
             try:
-                answers = self._answer(batch)
+                buffers = buffers or _Buffers(requests[0], self._size, self._slots)
+                answers = self._answer(requests, parameters, buffers)
             except Exception as error:  # noqa: BLE001 - raised in the threads that it concerns
-                answers = [error] * len(batch)
+                self._error = error
+                for one in batch:
+                    one.answer.set_exception(error)
+                continue
+            now = time.monotonic()
+            for one, answer in zip(batch, answers):
+                one.answer.set_result(answer)
             with self._changed:
-                for one, answer in zip(batch, answers):
-                    one.answer = answer
-                self._busy = False
-                self._changed.notify_all()
-        if isinstance(request.answer, Exception):
-            raise request.answer
-        return request.answer
+                self._counts.add(batch, start, now)
 
-    def _answer(self, requests: list[_Request]) -> list[Actions]:
-        params = self._parameters.wait(lambda: False).params
-        frames = _joined([request.frames for request in requests])
-        age = _joined([request.age for request in requests])
-        actions, logits, self._key = self._act(params, frames, age, self._key)
-        actions, logits = np.asarray(actions), np.asarray(logits)
-        ends = np.cumsum([len(request.age) for request in requests])
-        return [(actions[a:b], logits[a:b]) for a, b in zip([0, *ends], ends)]
+    def _gather(self) -> list[_Waiting]:
+        """The next batch; empty when closed."""
+        with self._gathering, self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return []
+            patience = self._waiting[0].since + self._patience - time.monotonic()
+            self._changed.wait_for(
+                lambda: len(self._waiting) >= self._slots or self._closed, max(patience, 0.0)
+            )
+            number = min(len(self._waiting), self._slots)
+            return [self._waiting.popleft() for _ in range(number)]
+
+    def _answer(
+        self, requests: list[Request], parameters: Parameters, buffers: _Buffers
+    ) -> list[Actions]:
+        params = parameters.wait(lambda: False).params
+        action, logits = map(np.asarray, self._act(params, buffers.fill(requests)))
+        return [
+            Actions(action[row : row + number], logits[row : row + number])
+            for row, number in zip(
+                range(0, len(action), self._size), (len(request.age) for request in requests)
+            )
+        ]
 
 
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """Along the first axis, the last one repeated until there would be a power of two of them."""
-    if len(arrays) == 1:
-        return arrays[0]
-    wanted = 2 ** (len(arrays) - 1).bit_length()
-    return np.concatenate(arrays + arrays[-1:] * (wanted - len(arrays)))
+class _Buffers:
+    """One batch of `slots` requests of up to `size` environments; what is left over stays as it
+    is."""
+
+    def __init__(self, request: Request, size: int, slots: int):
+        self._size = size
+        self._batch = Request(
+            *(np.zeros((slots * size, *np.shape(x)[1:]), np.asarray(x).dtype) for x in request)
+        )
+
+    def fill(self, requests: list[Request]) -> Request:
+        """The batch; the next call overwrites it."""
+        for index, request in enumerate(requests):
+            row = index * self._size
+            for whole, part in zip(self._batch, request):
+                whole[row : row + len(part)] = part
+        return self._batch
+
+
+class _Counts:
+    """What was done since a time."""
+
+    def __init__(self, since: float):
+        self.since = since
+        self.batches = self.requests = self.steps = 0
+        self.computing = self.waited = 0.0
+
+    def add(self, batch: list[_Waiting], start: float, now: float) -> None:
+        self.batches += 1
+        self.requests += len(batch)
+        self.steps += sum(len(one.request.age) for one in batch)
+        self.computing += now - start
+        self.waited += sum(now - one.since for one in batch)

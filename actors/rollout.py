@@ -15,11 +15,12 @@ frame is already the next episode's first one (age 0): there is no transition be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
+from actors.inference import Actions, Request
 from agents.trajectory import Trajectory
 from environments.base import EnvironmentSpec, Step, VectorEnvironment
 
@@ -45,27 +46,44 @@ class FrameStack:
 
 
 class Rollout:
-    """Acts in N environments and yields unrolls."""
+    """Acts in N environments and yields unrolls.
 
-    def __init__(self, environment: VectorEnvironment, act: Callable, unroll_length: int):
+    They may come in parts: while one part waits for its actions, another one steps.
+    """
+
+    def __init__(
+        self,
+        environments: Sequence[VectorEnvironment],
+        ask: Callable[[Request], Callable[[], Actions]],
+        unroll_length: int,
+        key: jax.Array,
+    ):
         """Resets the environments.
 
         Args:
-          environment: N environments.
-          act: (frames uint8 [N, S, H, W, C], age int32 [N]) -> (actions int32 [N],
-            logits [N, A]), see `inference.Inference`.
+          environments: N in all, in parts of the same kind.
+          ask: for actions, see `inference.Inference.ask`.
           unroll_length: T.
+          key: random key of the actions.
         """
-        self._environment = environment
-        self._spec = environment.spec
+        self._spec = environments[0].spec
         self._length = unroll_length
-        self._act = act
-        num_envs, stack = environment.num_envs, self._spec.num_stack
+        self._ask = ask
+        ends = np.cumsum([environment.num_envs for environment in environments])
+        self._parts = [
+            (environment, slice(end - environment.num_envs, end))
+            for environment, end in zip(environments, ends)
+        ]
+        num_envs, stack = int(ends[-1]), self._spec.num_stack
+        self._stream = np.zeros((num_envs, 4), np.uint32)
+        self._stream[:, :2] = np.asarray(key)
+        self._stream[:, 3] = np.arange(num_envs)
         self._frames = np.zeros(
             (num_envs, stack + unroll_length, *self._spec.frame_shape), np.uint8
         )
         self._age = np.zeros((num_envs, unroll_length + 1), np.int32)
-        self._frames[:, stack - 1] = environment.reset().frame
+        for environment, rows in self._parts:
+            self._frames[rows, stack - 1] = environment.reset().frame
         self.seconds = {"environment": 0.0, "inference": 0.0}
         self.not_finite_rewards = 0
         """Rewards that were NaN or infinite so far; 0 took their places."""
@@ -80,22 +98,30 @@ class Rollout:
         Returns:
           A trajectory with a leading axis [N] on each field, owned by the caller.
         """
-        num_envs, length = self._environment.num_envs, self._length
+        num_envs, length = len(self._age), self._length
         stack, frames, age = self._spec.num_stack, self._frames, self._age
         action = np.zeros((num_envs, length), np.int32)
         logits = np.zeros((num_envs, length, self._spec.num_actions), np.float32)
         reward, discount, returns = np.zeros((3, num_envs, length), np.float32)
+        answers = [self._request(rows, 0) for _, rows in self._parts]
         for t in range(length):
-            start = clock()
-            action[:, t], logits[:, t] = self._act(frames[:, t : t + stack], age[:, t])
-            middle = clock()
-            step = self._environment.step(action[:, t])
-            frames[:, stack + t] = step.frame
-            age[:, t + 1] = np.where(step.first, 0, np.minimum(age[:, t] + 1, stack - 1))
-            discount[:, t] = step.discount
-            reward[:, t], returns[:, t] = self._finite(step)
-            self.seconds["inference"] += middle - start
-            self.seconds["environment"] += clock() - middle
+            for part, (environment, rows) in enumerate(self._parts):
+                start = clock()
+                action[rows, t], logits[rows, t] = answers[part]()
+                middle = clock()
+                step = environment.step(action[rows, t])
+                frames[rows, stack + t] = step.frame
+                age[rows, t + 1] = np.where(
+                    step.first, 0, np.minimum(age[rows, t] + 1, stack - 1)
+                )
+                discount[rows, t] = step.discount
+                reward[rows, t], returns[rows, t] = self._finite(step)
+                stepped = clock()
+                if t + 1 < length:
+                    answers[part] = self._request(rows, t + 1)
+                self.seconds["environment"] += stepped - middle
+                self.seconds["inference"] += middle - start + clock() - stepped
+        self._stream[:, 2] += length
         trajectory = Trajectory(
             frames=frames.copy(),
             age=age.copy(),
@@ -109,6 +135,13 @@ class Rollout:
         frames[:, :stack] = frames[:, length:]
         age[:, 0] = age[:, length]
         return trajectory
+
+    def _request(self, rows: slice, t: int) -> Callable[[], Actions]:
+        """Asks for the actions of some environments at step t of the unroll."""
+        stream = self._stream[rows].copy()
+        stream[:, 2] += t
+        frames = self._frames[rows, t : t + self._spec.num_stack]
+        return self._ask(Request(frames, self._age[rows, t], stream))
 
     def _finite(self, step: Step) -> tuple[np.ndarray, np.ndarray]:
         """Its rewards, 0 where they are not finite, and the returns of episodes that ended; one

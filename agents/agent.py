@@ -282,15 +282,16 @@ def hyperparameter_metrics(hyper: Hyperparameters) -> dict[str, jax.Array]:
 
 
 def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array], tuple]:
-    """What actors and evaluators run: (params, observation, key) -> (action, logits).
+    """What actors and evaluators run: (params, observation, keys) -> (action, logits).
 
     Returns:
-      A function of the main task's parameters, uint8 observations [N, H, W, S * C] and a key;
-      it samples actions int32 [N] and gives the policy's logits [N, A].
+      A function of the main task's parameters, uint8 observations [N, H, W, S * C] and a key for
+      each of them [N, 2], so that what one draws does not depend on the others; it samples actions
+      int32 [N] and gives the policy's logits [N, A].
     """
 
-    def act(params, observation, key):
+    def act(params, observation, keys):
         logits = network.apply(params, scale_pixels(observation), 1).logits[0]
-        return jax.random.categorical(key, logits), logits
+        return jax.vmap(jax.random.categorical)(keys, logits), logits
 
     return act

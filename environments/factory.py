@@ -15,6 +15,7 @@ def make(
     worker_index: int,
     config: atari.AtariConfig,
     num_threads: int,
+    first: int = 0,
 ) -> base.VectorEnvironment:
     """Starts the environments of one worker.
 
@@ -25,11 +26,12 @@ def make(
         worker_index: every actor and every evaluator of a run has its own, else they play alike.
         config: how Atari is played; unused by Catch.
         num_threads: of the emulators; 0 takes one for each core.
+        first: number of the first one among the worker's, where it makes them in parts.
 
     Raises:
         ValueError: for an unknown game, or numbers out of range.
     """
-    seeds = base.spaced_seeds(seed, worker_index, num_envs)
+    seeds = base.spaced_seeds(seed, worker_index, first + num_envs)[first:]
     if scores.validate_game(game) == scores.CATCH:
         return catch.Catch(num_envs, seeds, _CATCH_ROWS, _CATCH_COLUMNS)
     return atari.Atari(game, num_envs, seeds, config, num_threads)

@@ -30,6 +30,6 @@ class Newest:
 
 def make_rollout(environment, act, length: int, seed: int = 0, parameters=None) -> Rollout:
     """A rollout that acts by itself; `parameters` are a `Newest`, or none that matter."""
-    inference = LocalInference(act, parameters or Newest(), jax.random.PRNGKey(seed))
-    inference.latest(never)
-    return Rollout(environment, inference.act, length)
+    inference = LocalInference(act, parameters or Newest())
+    inference.newest(never)
+    return Rollout([environment], inference.ask, length, jax.random.PRNGKey(seed))

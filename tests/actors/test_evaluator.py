@@ -28,17 +28,17 @@ def towards(target, paddle):
     return actions, jax.nn.one_hot(actions, 3)
 
 
-def catching(params, observation, key):
+def catching(params, observation, keys):
     ball, paddle = where(observation)
     return towards(ball, paddle)
 
 
-def missing(params, observation, key):
+def missing(params, observation, keys):
     ball, paddle = where(observation)
     return towards(jnp.where(ball >= 3, 0, 4), paddle)
 
 
-def following_parameters(params, observation, key):
+def following_parameters(params, observation, keys):
     ball, paddle = where(observation)
     return towards(jnp.where(params > 0, ball, jnp.where(ball >= 3, 0, 4)), paddle)
 
@@ -86,7 +86,7 @@ class Episodes:
         pass
 
 
-def still(params, observation, key):
+def still(params, observation, keys):
     shape = observation.shape[:1]
     return jnp.zeros(shape, jnp.int32), jnp.zeros((*shape, 2))
 
@@ -109,7 +109,7 @@ def test_playing_ends_when_asked_to_stop():
 def test_the_policy_sees_stacks_that_begin_anew_with_an_episode():
     seen = []
 
-    def act(params, observation, key):
+    def act(params, observation, keys):
         seen.append(observation[:, 0, 0].copy())
         return np.zeros(len(observation), np.int32), None
 

@@ -1,140 +1,270 @@
-"""One batch for many threads: each gets what it would have got alone."""
+"""One batch for many actors: each gets what it would have got alone."""
 
 from __future__ import annotations
 
-import threading
+import itertools
+import multiprocessing
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors.inference import BatchedInference, LocalInference
-from tests.actors.fakes import Newest, never
+from actors.inference import AskedToStop, BatchedInference, LocalInference, Newest, Request
+from actors.rollout import Rollout, observation_shape
+from actors.shared import SharedRequests
+from agents.agent import acting_policy
+from agents.config import NetworkConfig
+from agents.networks import make_network
+from environments.atari import LIGHT
+from environments.factory import make
+from tests.actors import fakes
+from tests.actors.fakes import never
 from tests.waiting import Call, eventually
 
 NUM_ENVS, STACK = 3, 2
-KEY = jax.random.PRNGKey(0)
-
-
-class Gate(Newest):
-    """Parameters that come only once the gate is open, so that requests gather before it."""
-
-    def __init__(self, params=1.0):
-        super().__init__(params)
-        self.asked, self.open = threading.Event(), threading.Event()
-
-    def wait(self, should_stop):
-        self.asked.set()
-        while not self.open.wait(0.01):
-            if should_stop():
-                return None
-        return super().wait(should_stop)
+LONG = 1_000.0  # seconds of patience: a batch goes when it is full
 
 
 class Policy:
-    """Actions and logits are functions of the observation; remembers for which sizes it was
-    compiled."""
+    """Actions and logits are functions of the observation; remembers what it was compiled for."""
 
     def __init__(self):
         self.sizes: list[int] = []
 
-    def __call__(self, params, observation, key):
+    def __call__(self, params, observation, keys):
         self.sizes.append(observation.shape[0])
         flat = observation.reshape(observation.shape[0], -1).astype(jnp.float32)
         return jnp.sum(flat, axis=1).astype(jnp.int32) % 5, params * flat
 
 
-def request(seed: int):
-    """(frames, age) of one actor's environments."""
+def draw(params, observation, keys):
+    """Logits are random draws."""
+    draws = jax.vmap(jax.random.uniform)(keys)[:, None]
+    return jnp.zeros(len(observation), jnp.int32), draws
+
+
+def request(seed: int, num_envs: int = NUM_ENVS, actor: int = 0, step: int = 0) -> Request:
+    """Of one actor's environments."""
     rng = np.random.default_rng(seed)
-    frames = rng.integers(0, 256, (NUM_ENVS, STACK, 4, 2, 1)).astype(np.uint8)
-    return frames, rng.integers(0, STACK, NUM_ENVS).astype(np.int32)
+    stream = np.zeros((num_envs, 4), np.uint32)
+    stream[:, :2] = np.asarray(jax.random.PRNGKey(actor))
+    stream[:, 2], stream[:, 3] = step, np.arange(num_envs)
+    return Request(
+        rng.integers(0, 256, (num_envs, STACK, 4, 2, 1)).astype(np.uint8),
+        rng.integers(0, STACK, num_envs).astype(np.int32),
+        stream,
+    )
 
 
-def batched(policy, parameters) -> BatchedInference:
-    return BatchedInference(policy, parameters, KEY)
+@pytest.fixture
+def batched():
+    """Makes servers, which are closed in the end."""
+    made = []
+
+    def make_server(policy, parameters=None, size=NUM_ENVS, slots=1, patience=LONG, devices=1):
+        parameters = parameters or fakes.Newest()
+        made.append(BatchedInference(policy, [parameters] * devices, size, slots, patience))
+        return made[-1]
+
+    yield make_server
+    for server in made:
+        server.close()
 
 
-def gathered(inference, gate: Gate, count: int) -> list[Call]:
-    """One request that waits at the gate, and `count` more that come meanwhile."""
-    calls = [Call(lambda: inference.act(*request(0)))]
-    assert gate.asked.wait(10.0)
-    calls += [Call(lambda i=i: inference.act(*request(i))) for i in range(1, count + 1)]
-    eventually(lambda: len(inference._waiting) == count)
-    return calls
+def alone(policy, parameters, asked: Request):
+    """What an actor that chooses for itself would do."""
+    inference = LocalInference(policy, parameters)
+    inference.newest(never)
+    return inference.ask(asked)()
 
 
-def test_each_thread_gets_its_own_answers():
-    policy, gate = Policy(), Gate(2.0)
-    calls = gathered(batched(policy, gate), gate, 5)
-    gate.open.set()
-    alone = LocalInference(Policy(), Newest(2.0), KEY)
-    alone.latest(never)
-    for seed, call in enumerate(calls):
-        actions, logits = call.result(within=20.0)
-        expected_actions, expected_logits = alone.act(*request(seed))
-        np.testing.assert_array_equal(actions, expected_actions)
-        np.testing.assert_array_equal(logits, expected_logits)
-    # One alone, then five in one batch, which is padded to eight.
-    assert policy.sizes == [NUM_ENVS, 8 * NUM_ENVS]
+@pytest.mark.parametrize("sizes", [(3, 3, 3, 3), (3, 1, 2, 3)])
+def test_each_request_gets_its_own_answer(batched, sizes):
+    policy, parameters = Policy(), fakes.Newest(2.0)
+    inference = batched(policy, parameters, slots=4)
+    requests = [request(seed, size) for seed, size in enumerate(sizes)]
+    answers = [inference.ask(one) for one in requests]
+    for one, answer in zip(requests, answers):
+        actions, expected = Call(answer).result(20.0), alone(Policy(), parameters, one)
+        np.testing.assert_array_equal(actions.action, expected.action)
+        np.testing.assert_array_equal(actions.logits, expected.logits)
+        assert actions.action.shape == (len(one.age),)
+    assert policy.sizes == [4 * NUM_ENVS]
 
 
-def test_every_batch_acts_with_the_newest_parameters():
-    parameters = Newest(1.0, version=4)
-    inference = batched(Policy(), parameters)
-    _, before = inference.act(*request(1))
-    parameters.publish(3.0, version=5)
-    assert inference.latest(never).version == 5
-    _, after = inference.act(*request(1))
-    np.testing.assert_array_equal(after, 3 * before)
-
-
-def test_no_two_environments_or_batches_share_their_randomness():
-    def act(params, observation, key):
-        draws = jax.random.uniform(key, (observation.shape[0], 1))
-        return jnp.zeros(len(draws), jnp.int32), draws
-
-    gate = Gate()
-    inference = batched(act, gate)
-    calls = gathered(inference, gate, 4)
-    gate.open.set()
-    draws = [call.result(within=20.0)[1] for call in calls]
-    draws += [inference.act(*request(0))[1] for _ in range(3)]
-    assert len(np.unique(np.concatenate(draws))) == len(draws) * NUM_ENVS
-
-
-def test_an_error_reaches_everyone_in_the_batch_and_nobody_waits():
-    def act(params, observation, key):
-        if observation.shape[0] > NUM_ENVS:
-            raise ValueError("too many")
-        return jnp.zeros(len(observation), jnp.int32), jnp.zeros([len(observation), 1])
-
-    gate = Gate()
-    inference = batched(act, gate)
-    first, *others = gathered(inference, gate, 3)
-    gate.open.set()
-    assert first.result(within=10.0)[0].shape == (NUM_ENVS,)
-    for call in others:
-        with pytest.raises(ValueError, match="too many"):
-            call.result(within=10.0)
-    actions, _ = Call(lambda: inference.act(*request(9))).result(within=10.0)
-    assert actions.shape == (NUM_ENVS,)
-
-
-def test_many_threads_for_long():
-    """Each always gets the answers to its own requests."""
+def test_a_batch_goes_when_it_is_full_or_its_oldest_request_has_waited(batched):
     policy = Policy()
-    inference = batched(policy, Newest(1.0))
+    inference = batched(policy, slots=2, patience=0.3)
+    inference.warm_up(request(0))
+    start = time.monotonic()
+    Call(inference.ask(request(1))).result(20.0)
+    assert time.monotonic() - start >= 0.3
+    inference = batched(policy, slots=2)
+    inference.warm_up(request(0))
+    first = Call(inference.ask(request(1)))
+    time.sleep(0.2)
+    assert first.running, "half a batch waits"
+    Call(inference.ask(request(2))).result(20.0)
+    first.result(20.0)
+    assert set(policy.sizes) == {2 * NUM_ENVS}, "and whatever is in it, it has one shape"
+
+
+def test_every_batch_acts_with_the_newest_parameters(batched):
+    parameters = fakes.Newest(1.0, version=4)
+    inference = batched(Policy(), parameters)
+    before = inference.ask(request(1))()
+    parameters.publish(3.0, version=5, final=True)
+    assert inference.newest(never) == Newest(5, True)
+    np.testing.assert_array_equal(inference.ask(request(1))().logits, 3 * before.logits)
+
+
+def test_what_is_drawn_depends_on_actor_step_and_environment_alone(batched):
+    asked = [request(9, actor=actor, step=step) for actor in range(3) for step in range(4)]
+    together, single = batched(draw, slots=12), batched(draw)
+    answers = [together.ask(one) for one in asked]
+    draws = np.concatenate([Call(answer).result(20.0).logits for answer in answers])
+    assert len(np.unique(draws)) == 12 * NUM_ENVS
+    for one, expected in zip(reversed(asked), reversed(draws.reshape(12, NUM_ENVS, 1))):
+        np.testing.assert_array_equal(single.ask(one)().logits, expected)
+        part = Request(*(x[1:] for x in one))
+        np.testing.assert_array_equal(single.ask(part)().logits, expected[1:])
+
+
+def test_an_error_reaches_everyone_in_the_batch_and_the_learner(batched):
+    class Broken(fakes.Newest):
+        def wait(self, should_stop):
+            if self.latest.params < 0:
+                raise ValueError("device lost")
+            return super().wait(should_stop)
+
+    parameters = Broken(-1.0)
+    inference = batched(Policy(), parameters, slots=2)
+    inference.check()
+    for call in [Call(inference.ask(request(i))) for i in range(2)]:
+        with pytest.raises(ValueError, match="device lost"):
+            call.result(within=10.0)
+    with pytest.raises(RuntimeError, match="inference failed: device lost"):
+        inference.check()
+    parameters.publish(1.0, 1)  # nobody is left waiting, and the thread is still there
+    for call in [Call(inference.ask(request(i))) for i in range(2)]:
+        assert call.result(within=20.0).action.shape == (NUM_ENVS,)
+
+
+def test_who_waits_is_told_of_the_end(batched):
+    inference = batched(Policy(), slots=2)
+    waiting = Call(inference.ask(request(1)))
+    inference.close()
+    with pytest.raises(AskedToStop):
+        waiting.result(within=10.0)
+    with pytest.raises(AskedToStop):
+        inference.ask(request(2))
+
+
+def test_several_devices_take_a_batch_each(batched):
+    class Slow(fakes.Newest):
+        busy = most = 0
+
+        def wait(self, should_stop):
+            Slow.busy += 1
+            Slow.most = max(Slow.most, Slow.busy)
+            time.sleep(0.2)
+            Slow.busy -= 1
+            return super().wait(should_stop)
+
+    inference = batched(Policy(), Slow(), devices=3)
+    for call in [Call(inference.ask(request(i))) for i in range(3)]:
+        call.result(within=20.0)
+    assert Slow.most == 3
+
+
+def test_metrics_count_since_the_last_look(batched):
+    inference = batched(Policy(), slots=2, patience=0.0)
+    inference.ask(request(0))()
+    eventually(lambda: inference._counts.batches == 1)
+    metrics = inference.metrics()
+    assert metrics["inference/occupancy"] == 0.5
+    assert metrics["inference/steps_per_second"] > 0 and metrics["inference/milliseconds"] > 0
+    assert inference.metrics()["inference/steps_per_second"] == 0
+
+
+def test_many_actors_for_long(batched):
+    """Each always gets the answers to its own requests."""
+    inference = batched(Policy(), slots=4, patience=0.001, devices=2)
 
     def play(seed):
         for i in range(40):
-            frames, age = request(100 * seed + i)
-            age[:] = STACK - 1
-            _, logits = inference.act(frames, age)
-            stacked = np.concatenate([frames[:, s] for s in range(STACK)], axis=-1)
+            one = request(100 * seed + i)
+            one.age[:] = STACK - 1
+            logits = inference.ask(one)().logits
+            stacked = np.concatenate([one.frames[:, s] for s in range(STACK)], axis=-1)
             np.testing.assert_array_equal(logits, stacked.reshape(NUM_ENVS, -1))
 
     for call in [Call(lambda seed=seed: play(seed)) for seed in range(6)]:
         call.result(within=60.0)
-    assert set(policy.sizes) <= {NUM_ENVS * 2**i for i in range(4)}
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_the_server_gives_the_trajectories_of_actors_that_choose_themselves(batched):
+    """On a real game, in halves and whole, beside another actor, ends of episodes included."""
+    num_envs, length = 4, 10
+    network = NetworkConfig(torso="shallow", features=32, head_hidden=())
+    config = LIGHT.__class__(**{**vars(LIGHT), "max_episode_frames": 60})
+
+    def environments(actor, sizes):
+        ends = itertools.accumulate(sizes)
+        return [make("breakout", n, 3, actor, config, 1, end - n) for n, end in zip(sizes, ends)]
+
+    spec = environments(0, [1])[0].spec
+    policy = acting_policy(make_network(network, observation_shape(spec), spec.num_actions, 1))
+    net = make_network(network, observation_shape(spec), spec.num_actions, 1)
+    parameters = fakes.Newest(net.init(jax.random.PRNGKey(2)), version=7)
+    server = batched(policy, parameters, size=num_envs // 2, slots=2, patience=0.01)
+
+    def play(actor, sizes, inference):
+        rollout = Rollout(
+            environments(actor, sizes), inference.ask, length, jax.random.PRNGKey(actor)
+        )
+        return [
+            rollout.collect(inference.newest(never).version, time.monotonic) for _ in range(3)
+        ]
+
+    asking = [Call(lambda a=actor: play(a, [2, 2], server)) for actor in range(2)]
+    for actor, call in enumerate(asking):
+        expected = play(actor, [num_envs], LocalInference(policy, parameters))
+        for ours, theirs in zip(call.result(within=60.0), expected):
+            for name, x, y in zip(ours._fields, ours, theirs):
+                if name == "behaviour_logits":  # sums in another order
+                    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+                else:
+                    np.testing.assert_array_equal(x, y, err_msg=name)
+        assert any((unroll.discount == 0).any() for unroll in expected)
+
+
+def _read(address, asked, answers) -> None:
+    """In another process: what the shared memory holds."""
+    shared = SharedRequests(address)
+    while (rows := asked.get()) is not None:
+        answers.put([np.array(x) for x in shared.get(*rows)])
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "memfd_create"), reason="needs Linux")
+def test_another_process_reads_what_an_actor_shares():
+    shared = SharedRequests.make(5, (STACK, 4, 2, 1))
+    context = multiprocessing.get_context("spawn")
+    asked, answers = context.Queue(), context.Queue()
+    reader = context.Process(target=_read, args=(shared.address, asked, answers), daemon=True)
+    reader.start()
+    whole = request(3, 5)
+    for first, end in [(0, 3), (3, 5), (0, 5)]:
+        part = Request(*(x[first:end] for x in whole))
+        rows = shared.put(part)
+        assert rows == (first, end - first)
+        asked.put(rows)
+        for x, y in zip(part, answers.get(timeout=60.0)):
+            np.testing.assert_array_equal(x, y)
+        whole = request(4 + end, 5)
+    asked.put(None)
+    reader.join(timeout=30.0)
+    assert reader.exitcode == 0

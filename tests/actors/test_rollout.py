@@ -57,7 +57,7 @@ class Tape:
         pass
 
 
-def show_observation(params, observation, key):
+def show_observation(params, observation, keys):
     """A policy whose logits are the very observation; actions are a function of it."""
     flat = observation.reshape(observation.shape[0], -1)
     weights = jnp.arange(flat.shape[1]) % 7
@@ -168,12 +168,12 @@ def test_unrolls_belong_to_the_caller():
 
 def test_the_same_parameters_act_until_newer_ones_are_asked_for():
     tape, parameters = Tape(2, patterns(3, 3)), Newest(1.0)
-    inference = LocalInference(show_observation, parameters, jax.random.PRNGKey(0))
-    rollout = Rollout(tape, inference.act, 3)
-    inference.latest(never)
+    inference = LocalInference(show_observation, parameters)
+    rollout = Rollout([tape], inference.ask, 3, jax.random.PRNGKey(0))
+    inference.newest(never)
     parameters.publish(2.0, 1)
     first = rollout.collect(0, CLOCK)
-    assert inference.latest(never).version == 1
+    assert inference.newest(never).version == 1
     second = rollout.collect(1, CLOCK)
     for unroll, factor in [(first, 1), (second, 2)]:
         for n in range(tape.num_envs):
@@ -184,8 +184,8 @@ def test_the_same_parameters_act_until_newer_ones_are_asked_for():
 
 
 def test_every_step_draws_with_its_own_key():
-    def act(params, observation, key):
-        draws = jax.random.uniform(key, (observation.shape[0], 1))
+    def act(params, observation, keys):
+        draws = jax.vmap(jax.random.uniform)(keys)[:, None]
         return (draws[:, 0] * 3).astype(jnp.int32), jnp.broadcast_to(draws, (len(draws), 12))
 
     def draws_of(seed: int) -> np.ndarray:
@@ -240,8 +240,8 @@ def test_stacks_across_ends_of_episodes_and_lives_on_a_rom(config, num_stack):
     environment = Recorded(make("breakout", 3, 5, 0, config, num_threads=1))
     num_actions = environment.real_spec.num_actions
 
-    def act(params, observation, key):
-        actions = jax.random.randint(key, observation.shape[:1], 0, num_actions)
+    def act(params, observation, keys):
+        actions = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_actions))(keys)
         return actions, observation.reshape(observation.shape[0], -1).astype(jnp.float32)
 
     length, num_unrolls = 20, 12

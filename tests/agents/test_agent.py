@@ -205,7 +205,8 @@ def test_actors_run_the_main_tasks_policy():
     observation = rng.integers(0, 256, (4000, *OBSERVATION_SHAPE), dtype=np.uint8)
     observation[:] = observation[0]
     act = jax.jit(acting_policy(agent.network))
-    action, logits = act(main_task_params(params), observation, jax.random.PRNGKey(0))
+    keys = jax.random.split(jax.random.PRNGKey(0), 4000)
+    action, logits = act(main_task_params(params), observation, keys)
     expected, _ = oracle.predict(params, observation.reshape(4000, -1) / 255.0)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert action.shape == (4000,) and action.dtype == np.int32
