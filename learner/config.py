@@ -6,8 +6,65 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class DevicesConfig:
+    """How a host's devices are shared between learning and acting. Ours; with eight devices the
+    defaults are the paper's split (BMG App. C.4: 6 learn, 2 act)."""
+
+    learner: int = 0
+    """Devices of each host that learn; 0 for all that do not act."""
+    inference: int = 0
+    """Devices of each host that choose actions, where the inference server does; 0 for a quarter of
+    them: 2 of 8. The learner's first one alone acts as well."""
+
+    def __post_init__(self):
+        for name in ("learner", "inference"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"devices {name} is {getattr(self, name)}; give 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """Several hosts that learn together: each has actors, replay and a learner's process of its
+    own, and all of them make the same updates. Batches, schedules and frames are those of all hosts
+    together. Ours."""
+
+    count: int = 1
+    """How many there are."""
+    index: int = 0
+    """Which of them this is; 0 writes checkpoints, TensorBoard and results, and evaluates."""
+    coordinator: str = ""
+    """ADDRESS:PORT at which host 0 waits for the others, the same on all hosts."""
+    start_timeout: float = 600.0
+    """Seconds within which all hosts have come, and then within which they have made the first
+    update: compilation and the first data included."""
+    timeout: float = 180.0
+    """Seconds of an update, waiting for data included, after which a host is taken for missing; the
+    run then ends on all others."""
+    check_updates: int = 1000
+    """Updates after which it is checked again that all hosts hold the same state, bit for bit."""
+
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"hosts index is {self.index} of {self.count}; give 0 to {self.count - 1}, or "
+                "another --hosts.count."
+            )
+        address, _, port = self.coordinator.rpartition(":")
+        if self.count > 1 and not (address and port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(
+                f"hosts coordinator is {self.coordinator!r}; give host 0's ADDRESS:PORT, such as "
+                "10.0.0.1:8476."
+            )
+        if self.start_timeout <= 0 or self.timeout <= 0 or self.check_updates < 1:
+            raise ValueError(
+                f"hosts start_timeout {self.start_timeout}, timeout {self.timeout} and "
+                f"check_updates {self.check_updates}: give more than 0, more than 0 and at least 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-    """Batches, devices, and how often things leave the learner."""
+    """Batches, and how often things leave the learner."""
 
     unroll_length: int = 20
     """T, agent steps per unroll. Table 2."""
@@ -15,8 +72,6 @@ class LearnerConfig:
     """Unrolls of each batch straight from the actors, each used once. Table 2."""
     replay_batch: int = 12
     """Unrolls of each batch from replay; 0 for none. Table 2."""
-    num_devices: int = 0
-    """Devices the batch is split over; 0 for all there are."""
     platform: str = ""
     """JAX platform of the learner (cpu, cuda, tpu); empty takes the best there is."""
     publish_interval: int = 1

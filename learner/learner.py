@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import pathlib
 import threading
 import time
@@ -19,6 +20,7 @@ from agents.trajectory import Trajectory
 from environments.scores import human_normalized_score
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
+from learner.hosts import HostLeft, Hosts
 from learner.metrics import MetricsWriter
 from learner.profile import Profile
 from learner.update import ShardedAgent, first
@@ -27,6 +29,7 @@ from storage.files import write_json
 
 _RETURNS_KEPT = 100  # training return: mean over this many last episodes
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
+_LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
 
 class NotFiniteError(RuntimeError):
@@ -85,6 +88,7 @@ class Learner:
         config: LearnerConfig,
         info: RunInfo,
         say: Callable[[str], None],
+        hosts: Hosts | None = None,
     ):
         """Starts from a seed, or from the newest usable checkpoint when the run is resumed.
 
@@ -93,6 +97,7 @@ class Learner:
           config: how often things leave the learner.
           info: of the run.
           say: takes a line for each newer checkpoint that is not usable.
+          hosts: this host among those that learn together; None for one alone.
 
         Raises:
           CheckpointError: no usable checkpoint to resume from; one line.
@@ -101,17 +106,22 @@ class Learner:
         self._directory = info.workdir / "checkpoints"
         state = agent.agent.init(jax.random.PRNGKey(info.seed))
         self._progress = Progress()
-        if info.resume:
+        self._hosts = hosts
+        self._writes = hosts is None or hosts.writes
+        if info.resume and self._writes:
             found, problems = checkpoint.load_newest(self._directory, state, info.identity)
             state, self._progress = found.state, Progress(found.header)
             if problems:
                 say(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
+        if hosts is not None:
+            state, header = hosts.as_on_first(state, self._progress.header())
+            self._progress = Progress(header)
         self._state = agent.replicate(state)
         self._lock = threading.Lock()
         self._reports: dict[str, dict[str, float]] = {}
         self._evaluated = threading.Event()
         self._started = time.monotonic() - self._progress.seconds
-        self._metrics = MetricsWriter(info.workdir)
+        self._metrics = MetricsWriter(info.workdir, tensorboard=self._writes)
         self._published: VersionedParameters | None = None
         self._publish(final=False)
 
@@ -181,6 +191,7 @@ class Learner:
 
         Raises:
           NotFiniteError: a hundred updates in a row were skipped; one line.
+          HostLeft: another host was asked to stop; one line.
           OSError: the last checkpoint or the results could not be written.
           TimeoutError: no data came for too long.
         """
@@ -190,15 +201,23 @@ class Learner:
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
+        left: HostLeft | None = None
+        if self._hosts is not None and not self._progress.updates:
+            self._checkpoint()  # there is something to go on from, whichever host goes missing
         try:
             while self.frames < self._info.total_frames:
                 start = time.monotonic()
                 item = prefetcher.get(should_stop)
+                arrived = time.monotonic()
+                window.seconds["waiting"] += arrived - start
+                if self._hosts is not None:
+                    item = self._agreed(item)
+                    window.seconds["agreeing"] += time.monotonic() - arrived
                 if item is None:
                     break
-                window.seconds["waiting"] += time.monotonic() - start
                 profile.before_update()
-                self._learn(*item, window)
+                with self._answering(f"in update {self._progress.updates + 1}"):
+                    self._learn(*item, window)
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
                 if now - window.start >= self._config.log_interval:
@@ -209,17 +228,35 @@ class Learner:
                     last_checkpoint = time.monotonic()
             if window.updates:
                 self._log(window, occupancy, node_metrics)
+        except HostLeft as error:
+            left = error
         finally:
             profile.close()
             prefetcher.close()
-            self._checkpoint()
+            try:
+                self._checkpoint()
+            except RuntimeError as error:  # an update failed, and took the state along
+                print(f"no last checkpoint, the one before stays: {error}", flush=True)
             self._write_results()
         complete = self.frames >= self._info.total_frames
         if complete:
             self._finish(should_stop)
         with self._lock:  # an evaluation may still come
             self._metrics.close()
+        if self._hosts is not None:
+            self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
+        if left is not None:
+            raise left
         return complete
+
+    def _agreed(self, item: tuple[UpdateBatch, BatchInfo] | None):
+        """The batch and what all hosts' batches hold, or None where this host stops."""
+        info = self._hosts.agree(item and item[1], self._progress.updates, self._state)
+        return item and (item[0], info)
+
+    def _answering(self, what: str):
+        """Other hosts take part in what is done within, or are missing."""
+        return contextlib.nullcontext() if self._hosts is None else self._hosts.deadline(what)
 
     def _learn(self, batch: UpdateBatch, info: BatchInfo, window: Window) -> None:
         """One update, and its publication."""
@@ -227,6 +264,9 @@ class Learner:
         self._state, window.last_metrics = self._agent.update(self._state, batch)
         version = self._progress.updates
         self._progress.updates += 1
+        if self._hosts is not None:
+            jax.block_until_ready(window.last_metrics)  # all have taken part
+            self._hosts.started()
         self._progress.episodes += len(info.episode_returns)
         self._progress.returns.extend(float(x) for x in info.episode_returns)
         window.updates += 1
@@ -304,6 +344,8 @@ class Learner:
             print(f"metrics could not be written: {error}; the run goes on", flush=True)
 
     def _checkpoint(self) -> None:
+        if not self._writes:
+            return
         header = {
             **self._progress.header(),
             "game": self._info.game,
@@ -338,6 +380,8 @@ class Learner:
         self._write_results()
 
     def _write_results(self) -> None:
+        if not self._writes:
+            return
         progress, info = self._progress, self._info
         evaluation = progress.evaluation or {}
         results = {
@@ -369,7 +413,7 @@ class Window:
         self.metrics: list[np.ndarray] = []  # [M] each, of the published updates
         self.last_metrics: jax.Array | None = None  # [M], still on the device
         self.lags: list[int] = []
-        self.seconds = {"waiting": 0.0, "updating": 0.0, "publishing": 0.0}
+        self.seconds = {"waiting": 0.0, "agreeing": 0.0, "updating": 0.0, "publishing": 0.0}
 
 
 _SUMMED = ("steps_per_second", "stalls", "not_finite_rewards")

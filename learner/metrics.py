@@ -25,16 +25,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 class MetricsWriter:
     """Appends metrics to `metrics.jsonl` and TensorBoard event files in a run directory."""
 
-    def __init__(self, workdir: pathlib.Path):
-        """Opens both; an existing `metrics.jsonl` is continued."""
+    def __init__(self, workdir: pathlib.Path, tensorboard: bool = True):
+        """Opens both, or `metrics.jsonl` alone; an existing one is continued."""
         lines = workdir / "metrics.jsonl"
         _cut_broken_line(lines)
         self._lines = _Appending(lines)
-        folder = workdir / "tensorboard"
-        folder.mkdir(exist_ok=True)
-        # The name is what TensorBoard looks for; the process id keeps two of a second apart.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._events = _Appending(folder / name)
+        self._events = None
+        if tensorboard:
+            folder = workdir / "tensorboard"
+            folder.mkdir(exist_ok=True)
+            # The name is what TensorBoard looks for; the process id keeps two of a second apart.
+            name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+            self._events = _Appending(folder / name)
         self._closed = False
         self._header = Event(wall_time=time.time(), file_version="brain.Event:2")
 
@@ -54,6 +56,8 @@ class MetricsWriter:
         now = time.time()
         line = json.dumps({"frames": frames, "time": now, **finite}) + "\n"
         self._lines.append(line.encode())
+        if self._events is None:
+            return
         values = [Summary.Value(tag=name, simple_value=x) for name, x in finite.items()]
         event = Event(wall_time=now, step=frames, summary=Summary(value=values))
         if self._header is not None:
@@ -65,7 +69,8 @@ class MetricsWriter:
         """Closes both."""
         self._closed = True
         self._lines.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _cut_broken_line(path: pathlib.Path) -> None:

@@ -32,14 +32,20 @@ class ShardedAgent(NamedTuple):
     metric_names: list[str]  # M names; filled when `update` is first traced
 
     def replicate(self, state: TrainState) -> TrainState:
-        """Puts one copy of the state on each device."""
+        """Puts one copy of the state on each device; all hosts give the same state."""
         # `update` donates what it is given: every array has to be a new one.
         state = jax.tree.map(np.array, state)
         return jax.device_put(state, NamedSharding(self.mesh, PartitionSpec()))
 
     def shard(self, batch: UpdateBatch) -> UpdateBatch:
-        """Splits a host batch [B, ...]: each device gets its part alone, in one transfer."""
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+        """Splits a host batch [B, ...]: each device gets its part alone, in one transfer. Of
+        several hosts each gives what its own devices get."""
+        split = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        if split.is_fully_addressable:
+            return jax.device_put(batch, split)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), batch
+        )
 
 
 def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> None:
@@ -53,36 +59,13 @@ def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> 
         if size % num_devices:
             raise ValueError(
                 f"{name} {size} cannot be shared evenly by {num_devices} devices; give a multiple "
-                f"of {num_devices}, or another --learner.num-devices."
+                f"of {num_devices}, or another --devices.learner."
             )
     if agent.needs_replay and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "
             "draw from replay; give --learner.replay-batch."
         )
-
-
-def select_devices(config: LearnerConfig) -> list[jax.Device]:
-    """The learner's devices.
-
-    Raises:
-      ValueError: in one line, for a platform or a number of devices that is not there.
-    """
-    try:
-        devices = jax.local_devices(backend=config.platform or None)
-    except RuntimeError:
-        there = ", ".join(sorted({device.platform for device in jax.local_devices()}))
-        raise ValueError(
-            f"no {config.platform!r} device here; there is {there}. Change --learner.platform, or "
-            "install the accelerator's extra (cuda or tpu)."
-        ) from None
-    wanted = config.num_devices or len(devices)
-    if wanted > len(devices):
-        raise ValueError(
-            f"{wanted} devices wanted, {len(devices)} there ({devices[0].platform}); lower "
-            "--learner.num-devices."
-        )
-    return devices[:wanted]
 
 
 def with_precision(config: AgentConfig, device: jax.Device) -> AgentConfig:

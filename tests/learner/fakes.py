@@ -29,7 +29,7 @@ AGENT = AgentConfig(
     meta=MetaConfig(target_steps=2),
 )
 LEARNER = LearnerConfig(
-    unroll_length=LENGTH, online_batch=2, replay_batch=4, num_devices=1, log_interval=0.0
+    unroll_length=LENGTH, online_batch=2, replay_batch=4, log_interval=0.0
 )
 
 
@@ -62,9 +62,11 @@ def update_batch(seed: int, config: LearnerConfig = LEARNER, num_extra: int = 1)
     )  # fmt: skip
 
 
-def make_agent(agent: AgentConfig = AGENT, config: LearnerConfig = LEARNER) -> ShardedAgent:
+def make_agent(
+    agent: AgentConfig = AGENT, config: LearnerConfig = LEARNER, num_devices: int = 1
+) -> ShardedAgent:
     """The agent on the first `num_devices` devices."""
-    devices = jax.devices()[: config.num_devices]
+    devices = jax.devices()[:num_devices]
     return make_sharded_agent(
         agent, config, OBSERVATION_SHAPE, NUM_ACTIONS, ACTION_REPEAT, devices
     )

@@ -18,7 +18,6 @@ from learner.update import (
     empty_trajectories,
     first,
     frames_per_update,
-    select_devices,
 )
 from tests.learner import fakes
 
@@ -28,9 +27,8 @@ GLOBAL = dataclasses.replace(fakes.LEARNER, online_batch=8, replay_batch=16)
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_each_device_gets_its_share_of_online_and_replay(count):
     """Every unroll is on one device, whole, and each device has one online for two replayed."""
-    config = dataclasses.replace(GLOBAL, num_devices=count)
-    agent = fakes.make_agent(config=config)
-    batch = fakes.update_batch(0, config)
+    agent = fakes.make_agent(config=GLOBAL, num_devices=count)
+    batch = fakes.update_batch(0, GLOBAL)
     batch.online.parameter_version[:] = np.arange(8)
     batch.replay.parameter_version[:] = 100 + np.arange(16)
     batch.extra[0].parameter_version[:] = 200 + np.arange(16)
@@ -95,7 +93,7 @@ def test_the_number_of_devices_changes_nothing(name):
         assert expected_metrics["meta/gradient_norm"] > 1e-3
 
     for devices in (1, 2, 4, 8) if name == "impala" else (2, 8):
-        agent = fakes.make_agent(config, dataclasses.replace(GLOBAL, num_devices=devices))
+        agent = fakes.make_agent(config, GLOBAL, devices)
         state = agent.replicate(start)
         for batch in batches:
             state, values = agent.update(state, agent.shard(batch))
@@ -215,28 +213,7 @@ def test_batches_that_can_be_used_are_accepted(learner, agent, devices):
 
 def test_make_sharded_agent_checks_the_batch():
     with pytest.raises(ValueError, match="online_batch 6 cannot be shared evenly by 4 devices"):
-        fakes.make_agent(config=LearnerConfig(num_devices=4))
-
-
-def test_devices_are_selected():
-    assert len(jax.devices()) == 8, "tests/conftest.py forces eight"
-    assert select_devices(LearnerConfig()) == jax.devices()
-    assert select_devices(LearnerConfig(platform="cpu", num_devices=3)) == jax.devices()[:3]
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (LearnerConfig(num_devices=9), ["9 devices", "8 there", "cpu", "--learner.num-devices"]),
-        (LearnerConfig(platform="cuda"), ["'cuda'", "cpu", "--learner.platform"]),
-        (LearnerConfig(platform="abacus"), ["'abacus'", "cpu", "--learner.platform"]),
-    ],
-)
-def test_devices_that_are_not_there_are_refused(config, words):
-    with pytest.raises(ValueError) as caught:
-        select_devices(config)
-    text = fakes.one_line(caught.value)
-    assert all(word in text for word in words), text
+        fakes.make_agent(config=LearnerConfig(), num_devices=4)
 
 
 @pytest.mark.parametrize("sizes", [{"unroll_length": 0}, {"online_batch": 0}, {"replay_batch": -1}])

@@ -1,0 +1,115 @@
+"""One host of several, as a program of its own: `python -m tests.learner.host SCENARIO INDEX COUNT
+PORT FOLDER`. Prints a line of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from learner.batches import read_info
+from learner.config import DevicesConfig, HostsConfig
+from learner.hosts import HostLeft, HostMissing, Hosts, HostsDiffer, join
+from learner.placement import place
+from learner.update import first, make_sharded_agent
+from storage import checkpoint
+from tests.learner import fakes
+
+GLOBAL = dataclasses.replace(fakes.LEARNER, online_batch=4, replay_batch=8)
+NUM_UPDATES = 4
+
+
+def global_batch(update: int):
+    """Of all hosts; unrolls carry their number as version, and episodes end in some."""
+    batch = fakes.update_batch(update, GLOBAL)
+    batch.online.parameter_version[:] = 10 * update + np.arange(4)
+    batch.online.episode_return[1, 2] = 100 + update
+    batch.online.episode_return[2, [0, 3]] = [200 + update, 300 + update]
+    return batch
+
+
+def share(tree, index: int, count: int):
+    """This host's part of each array."""
+    return jax.tree.map(lambda x: np.split(x, count)[index], tree)
+
+
+def missing(message: str) -> None:
+    print(json.dumps({"missing": message}), flush=True)
+    os._exit(1)
+
+
+def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
+    config = HostsConfig(count, index, f"127.0.0.1:{port}", 60.0, 5.0, check_updates=2)
+    identity = {"game": "catch", "seed": index if scenario == "seeds" else 0}
+    try:
+        join(config, identity)
+    except HostsDiffer as error:
+        print(json.dumps({"differ": str(error)}), flush=True)
+        os._exit(1)
+    devices = place(DevicesConfig(), "cpu", serves=False).learner
+    agent = make_sharded_agent(
+        fakes.AGENT, GLOBAL, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS, fakes.ACTION_REPEAT,
+        devices,
+    )  # fmt: skip
+    hosts = Hosts(config, agent.mesh, 4 // count, fakes.LENGTH, missing)
+    start = agent.agent.init(jax.random.PRNGKey(index))  # host 0's counts
+    state, header = hosts.as_on_first(jax.tree.map(np.asarray, start), {"updates": 7 + index})
+    state, infos = agent.replicate(state), []
+    try:
+        for update in range(NUM_UPDATES):
+            batch = share(global_batch(update), index, count)
+            info = read_info(batch.online)
+            if scenario == "leaves" and index == 1 and update == 2:
+                info = None
+            if scenario == "dies" and index == 1 and update == 2:
+                os._exit(3)
+            if scenario == "hangs" and index == 1 and update == 2:
+                time.sleep(60)
+            if scenario == "differs" and index == 1 and update == 1:
+                state = tampered(state)
+            info = hosts.agree(info, update, state)
+            if info is None:
+                break
+            infos.append([info.episode_returns.tolist(), info.versions.tolist()])
+            with hosts.deadline(f"in update {update + 1}"):
+                state, metrics = agent.update(state, agent.shard(batch))
+                jax.block_until_ready(metrics)
+            hosts.started()
+        end = ""
+    except (HostLeft, HostsDiffer, HostMissing) as error:
+        end = f"{type(error).__name__}: {error}"
+    said = {"header": header, "infos": infos, "end": end}
+    if end.startswith(("HostMissing", "HostsDiffer")):
+        print(json.dumps(said), flush=True)
+        os._exit(1)
+    if index == 0:
+        checkpoint.save(pathlib.Path(folder), NUM_UPDATES, first(state), {}, 1)
+    hosts.leave(30.0)
+    print(json.dumps(said), flush=True)
+
+
+def tampered(state):
+    """One bit of one copy of one array is another."""
+    leaves, structure = jax.tree.flatten(state)
+    place = max(range(len(leaves)), key=lambda i: leaves[i].size)
+    whole = leaves[place]
+    copies = [np.array(shard.data) for shard in whole.addressable_shards]
+    for copy in copies:
+        copy.view(np.uint32).ravel()[3] ^= 1
+    leaves[place] = jax.make_array_from_single_device_arrays(
+        whole.shape,
+        whole.sharding,
+        [jax.device_put(c, s.device) for c, s in zip(copies, whole.addressable_shards)],
+    )
+    return jax.tree.unflatten(structure, leaves)
+
+
+if __name__ == "__main__":
+    scenario, index, count, port, folder = sys.argv[1:]
+    main(scenario, int(index), int(count), port, folder)
