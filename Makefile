@@ -18,7 +18,7 @@ TESTS ?= tests
 TESTS_NEWEST ?= -m "not slow and not heavy" tests
 
 PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
-# In two processes, each file in one of them: for tests that start no programs.
+# In two processes, each file in one of them.
 IN_TWO = -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong A
 # pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)
 	$(VENV)/bin/python $(PYTEST) $(IN_TWO) -m "not slow" $(TESTS); quick=$$?; \
-	$(VENV)/bin/python $(PYTEST) -m slow $(TESTS); slow=$$?; \
+	$(VENV)/bin/python $(PYTEST) $(IN_TWO) -m slow $(TESTS); slow=$$?; \
 	case $$quick$$slow in 00 | 05 | 50) ;; *) exit 1;; esac
 
 test-newest: ## run the quick tests on the newest Python and JAX, without Launchpad and Reverb

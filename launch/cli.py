@@ -9,6 +9,7 @@ from launch.options import check_name
 
 _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
+    "pod": ("launch.pod", "several hosts as one run: a Cloud TPU slice, or processes here"),
     "evaluate": ("launch.evaluate", "play episodes with a run's newest checkpoint"),
     "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
     "mrp": ("launch.mrp", "multi-step meta-gradients on the Markov reward process"),

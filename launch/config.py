@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from actors.config import ActorConfig, EvaluatorConfig
 from agents.config import AgentConfig
 from environments.atari import AtariConfig
-from learner.config import LearnerConfig
+from learner.config import DevicesConfig, HostsConfig, LearnerConfig
 from replay.config import ReplayConfig
 
 Config = TypeVar("Config")
@@ -59,17 +59,25 @@ class TrainConfig:
     evaluator: EvaluatorConfig = EvaluatorConfig()
     replay: ReplayConfig = ReplayConfig()
     learner: LearnerConfig = LearnerConfig()
+    devices: DevicesConfig = DevicesConfig()
+    hosts: HostsConfig = HostsConfig()
 
     @property
     def path(self) -> pathlib.Path:
-        """The run directory."""
-        return pathlib.Path(self.workdir or f"runs/{self.game}")
+        """The run directory; of several hosts all but the first have a part of it."""
+        path = pathlib.Path(self.workdir or f"runs/{self.game}")
+        return path / "hosts" / str(self.hosts.index) if self.hosts.index else path
 
     def __post_init__(self):
         if self.frames < 1:
             raise ValueError(f"frames is {self.frames}; give a positive number.")
-        if self.actors.num_actors < 1 or self.actors.envs_per_actor < 1:
-            raise ValueError("num_actors and envs_per_actor must be at least 1.")
+        if self.learner.online_batch % self.hosts.count or (
+            self.learner.replay_batch % self.hosts.count
+        ):
+            raise ValueError(
+                f"online_batch {self.learner.online_batch} and replay_batch "
+                f"{self.learner.replay_batch} cannot be shared evenly by {self.hosts.count} hosts."
+            )
         for name in ("restarts", "node_restarts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
@@ -83,6 +91,11 @@ class TrainConfig:
 _FIXED = (
     "game", "seed", "agent", "atari",
     "learner.unroll_length", "learner.online_batch", "learner.replay_batch",
+)  # fmt: skip
+
+_SHARED = (
+    *_FIXED, "frames", "learner.publish_interval", "learner.skip_update", "actors.num_actors",
+    "devices.learner", "hosts.count", "hosts.check_updates",
 )  # fmt: skip
 
 
@@ -124,6 +137,11 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:
     """What a resumed run may not change, `group.name` -> JSON value."""
     return {name: x for name, x in _flatten(to_dict(config)).items() if _is_fixed(name, _FIXED)}
+
+
+def shared_fields(config: TrainConfig) -> dict[str, Any]:
+    """What all hosts of a run must have in common, `group.name` -> JSON value."""
+    return {name: x for name, x in _flatten(to_dict(config)).items() if _is_fixed(name, _SHARED)}
 
 
 def _is_fixed(name: str, fixed: Sequence[str]) -> bool:

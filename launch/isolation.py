@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 
-_STATE = "BMG_NETWORK"  # "private", or why it is not, for the launcher that is executed again
+STATE = "BMG_NETWORK"  # "private", or why it is not, for the launcher that is executed again
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # linux/sched.h
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
@@ -33,7 +33,7 @@ def enter(command: list[str]) -> str:
     Returns:
       Nothing where the network is private, else why it is not.
     """
-    if (state := os.environ.pop(_STATE, None)) is not None:
+    if (state := os.environ.pop(STATE, None)) is not None:
         return "" if state == "private" else state
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no network namespaces"
@@ -44,9 +44,14 @@ def enter(command: list[str]) -> str:
     os.execv(sys.executable, [sys.executable, "-S", "-E", __file__, *command])
 
 
+def inside() -> bool:
+    """Whether a program before this one has entered, and said so."""
+    return STATE in os.environ
+
+
 def hand_on(why_not: str) -> None:
     """Tells the program that is executed in this one's place what `enter` had answered."""
-    os.environ[_STATE] = why_not or "private"
+    os.environ[STATE] = why_not or "private"
 
 
 def _enter_namespace() -> None:

@@ -3,6 +3,7 @@ the log is opened and the environment variables are set first."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import io
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -19,6 +21,7 @@ from launch.status import ACTOR, EVALUATOR, LEARNER, REPLAY, Node, log_file, nod
 
 LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's process id
 CALL_DEADLINE = 30.0  # seconds of a call to the learner
+_ANSWER_INTERVAL = 0.2  # seconds between looks at whether to stop
 _LEAVE_SECONDS = 15.0  # that a node without a launcher takes to leave in order
 _LOOK_INTERVAL = 2.0  # seconds between looks at whether the launcher is there
 
@@ -70,6 +73,25 @@ def _stop_event():
     return lp.stop_event()
 
 
+def _answer(call, should_stop: Callable[[], bool]):
+    """The answer to a courier call, or None when asked to stop while waiting.
+
+    Raises:
+      TimeoutError: none came; one line.
+    """
+    # Courier would keep this process for a call that is not answered: look for the stop while
+    # waiting, and cancel.
+    try:
+        for _ in range(int(CALL_DEADLINE / _ANSWER_INTERVAL)):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                return call.result(timeout=_ANSWER_INTERVAL)
+            if should_stop():
+                return None
+        raise TimeoutError(f"no answer from the learner's process within {CALL_DEADLINE:g} s")
+    finally:
+        call.cancel()
+
+
 def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
     """Reverb's tables, in the replay server's process."""
     node = begin(config, REPLAY)
@@ -91,19 +113,48 @@ def _replay(config: TrainConfig, spec: EnvironmentSpec, client, should_stop, nod
 class LearnerNode:
     """The learner's process: what other processes may call, and its run."""
 
-    def __init__(self, config: TrainConfig, spec: EnvironmentSpec, replay_client, resume: bool):
-        """Builds the learner, so that parameters can be served from the start."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: EnvironmentSpec,
+        replay_client,
+        resume: bool,
+        serves: bool,
+    ):
+        """Builds the learner, so that parameters can be served from the start, and the inference
+        server where actors ask for their actions."""
         self._node = begin(config, LEARNER)
         self._config, self._spec, self._client = config, spec, replay_client
         with self._node.ending() as finish:
-            from launch.parts import make_learner
+            from launch.parts import join_hosts, make_learner, serve
+            from learner.placement import place
 
             finish("running")
-            self._learner = make_learner(config, spec, resume, self._node.note)
+            join_hosts(config)
+            devices = place(config.devices, config.learner.platform, serves)
+            self._learner = make_learner(
+                config, spec, devices, resume, self._node.note, self._node.abandon
+            )
+            self._requests = {}  # memory by actor
+            self._inference = serve(config, spec, devices, self._learner) if serves else None
 
     def get_parameters(self, version: int):
         """See `Learner.get_parameters`."""
         return self._learner.get_parameters(version)
+
+    def newest(self):
+        """See `BatchedInference.newest`."""
+        return tuple(self._inference.newest(lambda: False))
+
+    def attach(self, actor: str, address) -> None:
+        """Takes note of the memory that an actor shares its requests in."""
+        from actors.shared import Address, SharedRequests
+
+        self._requests[actor] = SharedRequests(Address(*address))
+
+    def act(self, actor: str, first: int, number: int):
+        """See `BatchedInference.ask`: what these environments of an actor shall do."""
+        return tuple(self._inference.ask(self._requests[actor].get(first, number))())
 
     def report(self, source: str, metrics: dict[str, float]) -> None:
         """See `Learner.report`."""
@@ -117,67 +168,114 @@ class LearnerNode:
         """Learns until the run is complete or stopped."""
         from launch.parts import learn
 
-        config, node, stop = self._config, self._node, _stop_event()
+        config, node, stop, inference = self._config, self._node, _stop_event(), self._inference
         with node.ending() as finish:
             replay = _replay(config, self._spec, self._client, stop.is_set, node)
 
             def metrics() -> dict[str, float]:
-                return {**node_metrics(config), "learner/stalls": float(node.stalls)}
+                served = inference.metrics() if inference else {}
+                return {**node_metrics(config), "learner/stalls": float(node.stalls), **served}
 
-            complete = learn(self._learner, config, self._spec, replay, metrics, stop.is_set)
+            def should_stop() -> bool:
+                if inference:
+                    inference.check()
+                return stop.is_set()
+
+            complete = learn(self._learner, config, self._spec, replay, metrics, should_stop)
             finish("finished" if complete else "stopped")
         # Courier's server ends with this method: stay until actors and evaluators have left.
         stop.wait(60.0)
 
 
 def _parameter_client(config: TrainConfig, learner):
-    import concurrent.futures
-
     from actors.parameters import ParameterClient
 
     stop = _stop_event()
 
     def fetch(version: int):
-        # Courier would keep this process for a call that is not answered: look for the stop while
-        # waiting, and cancel.
-        call = learner.futures.get_parameters(version)
-        try:
-            for _ in range(int(CALL_DEADLINE / 0.2)):
-                try:
-                    return call.result(timeout=0.2)
-                except concurrent.futures.TimeoutError:
-                    if stop.is_set():
-                        return None
-            raise TimeoutError(f"no answer within {CALL_DEADLINE:g} s")
-        finally:
-            call.cancel()
+        return _answer(learner.futures.get_parameters(version), stop.is_set)
 
     return ParameterClient(fetch, config.actors.parameter_interval, config.actors.parameter_timeout)
 
 
-def run_actor(config: TrainConfig, spec: EnvironmentSpec, index: int, learner, replay_client):
-    """An actor's process."""
+class _RemoteInference:
+    """Asks the learner's process; see `actors.inference.Inference`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: EnvironmentSpec,
+        actor: str,
+        learner,
+        should_stop: Callable[[], bool],
+    ):
+        from actors.shared import SharedRequests
+
+        self._actor, self._calls, self._should_stop = actor, learner.futures, should_stop
+        frames_shape = (spec.num_stack, *spec.frame_shape)
+        self._requests = SharedRequests.make(config.actors.envs_per_actor, frames_shape)
+        self._attach(config.actors.parameter_timeout)
+
+    def _attach(self, seconds: float) -> None:
+        """The server may be compiling, or wait for other hosts: nobody answers before."""
+        address = tuple(self._requests.address)
+        for _ in range(max(int(seconds / CALL_DEADLINE), 1)):
+            try:
+                _answer(self._calls.attach(self._actor, address), self._should_stop)
+                return
+            except Exception as error:  # noqa: BLE001 - the last one is raised
+                last = error
+        raise TimeoutError(f"no inference server within {seconds:g} s: {last}")
+
+    def newest(self, should_stop: Callable[[], bool]):
+        from actors.inference import Newest
+
+        newest = _answer(self._calls.newest(), should_stop)
+        return newest and Newest(*newest)
+
+    def ask(self, request):
+        from actors.inference import Actions, AskedToStop
+
+        call = self._calls.act(self._actor, *self._requests.put(request))
+
+        def actions() -> Actions:
+            answer = _answer(call, self._should_stop)
+            if answer is None:
+                raise AskedToStop
+            return Actions(*answer)
+
+        return actions
+
+
+def run_actor(
+    config: TrainConfig,
+    spec: EnvironmentSpec,
+    index: int,
+    learner,
+    replay_client,
+    asks: bool,
+):
+    """An actor's process; it asks the learner's for its actions, or chooses them itself."""
     node = begin(config, f"{ACTOR}_{index}")
-    with node.ending():
+    with node.ending(), contextlib.ExitStack() as stack:
         from actors.inference import LocalInference
-        from launch.parts import act, acting, actor_number, random_key
+        from launch.parts import act, acting, actor_number
 
         should_stop = node.alive(_stop_event().is_set)
         replay = _replay(config, spec, replay_client, should_stop, node)
-        parameters = _parameter_client(config, learner)
-        number = actor_number(index, node.start)
-        inference = LocalInference(
-            acting(config.agent, spec), parameters, random_key(config, number)
-        )
+        stack.callback(replay.close)
+        if asks:
+            inference = _RemoteInference(config, spec, node.name, learner, should_stop)
+        else:
+            parameters = _parameter_client(config, learner)
+            stack.callback(parameters.close)
+            inference = LocalInference(acting(config.agent, spec), parameters)
 
         def report(metrics: dict[str, float]) -> None:
             learner.futures.report(node.name, {**metrics, "stalls": float(node.stalls)})
 
-        try:
-            act(config, number, inference, replay.append, report, should_stop)
-        finally:
-            parameters.close()
-            replay.close()
+        number = actor_number(config, index, node.start)
+        act(config, number, inference, asks, replay.append, report, should_stop)
 
 
 def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learner):

@@ -5,17 +5,21 @@ They know neither processes nor threads: what connects them is handed in.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from actors.actor import run_actor
 from actors.evaluator import run_evaluator
-from actors.inference import Inference
-from actors.parameters import Parameters
+from actors.inference import BatchedInference, Inference, Request
+from actors.parameters import LocalParameters, Parameters
 from actors.rollout import Rollout, observation_shape, trajectory_signature
 from agents.agent import acting_policy
 from agents.config import AgentConfig
@@ -24,13 +28,15 @@ from agents.networks import make_network
 from agents.trajectory import Trajectory
 from environments.base import EnvironmentSpec, VectorEnvironment
 from environments.factory import make
-from launch.config import TrainConfig, fixed_fields, to_dict
+from launch.config import TrainConfig, fixed_fields, shared_fields, to_dict
+from learner.hosts import Hosts, code_digest, join
 from learner.learner import Learner, RunInfo
+from learner.placement import Devices
 from learner.update import (
     empty_trajectories,
     frames_per_update,
     make_sharded_agent,
-    select_devices,
+    with_precision,
 )
 from replay.interface import Replay
 
@@ -45,17 +51,22 @@ def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
 
 
 def make_learner(
-    config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+    config: TrainConfig,
+    spec: EnvironmentSpec,
+    devices: Devices,
+    resume: bool,
+    say: Callable[[str], None],
+    on_missing: Callable[[str], None],
 ) -> Learner:
     """The learner on its devices, from its seed or from the newest checkpoint that is whole; `say`
-    takes a line for each newer one that is not."""
+    takes a line for each newer one that is not, `on_missing` one about a missing host."""
     agent = make_sharded_agent(
         config.agent,
         config.learner,
         observation_shape(spec),
         spec.num_actions,
         spec.action_repeat,
-        select_devices(config.learner),
+        devices.learner,
     )
     info = RunInfo(
         workdir=config.path,
@@ -70,7 +81,20 @@ def make_learner(
         final_timeout=config.evaluator.final_timeout,
         identity=fixed_fields(config),
     )
-    return Learner(agent, config.learner, info, say)
+    hosts = None
+    if config.hosts.count > 1:
+        unrolls = config.learner.online_batch // config.hosts.count
+        hosts = Hosts(
+            config.hosts, agent.mesh, unrolls, config.learner.unroll_length, on_missing
+        )
+    return Learner(agent, config.learner, info, say, hosts)
+
+
+def join_hosts(config: TrainConfig) -> None:
+    """Meets the other hosts, where there are any; see `learner.hosts.join`."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    versions = {"python": sys.version.split()[0], "jax": jax.__version__}
+    join(config.hosts, {**shared_fields(config), **versions, "code": code_digest(root)})
 
 
 def learn(
@@ -82,12 +106,13 @@ def learn(
     should_stop: Callable[[], bool],
 ) -> bool:
     """Runs the learner over what the actors write; whether the run is complete."""
+    hosts = config.hosts.count
     if config.learner.replay_batch:
-        replayed = replay.sample_replay(config.learner.replay_batch)
+        replayed = replay.sample_replay(config.learner.replay_batch // hosts)
     else:
         replayed = itertools.repeat(empty_trajectories(signature(config, spec)))
     return learner.run(
-        online=replay.sample_online(config.learner.online_batch),
+        online=replay.sample_online(config.learner.online_batch // hosts),
         replay=replayed,
         num_extra=config.agent.num_extra_batches,
         occupancy=replay.occupancy,
@@ -97,13 +122,48 @@ def learn(
 
 
 def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
-    """(params, observations, key) -> (actions, logits) of the main task."""
+    """(params, observations, keys) -> (actions, logits) of the main task."""
     return acting_policy(
         make_network(agent.network, observation_shape(spec), spec.num_actions, 1)
     )
 
 
-def _make_environments(config: TrainConfig, number: int, num_envs: int, threads: int):
+def serve(
+    config: TrainConfig, spec: EnvironmentSpec, devices: Devices, learner: Learner
+) -> BatchedInference:
+    """The inference server for all actors of this host, compiled."""
+    published = functools.partial(learner.get_parameters, -1)
+    agent = with_precision(config.agent, devices.inference[0])
+    sizes = _part_sizes(config)
+    inference = BatchedInference(
+        acting(agent, spec),
+        [LocalParameters(published, device) for device in devices.inference],
+        size=max(sizes),
+        # One request of each actor, while the other ones' environments step.
+        slots=-(-config.actors.num_actors // len(devices.inference)),
+        patience=config.actors.patience,
+    )
+    inference.warm_up(
+        Request(
+            np.zeros((1, spec.num_stack, *spec.frame_shape), np.uint8),
+            np.zeros(1, np.int32),
+            np.zeros((1, 4), np.uint32),
+        )
+    )
+    return inference
+
+
+def _part_sizes(config: TrainConfig) -> list[int]:
+    """How many environments each part of an actor's has."""
+    environments = config.actors.envs_per_actor
+    parts = min(config.actors.parts, environments)
+    ends = [environments * (part + 1) // parts for part in range(parts)]
+    return [end - start for start, end in zip([0, *ends], ends)]
+
+
+def _make_environments(
+    config: TrainConfig, number: int, num_envs: int, threads: int, first: int = 0
+) -> VectorEnvironment:
     return make(
         config.game,
         num_envs=num_envs,
@@ -111,17 +171,19 @@ def _make_environments(config: TrainConfig, number: int, num_envs: int, threads:
         worker_index=number,
         config=config.atari,
         num_threads=threads,
+        first=first,
     )
 
 
-def actor_number(index: int, start: int) -> int:
-    """Of an actor that was started `start` times before, in the whole life of its run."""
-    return 2 * _NODES_OF_A_KIND * start + index
+def actor_number(config: TrainConfig, index: int, start: int) -> int:
+    """Of an actor of this host that was started `start` times before, in the whole life of its
+    run."""
+    return 2 * _NODES_OF_A_KIND * start + config.hosts.index * config.actors.num_actors + index
 
 
 def evaluator_number(index: int, start: int) -> int:
     """Likewise of an evaluator; no two starts of any nodes share one."""
-    return actor_number(index, start) + _NODES_OF_A_KIND
+    return 2 * _NODES_OF_A_KIND * start + _NODES_OF_A_KIND + index
 
 
 def random_key(config: TrainConfig, number: int) -> jax.Array:
@@ -133,18 +195,26 @@ def act(
     config: TrainConfig,
     number: int,
     inference: Inference,
+    in_parts: bool,
     append: Callable[[Trajectory], bool],
     report: Callable[[dict[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Runs an actor until it is asked to stop."""
+    """Runs an actor until it is asked to stop; its environments come in parts where others choose
+    their actions."""
     actors = config.actors
-    environment = _make_environments(config, number, actors.envs_per_actor, actors.env_threads)
-    try:
-        rollout = Rollout(environment, inference.act, config.learner.unroll_length)
+    sizes = _part_sizes(config) if in_parts else [actors.envs_per_actor]
+    with contextlib.ExitStack() as stack:
+        environments = []
+        for size, end in zip(sizes, itertools.accumulate(sizes)):
+            environments.append(
+                _make_environments(config, number, size, actors.env_threads, end - size)
+            )
+            stack.callback(environments[-1].close)
+        rollout = Rollout(
+            environments, inference.ask, config.learner.unroll_length, random_key(config, number)
+        )
         run_actor(rollout, inference, append, report, should_stop, actors.report_interval)
-    finally:
-        environment.close()
 
 
 def evaluate(
@@ -156,9 +226,7 @@ def evaluate(
     should_stop: Callable[[], bool],
 ) -> None:
     """Runs an evaluator until the last evaluation, or until it is asked to stop."""
-    environment: VectorEnvironment = _make_environments(
-        config, number, config.evaluator.episodes, 1
-    )
+    environment = _make_environments(config, number, config.evaluator.episodes, 1)
     try:
         run_evaluator(
             environment,

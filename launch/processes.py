@@ -44,9 +44,15 @@ class Processes:
     """A running Launchpad program, watched by its nodes' state files and processes."""
 
     def __init__(
-        self, config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        spec: EnvironmentSpec,
+        resume: bool,
+        serves: bool,
+        say: Callable[[str], None],
     ):
-        """Starts all processes (or threads); `say` takes lines for the console."""
+        """Starts all processes (or threads), see `make_program`; `say` takes lines for the
+        console."""
         self.failed: list[str] = []
         self._config, self._say = config, say
         self._restarts = Restarts(config.node_restarts)
@@ -56,7 +62,7 @@ class Processes:
         before = set(psutil.Process().children())
         with _output_to(log_file(config.path, "launch"), config.launch == "local_mp"):
             self._manager = lp.launch(
-                make_program(config, spec, resume),
+                make_program(config, spec, resume, serves),
                 launch_type=config.launch,
                 local_resources=local_resources(config),
                 terminal="current_terminal",

@@ -20,16 +20,20 @@ _ACTING_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+_CALLS = 16  # to the learner at the same time, beside those for actions
 LEAVE_SECONDS = 10  # Launchpad's own notice, after which a node kills itself
 
 
-def make_program(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> lp.Program:
+def make_program(
+    config: TrainConfig, spec: EnvironmentSpec, resume: bool, serves: bool
+) -> lp.Program:
     """Builds the program.
 
     Args:
       config: the run.
       spec: the environment's shapes.
       resume: whether the learner starts from the newest checkpoint.
+      serves: whether the learner's process chooses the actors' actions.
     """
     program = lp.Program("bmg")
     with program.group(status.REPLAY):
@@ -38,12 +42,20 @@ def make_program(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> lp
         )
     with program.group(status.LEARNER):
         learner = program.add_node(
-            lp.CourierNode(nodes.LearnerNode, config, spec, replay, resume)
-        )
+            lp.CourierNode(
+                nodes.LearnerNode, config, spec, replay, resume, serves,
+                # Each part of each actor waits for its actions in one of these threads.
+                courier_kwargs={
+                    "thread_pool_size": _CALLS + config.actors.num_actors * config.actors.parts
+                },
+            )
+        )  # fmt: skip
         learner.set_client_kwargs(call_timeout=nodes.CALL_DEADLINE)  # else calls wait for ever
     with program.group(status.ACTOR):
         for index in range(config.actors.num_actors):
-            program.add_node(lp.PyNode(nodes.run_actor, config, spec, index, learner, replay))
+            program.add_node(
+                lp.PyNode(nodes.run_actor, config, spec, index, learner, replay, serves)
+            )
     with program.group(status.EVALUATOR):
         for index in range(config.evaluator.num_evaluators):
             program.add_node(lp.PyNode(nodes.run_evaluator, config, spec, index, learner))

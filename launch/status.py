@@ -91,6 +91,12 @@ class Node:
         self.stalls += 1
         self.note(f"stalled: {message}")
 
+    def abandon(self, message: str) -> None:
+        """Ends this process at once, from any thread: nobody can free what waits in it."""
+        print(message, flush=True)
+        self.say("failed", message)
+        os._exit(1)
+
     def alive(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """The same function; each call of it, which everyone who works or waits makes now and then,
         is a sign of life to the launcher."""

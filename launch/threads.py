@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from actors.inference import BatchedInference
 from actors.parameters import LocalParameters
 from environments.base import EnvironmentSpec
 from launch import parts
@@ -30,7 +29,8 @@ from launch.status import (
     node_metrics,
     read_statuses,
 )
-from learner.update import select_devices, with_precision
+from learner.placement import place
+from learner.update import with_precision
 from replay.memory import MemoryReplay
 
 _LEAVE_SECONDS = 15.0  # that threads have to leave; a compilation cannot be interrupted
@@ -112,18 +112,21 @@ class Threads:
 
     def _learn(self, node: Node) -> str:
         config, spec = self._config, self._spec
-        learner = parts.make_learner(config, spec, self._resume, node.note)
-        device = select_devices(config.learner)[0]
-        parameters = LocalParameters(functools.partial(learner.get_parameters, -1), device)
-        policy = parts.acting(with_precision(config.agent, device), spec)
-        key = parts.random_key(config, parts.actor_number(0, node.start))
-        inference = BatchedInference(policy, parameters, key)
+        parts.join_hosts(config)
+        devices = place(config.devices, config.learner.platform, serves=True)
+        learner = parts.make_learner(
+            config, spec, devices, self._resume, node.note, node.abandon
+        )
+        inference = parts.serve(config, spec, devices, learner)
+        published = functools.partial(learner.get_parameters, -1)
+        parameters = LocalParameters(published, devices.inference[-1])
+        policy = parts.acting(with_precision(config.agent, devices.inference[-1]), spec)
 
         def act(index: int, node: Node) -> None:
-            number = parts.actor_number(index, node.start)
+            number = parts.actor_number(config, index, node.start)
             report = functools.partial(learner.report, node.name)
             append, should_stop = self._replay.append, self._stop.is_set
-            parts.act(config, number, inference, append, report, should_stop)
+            parts.act(config, number, inference, True, append, report, should_stop)
 
         def evaluate(index: int, node: Node) -> None:
             number = parts.evaluator_number(index, node.start)
@@ -131,7 +134,12 @@ class Threads:
             parts.evaluate(config, number, policy, parameters, report, should_stop)
 
         def metrics() -> dict[str, float]:
-            return {**node_metrics(config), "learner/stalls": float(self._stalls)}
+            stalls = {"learner/stalls": float(self._stalls)}
+            return {**node_metrics(config), **stalls, **inference.metrics()}
+
+        def should_stop() -> bool:
+            inference.check()
+            return self._stop.is_set()
 
         for index in range(config.actors.num_actors):
             self._runs[f"{ACTOR}_{index}"] = functools.partial(act, index)
@@ -139,5 +147,8 @@ class Threads:
             self._runs[f"{EVALUATOR}_{index}"] = functools.partial(evaluate, index)
         for name, run in self._runs.items():
             self._start(name, run)
-        complete = parts.learn(learner, config, spec, self._replay, metrics, self._stop.is_set)
+        try:
+            complete = parts.learn(learner, config, spec, self._replay, metrics, should_stop)
+        finally:
+            inference.close()
         return "finished" if complete else "stopped"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from launch.config import TrainConfig, check_workdir, config_file, load_config, to_dict
 from launch.options import check_name, parse_options
@@ -39,11 +42,12 @@ def main(arguments: list[str]) -> int:
 
     config = parse(arguments)
     open_network = isolate(config)
-    spec = check(config)
-    check_workdir(config)  # before anything is written
+    plan = check(config)
+    if not config.hosts.index:
+        check_workdir(config)  # before anything is written
     with owned(config.path):
         resume = prepare_workdir(config)
-        code = launch(config, spec, resume, open_network)
+        code = launch(config, plan, resume, open_network)
     if code == 1 and config.restarts:
         return go_on(config, open_network)
     return code
@@ -60,6 +64,9 @@ def isolate(config: TrainConfig) -> str:
     if config.network == "host":
         return "--network host"
     from launch import isolation
+
+    if config.hosts.count > 1 and not isolation.inside():
+        return "several hosts"
 
     return isolation.enter([sys.executable, *sys.orig_argv[1:]])
 
@@ -88,7 +95,8 @@ def go_on(config: TrainConfig, open_network: str) -> int:
     isolation.hand_on(open_network)
     # Everything else stands in the run's configuration.
     command = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    options = ["--workdir", str(config.path), "--resume", "--restarts", str(left)]
+    options = ["--workdir", config.workdir or f"runs/{config.game}", "--resume"]
+    options += ["--restarts", str(left), "--hosts.index", str(config.hosts.index)]
     os.execv(sys.executable, [sys.executable, *command, "train", *options])
 
 
@@ -99,15 +107,22 @@ def parse(arguments: list[str]) -> TrainConfig:
     first.add_argument("--game", default="pong")
     first.add_argument("--workdir", default="")
     first.add_argument("--resume", action="store_true")
+    first.add_argument("--hosts.index", dest="index", type=int, default=0)
     known, _ = first.parse_known_args(arguments)
     check_name("preset", known.preset, PRESETS)
     from environments.scores import validate_game
 
     default = PRESETS[known.preset](validate_game(known.game))
     workdir = pathlib.Path(known.workdir or f"runs/{known.game}")
-    if known.resume and config_file(workdir).exists():
-        # The directory may have been moved: the one that was named is meant.
-        default = dataclasses.replace(load_config(workdir), workdir=known.workdir)
+    # All hosts but the first have a part of it, which may be all that there is on their disks.
+    for folder in (workdir / "hosts" / str(known.index), workdir):
+        if known.resume and config_file(folder).exists():
+            # The directory may have been moved: the one that was named is meant.
+            default = dataclasses.replace(load_config(folder), workdir=known.workdir)
+            break
+    if known.index:  # the first host evaluates
+        evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
+        default = dataclasses.replace(default, evaluator=evaluator)
     return parse_options(TrainConfig, "bmg train", arguments, default)
 
 
@@ -120,7 +135,8 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
-    check_workdir(config)
+    if not config.hosts.index:
+        check_workdir(config)
     workdir = config.path
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
@@ -128,11 +144,15 @@ def prepare_workdir(config: TrainConfig) -> bool:
     return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
 
 
-def check(config: TrainConfig):
-    """Refuses what could only fail later, before any process starts.
+class Plan(NamedTuple):
+    """What was found out about a run before it starts."""
 
-    Returns:
-      The environment's shapes.
+    spec: Any  # the environment's shapes
+    serves: bool  # whether the learner's process chooses the actors' actions
+
+
+def check(config: TrainConfig) -> Plan:
+    """Refuses what could only fail later, before any process starts.
 
     Raises:
       ValueError: one line.
@@ -150,49 +170,69 @@ def check(config: TrainConfig):
         )
     if config.learner.replay_batch and not config.replay.replay_capacity:
         raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
+    from learner.hosts import check_port
+    from learner.placement import split
     from learner.update import check_batch
 
-    check_batch(config.learner, config.agent, count_devices(config))
-    if choose_runtime(config.runtime)[0] == "local-threads":
+    threads = choose_runtime(config.runtime)[0] == "local-threads"
+    check_port(config.hosts)
+    choice = config.actors.inference
+    if _slice_of_several_hosts(config):  # whose devices come up together, in the learners alone
+        serves = threads or choice != "actor"
+    else:
+        platform, there = look_at_devices(config.learner.platform)
+        serves = threads or choice == "server" or (choice == "auto" and platform != "cpu")
+        learning = split(config.devices, there, platform, serves).learner
+        check_batch(config.learner, config.agent, learning * config.hosts.count)
+    if threads:
         from actors.rollout import trajectory_signature
         from replay.memory import check_memory
 
         check_memory(trajectory_signature(spec, config.learner.unroll_length), config.replay)
-    return spec
+    return Plan(spec, serves)
 
 
-def count_devices(config: TrainConfig) -> int:
-    """Devices that the learner will have, as far as the command line says.
+def _slice_of_several_hosts(config: TrainConfig) -> bool:
+    """Whether this is one host of a TPU slice."""
+    here = importlib.util.find_spec("libtpu") is not None
+    return here and config.hosts.count > 1 and config.learner.platform in ("", "tpu")
 
-    They are looked at in a process of its own: whoever opens an accelerator keeps it.
+
+def look_at_devices(platform: str) -> tuple[str, int]:
+    """What devices the learner's process will find: their platform, and how many.
+
+    They are looked at in a process of its own, as whoever opens an accelerator keeps it; and not at
+    all where there can be nothing but the one CPU.
 
     Raises:
-      ValueError: a platform or a number of devices that is not there; one line.
+      ValueError: a platform that is not there; one line.
     """
-    learner = config.learner
-    if not learner.platform and learner.num_devices <= 1:
-        return max(learner.num_devices, 1)
+    several = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    accelerators = importlib.metadata.entry_points(group="jax_plugins") or (
+        importlib.util.find_spec("libtpu")
+    )
+    if not several and (platform == "cpu" or not platform and not accelerators):
+        return "cpu", 1
     code = (
-        "import sys; from learner.config import LearnerConfig\n"
-        "from learner.update import select_devices\n"
-        f"config = LearnerConfig(platform={learner.platform!r}, "
-        f"num_devices={learner.num_devices})\n"
-        "try: print(len(select_devices(config)))\n"
-        "except ValueError as error: sys.exit('error: ' + str(error))"
+        "import sys; from learner.placement import local_devices\n"
+        f"try: devices = local_devices({platform!r})\n"
+        "except ValueError as error: sys.exit('error: ' + str(error))\n"
+        "print(devices[0].platform, len(devices))"
     )
     looked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if looked.returncode:
         lines = looked.stderr.strip().splitlines() or ["the devices could not be looked at."]
         raise ValueError(lines[-1].removeprefix("error: "))
-    return int(looked.stdout.split()[-1])
+    found, number = looked.stdout.split()[-2:]
+    return found, int(number)
 
 
-def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
+def launch(config: TrainConfig, plan: Plan, resume: bool, open_network: str) -> int:
     """Starts the program and stays until it ended.
 
     Args:
       config: the run.
-      spec: the environment's shapes.
+      plan: what `check` found.
       resume: whether there is a checkpoint to go on from.
       open_network: why others can reach its servers, see `isolate`.
 
@@ -218,7 +258,7 @@ def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
             f"this run's ports can be reached from other machines ({open_network}): whoever does "
             "can run code here; close them, see README, Limits"
         )
-    program = _start(runtime, config, spec, resume, console.print)
+    program = _start(runtime, config, plan, resume, console.print)
     interrupted = threading.Event()
     first = float("inf")  # when
 
@@ -233,9 +273,12 @@ def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
             program.kill()
             os._exit(130)
 
+    def take_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+
     # After the start: Launchpad's own handlers would count down, and kill this process as well.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    take_signals()
     notes = Notes()
 
     def print_notes() -> None:
@@ -247,6 +290,7 @@ def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
             print_notes()
             console.refresh()
             time.sleep(0.2)
+            take_signals()  # JAX takes SIGTERM for itself when hosts join, here under threads
         if interrupted.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
             state = "interrupted"
     finally:
@@ -263,26 +307,30 @@ def launch(config: TrainConfig, spec, resume: bool, open_network: str) -> int:
     return code
 
 
-def _start(runtime: str, config: TrainConfig, spec, resume: bool, say: Callable[[str], None]):
+def _start(runtime: str, config: TrainConfig, plan: Plan, resume: bool, say: Callable[[str], None]):
     """A running program: `poll` says how it is, `failed` which nodes failed, `stop` and `kill` end
     it."""
     if runtime == "launchpad":
         from launch.processes import Processes
 
-        return Processes(config, spec, resume, say)
+        return Processes(config, plan.spec, resume, plan.serves, say)
     from launch.threads import Threads
 
-    return Threads(config, spec, resume, say)
+    return Threads(config, plan.spec, resume, say)
 
 
 def report_end(config: TrainConfig, state: str, failed: list[str]) -> int:
     """Says how the run ended; the exit code."""
     workdir = config.path
     if state == "finished":
-        print((workdir / "results.json").read_text(), end="")
+        if not config.hosts.index:
+            print((workdir / "results.json").read_text(), end="")
         return 0
     if state == "interrupted":
-        print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
+        if config.hosts.count > 1:
+            print(f"stopped; go on with --resume, on all hosts: {workdir}")
+        else:
+            print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
         return 130
     for name in failed or ["launch"]:  # what nodes say before they have a log
         print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)

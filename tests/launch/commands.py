@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from launch import cli, train
+from launch.train import look_at_devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_TIMEOUT = 120.0  # seconds until something is to be seen of a run
@@ -150,13 +151,18 @@ class Command:
         self._monkeypatch, self._capsys, self.folder = monkeypatch, capsys, folder
         self.launched: list[tuple] = []
         monkeypatch.chdir(folder)
+        self.devices = 1  # of the machine that it is run on, CPUs
+        monkeypatch.setattr(train, "look_at_devices", self._look_at_devices)
         monkeypatch.setattr(train, "launch", self._launch)
         # It would execute the test's process again.
         monkeypatch.setattr(train, "isolate", lambda config: "")
 
-    def _launch(self, config, spec, resume, open_network) -> int:
-        self.launched.append((config, spec, resume))
+    def _launch(self, config, plan, resume, open_network) -> int:
+        self.launched.append((config, plan, resume))
         return 0
+
+    def _look_at_devices(self, platform: str) -> tuple[str, int]:
+        return look_at_devices(platform) if platform else ("cpu", self.devices)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""

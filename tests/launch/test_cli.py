@@ -26,6 +26,13 @@ def save_run(folder: pathlib.Path, preset: str = "local", game: str = "catch", *
 
 
 @pytest.fixture
+def launchpad(monkeypatch):
+    """Launchpad's runtime is what auto means, as where it is installed."""
+    choose = lambda runtime: ("launchpad" if runtime == "auto" else runtime, "")  # noqa: E731
+    monkeypatch.setattr(train, "choose_runtime", choose)
+
+
+@pytest.fixture
 def large_machine(monkeypatch):
     """The paper's replay fits in memory, where runs keep it there."""
     monkeypatch.setattr(memory, "free_memory", lambda: 10**12)
@@ -35,7 +42,7 @@ def test_a_run_with_its_defaults(command):
     config = command.config("train", "--game", "catch")
     assert config == PRESETS["local"]("catch")
     assert config.path == pathlib.Path("runs/catch") and config.path.is_dir()
-    _, spec, resume = command.launched[0]
+    _, (spec, _), resume = command.launched[0]
     assert spec.frame_shape == (10, 5, 1) and resume is False
 
 
@@ -50,7 +57,7 @@ def test_the_words_people_type(command):
 def test_the_paper_preset(large_machine, command):
     config = command.config("train", "--preset", "paper", "--game", "ms_pacman")
     assert config == PRESETS["paper"]("ms_pacman")
-    assert command.launched[0][1].frame_shape == (210, 160, 3)
+    assert command.launched[0][1].spec.frame_shape == (210, 160, 3)
 
 
 def test_options_of_every_part(command):
@@ -88,14 +95,23 @@ def test_options_of_every_part(command):
         ("train --game catch --agent.network.torso shallow", ["shallow", "catch", "10x5", "mlp"]),
         ("train --game catch --replay.replay-capacity 0", ["replay"]),
         (
-            "train --game catch --learner.replay-batch 9 --learner.num-devices 2",
+            "train --game catch --learner.replay-batch 9 --devices.learner 2",
             ["replay_batch 9", "2 devices", "multiple of 2"],
         ),
         (
-            "train --game catch --learner.online-batch 5 --learner.num-devices 2",
+            "train --game catch --learner.online-batch 5 --devices.learner 2",
             ["online_batch 5", "2 devices", "multiple of 2"],
         ),
-        ("train --game catch --learner.num-devices 64", ["64 devices"]),
+        ("train --game catch --devices.learner 64", ["64 devices", "8 there", "--devices.l"]),
+        (
+            "train --game catch --actors.inference server --devices.learner 6 "
+            "--devices.inference 3",
+            ["6 devices", "3 for inference", "8 there"],
+        ),
+        ("train --game catch --devices.inference 2 --devices.learner 2", ["--actors.inference"]),
+        ("train --game catch --devices.inference -1", ["devices inference is -1", "0 or more"]),
+        ("train --game catch --actors.parts 0", ["parts 0", "at least 1"]),
+        ("train --game catch --actors.inference remote", ["remote", "auto", "actor", "server"]),
         ("train --game catch --learner.platform cuda", ["'cuda'", "cpu", "--learner.platform"]),
         ("train --game catch --learner.replay-batch 0 --agent.meta.target-steps 2", ["replay"]),
         ("train --game catch --resume", ["no run to resume in runs/catch"]),
@@ -112,9 +128,36 @@ def test_options_of_every_part(command):
         ("plot --workdirs nowhere", ["no run in nowhere"]),
     ],
 )
-def test_bad_input_is_one_line(command, arguments, words):
+def test_bad_input_is_one_line(command, launchpad, arguments, words):
+    command.devices = 8 if "--devices" in arguments else 1
     line = command.refused(*arguments.split())
     assert all(word in line for word in words), line
+
+
+def test_the_devices_are_looked_at_where_there_may_be_several(monkeypatch):
+    assert train.look_at_devices("") == ("cpu", 8), "tests/conftest.py forces eight"
+    monkeypatch.delenv("XLA_FLAGS")
+    assert train.look_at_devices("cpu") == ("cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "serves"),
+    [
+        ("", ("cpu", 1), False),
+        ("", ("tpu", 8), True),
+        ("--actors.inference server", ("cpu", 1), True),
+        ("--actors.inference actor --learner.online-batch 8 --learner.replay-batch 8",
+         ("tpu", 8), False),
+        ("--runtime local-threads", ("cpu", 1), True),
+    ],
+)  # fmt: skip
+def test_actors_ask_where_there_is_an_accelerator(
+    command, launchpad, monkeypatch, options, there, serves
+):
+    monkeypatch.setattr(train, "look_at_devices", lambda platform: there)
+    arguments = "train --preset paper --game catch --learner.online-batch 6".split()
+    assert command(*arguments, *options.split())[0] == 0
+    assert command.launched[-1][1].serves is serves
 
 
 def test_every_game_is_known_to_the_error(command):
@@ -131,6 +174,21 @@ def test_a_directory_of_another_configuration_is_refused(command, tmp_path):
     assert "agent.meta.matching = 'kl_value'" in line and "'kl'" in line
     line = command.refused("train", "--game", "pong", "--workdir", "run")
     assert "game" in line
+
+
+@pytest.mark.parametrize("folder", ["run", "run/hosts/1"])
+def test_a_later_host_resumes_from_its_own_part_or_the_whole(command, tmp_path, folder):
+    config = dataclasses.replace(PRESETS["local"]("catch"), seed=7)
+    config = dataclasses.replace(
+        config, learner=dataclasses.replace(config.learner, replay_batch=2)
+    )
+    (tmp_path / folder).mkdir(parents=True)
+    config_file(tmp_path / folder).write_text(json.dumps(to_dict(config)))
+    options = "--hosts.index 1 --hosts.count 2 --hosts.coordinator 10.0.0.1:8476".split()
+    resumed = command.config("train", "--workdir", "run", "--resume", *options)
+    assert (resumed.game, resumed.seed, resumed.hosts.index) == ("catch", 7, 1)
+    assert resumed.path == pathlib.Path("run/hosts/1")
+    assert resumed.evaluator.num_evaluators == 0, "the first host evaluates"
 
 
 def test_a_directory_of_a_run_needs_resume(command, tmp_path):

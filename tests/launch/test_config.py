@@ -139,7 +139,10 @@ def test_each_field_survives_its_file_and_says_what_it_is():
         elif hint in (int, float):
             value = before  # values below keep every check satisfied
         elif hint is str:
-            value = {"game": "catch", "workdir": "a b/c", "learner.platform": "cpu"}[name]
+            value = {
+                "game": "catch", "workdir": "a b/c", "learner.platform": "cpu",
+                "hosts.coordinator": "10.0.0.1:8476",
+            }[name]  # fmt: skip
         elif typing.get_origin(hint) is typing.Literal:
             value = typing.get_args(hint)[-1]
         else:
@@ -223,7 +226,7 @@ def test_what_a_resumed_run_may_not_change(name, value):
         ("actors.num_actors", 7),
         ("evaluator.episodes", 3),
         ("replay.replay_capacity", 77),
-        ("learner.num_devices", 2),
+        ("devices.learner", 2),
         ("learner.checkpoint_interval", 1.0),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 import signal
 from typing import NamedTuple
 
+import psutil
 import pytest
 
 from environments.scores import human_normalized_score
@@ -280,6 +281,24 @@ def test_ctrl_c_before_anything_happened(tmp_path, runtime):
         code, out, err = run.finish(LEAVE)
         assert run.left() == []
     assert code == 130, out + err
+
+
+@pytest.mark.launchpad
+def test_actors_ask_the_inference_server(tmp_path):
+    """One of two is killed meanwhile: it asks again, and the run ends by itself."""
+    workdir = tmp_path / "run"
+    options = "--actors.num-actors 2 --actors.inference server --frames 120000"
+    with started(*CATCH, *options.split(), "--workdir", workdir, cwd=tmp_path) as run:
+        run.wait_for(learning(workdir))
+        psutil.Process(nodes_of(workdir)["actor_0"]["pid"]).kill()
+        code, out, err = run.finish(120)
+        assert_nothing_left(run, workdir)
+    assert code == 0, out + err
+    assert "actor_0 died" in out
+    rows = learner_rows(workdir)
+    occupancy = [row["inference/occupancy"] for row in rows if "inference/occupancy" in row]
+    assert 0.3 < max(occupancy) <= 1.0
+    assert rows[-1]["inference/steps_per_second"] > 0 and rows[-1]["nodes/restarts"] == 1
 
 
 def test_terminating_the_launcher_ends_the_run_in_order(tmp_path, runtime):

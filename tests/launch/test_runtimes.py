@@ -17,6 +17,7 @@ from environments.factory import make, make_spec
 from launch import parts, train
 from launch.presets import PRESETS
 from launch.runtime import choose_runtime, why_no_launchpad
+from learner.placement import Devices
 from replay.memory import MemoryReplay
 from storage import checkpoint
 from tests.actors.fakes import Newest, make_rollout, never
@@ -74,6 +75,7 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
             return True
 
     monkeypatch.undo()  # the command's own stand-in for launching
+    monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(train, "choose_runtime", lambda _: ("local-threads", "runtime because"))
     monkeypatch.setattr(train, "_start", Ended)
     monkeypatch.chdir(command.folder)
@@ -97,7 +99,7 @@ def config_of(workdir, algorithm: str, replay_batch: int):
     meta = dataclasses.replace(config.agent.meta, target_steps=2)
     learner = dataclasses.replace(
         config.learner, unroll_length=LENGTH, online_batch=3, replay_batch=replay_batch,
-        num_devices=1, log_interval=0.0,
+        log_interval=0.0,
     )  # fmt: skip
     return dataclasses.replace(
         config,
@@ -127,7 +129,8 @@ def learned(config, spec, unrolls, writer, reader):
     """The state and the metrics after learning from those unrolls."""
     for folder in ("checkpoints", "tensorboard"):
         (config.path / folder).mkdir(parents=True)
-    learner = parts.make_learner(config, spec, resume=False, say=print)
+    devices = Devices(jax.devices()[:1], [])
+    learner = parts.make_learner(config, spec, devices, resume=False, say=print, on_missing=print)
     writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
     assert parts.learn(learner, config, spec, reader, dict, never) is True
     assert all(writing.result(within=30.0))

@@ -17,6 +17,7 @@ import pytest
 from launch import parts, status
 from launch.presets import PRESETS
 from launch.status import Node, Notes, clear_statuses, node_metrics, process_of, read_statuses
+from learner.config import HostsConfig
 from tests.waiting import eventually
 
 
@@ -62,20 +63,33 @@ def test_starts_are_counted_over_the_whole_run_and_restarts_in_its_stretch(confi
 
 
 def test_no_two_starts_share_their_seeds():
+    def config_of(host: int):
+        config = PRESETS["local"]("catch")
+        return dataclasses.replace(
+            config,
+            actors=dataclasses.replace(config.actors, num_actors=250),
+            learner=dataclasses.replace(config.learner, replay_batch=4),
+            hosts=HostsConfig(4, host, "10.0.0.1:8476"),
+        )
+
+    configs = [config_of(host) for host in range(4)]
     numbers = {
-        number(index, start)
-        for number in (parts.actor_number, parts.evaluator_number)
-        for index in range(1000)
+        parts.actor_number(config, index, start)
+        for config in configs
+        for index in range(250)
         for start in range(20)
+    }
+    numbers |= {
+        parts.evaluator_number(index, start) for index in range(1000) for start in range(20)
     }
     assert len(numbers) == 2 * 1000 * 20 and min(numbers) == 0
     assert max(numbers) < 2**31 // 1024, "each has a block of 1024 seeds"
-    assert [parts.actor_number(i, 0) for i in range(3)] == [0, 1, 2]
+    assert [parts.actor_number(configs[0], i, 0) for i in range(3)] == [0, 1, 2]
 
 
 def test_each_start_plays_another_game(config):
     def first_frames(start: int):
-        environment = parts._make_environments(config, parts.actor_number(0, start), 8, 1)
+        environment = parts._make_environments(config, parts.actor_number(config, 0, start), 8, 1)
         return environment.reset().frame.tobytes(), environment.step([1] * 8).frame.tobytes()
 
     assert first_frames(0) == first_frames(0)

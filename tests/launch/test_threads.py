@@ -13,6 +13,7 @@ from environments.factory import make, make_spec
 from launch import parts
 from launch.presets import PRESETS
 from launch.threads import Threads
+from learner.config import DevicesConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ENDLESS = 10**9
@@ -48,9 +49,9 @@ def start(tmp_path, monkeypatch):
     def started(lasting, **changes):
         lasting = iter(lasting)
 
-        def fragile(game, num_envs, seed, worker_index, config, num_threads):
+        def fragile(game, num_envs, seed, worker_index, config, num_threads, first):
             workers.append(worker_index)
-            environment = make(game, num_envs, seed, worker_index, config, num_threads)
+            environment = make(game, num_envs, seed, worker_index, config, num_threads, first)
             return Fragile(environment, next(lasting))
 
         monkeypatch.setattr(parts, "make", fragile)
@@ -59,8 +60,9 @@ def start(tmp_path, monkeypatch):
             config,
             workdir=str(tmp_path),
             frames=ENDLESS,
-            actors=dataclasses.replace(config.actors, num_actors=1, report_interval=0.1),
-            learner=dataclasses.replace(config.learner, num_devices=1, log_interval=0.1),
+            actors=dataclasses.replace(config.actors, num_actors=1, parts=1, report_interval=0.1),
+            devices=DevicesConfig(learner=1, inference=1),
+            learner=dataclasses.replace(config.learner, log_interval=0.1),
             evaluator=dataclasses.replace(config.evaluator, num_evaluators=0),
             **changes,
         )

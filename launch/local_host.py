@@ -1,0 +1,47 @@
+"""A host of `bmg pod local`, before it is one: takes its cores and its network, then executes the
+command. `python -m launch.local_host INTERFACE ADDRESS CORES COMMAND...`; empty for none, all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+_NEW_NETWORK, _NEW_HOST_NAME = 0x40000000, 0x04000000  # linux/sched.h
+_DIE_WITH_PARENT = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Becomes the host."""
+    interface, address, cores, *command = sys.argv[1:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM, 0, 0, 0)
+    if cores:
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    if interface and libc.unshare(_NEW_NETWORK | _NEW_HOST_NAME):
+        code = ctypes.get_errno()
+        sys.exit(f"bmg: no network namespace for a host: {os.strerror(code)}")
+    sys.stdin.read()  # until the cable is plugged in
+    if interface:
+        # Gloo, which sums over CPUs, tells the others the address that this host's name has.
+        socket.sethostname(address)
+        _set_up(interface, address)
+    os.execv(command[0], command)
+
+
+def _set_up(interface: str, address: str) -> None:
+    """Brings the loopback up, and the interface at its address."""
+    import pyroute2
+
+    with pyroute2.IPRoute() as network:
+        for name in ("lo", interface):
+            index = network.link_lookup(ifname=name)[0]
+            if name == interface:
+                network.addr("add", index=index, address=address, prefixlen=24)
+            network.link("set", index=index, state="up")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""`bmg pod local`: the hosts of a run as processes of this machine, with CPU devices.
+
+    this process ── bridge of a network of its own ──┬── host 0: `bmg train --hosts.index 0 ...`
+                                                     ├── host 1: `bmg train --hosts.index 1 ...`
+                                                     └── ...
+
+Each host has a network namespace and an address of its own, where the kernel allows it; all of it
+is gone with the processes. Elsewhere they share this machine's loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+_PORT = 8476  # of the coordinator, in a network of its own
+_LEAVE_SECONDS = 60.0  # that the other hosts have beyond --hosts.timeout when one has ended
+_USAGE = """usage: bmg pod local --hosts N [--devices-per-host D] [--cores-per-host C] [OPTIONS]
+
+  --hosts N             hosts, each a `bmg train` of its own with actors, replay and learner
+  --devices-per-host D  CPU devices of each host (default 1)
+  --cores-per-host C    cores of each host, its own as far as there are any (default: all share all)
+
+OPTIONS are those of bmg train; --actors.* and --replay.* count on each host, batches, frames and
+schedules are those of all hosts together."""
+
+
+class Layout(NamedTuple):
+    """How this machine is shared between hosts."""
+
+    hosts: int
+    devices: int  # of each host
+    cores: int  # of each host; 0, all share all
+
+
+class Networks(NamedTuple):
+    """Where the hosts are."""
+
+    addresses: list[str]
+    interfaces: list[str]  # of each host in its own namespace; empty, all share one network
+    port: int  # of the coordinator
+    why_open: str  # why others can reach them, or nothing where they cannot
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg pod local`.
+
+    Returns:
+      The exit code: 0 complete, 1 a host failed, 130 stopped.
+
+    Raises:
+      ValueError: bad input; one line.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_USAGE)
+        return 0
+    layout, options = _parse(arguments)
+    from launch import isolation, train
+
+    # Whatever is wrong with the options is said once, before anything starts.
+    config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{_PORT}")])
+    if config.network == "private":
+        why_open = isolation.enter([sys.executable, *sys.orig_argv[1:]])
+    else:
+        why_open = "--network host"
+    networks = _networks(layout.hosts, why_open)
+    processes = _start(layout, networks, options, config.path)
+    return _wait(processes, config.hosts.timeout + _LEAVE_SECONDS, config.path)
+
+
+def _parse(arguments: list[str]) -> tuple[Layout, list[str]]:
+    """The layout, and the options of `bmg train`."""
+    parser = argparse.ArgumentParser(
+        prog="bmg pod local", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--devices-per-host", type=int, default=1)
+    parser.add_argument("--cores-per-host", type=int, default=0)
+    try:
+        known, options = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; see bmg pod local --help.") from None
+    layout = Layout(known.hosts, known.devices_per_host, known.cores_per_host)
+    if layout.hosts < 1 or layout.devices < 1 or layout.cores < 0:
+        raise ValueError(
+            f"hosts {layout.hosts}, devices-per-host {layout.devices} and cores-per-host "
+            f"{layout.cores}: give at least 1, at least 1, and 0 or more."
+        )
+    if layout.hosts > 250:
+        raise ValueError(f"{layout.hosts} hosts wanted; at most 250 fit into one local network.")
+    return layout, options
+
+
+def _host_options(index: int, hosts: int, coordinator: str) -> list[str]:
+    """What tells a `bmg train` which host it is."""
+    options = ["--hosts.count", str(hosts), "--hosts.index", str(index)]
+    return options + (["--hosts.coordinator", coordinator] if hosts > 1 else [])
+
+
+def _networks(hosts: int, why_open: str) -> Networks:
+    """A bridge with a cable for each host where this process has a network of its own."""
+    if not why_open and hosts > 1:
+        try:
+            interfaces = _lay_cables(hosts)
+            return Networks([f"10.77.0.{i + 1}" for i in range(hosts)], interfaces, _PORT, "")
+        except Exception as error:  # noqa: BLE001 - netlink's errors are of many kinds
+            print(f"hosts share one loopback: no virtual network devices here ({error})")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return Networks(["127.0.0.1"] * hosts, [], one.getsockname()[1], why_open)
+
+
+def _lay_cables(hosts: int) -> list[str]:
+    """A bridge, and for each host a cable with one end in it; names of the other ends."""
+    import pyroute2
+
+    ends = [f"host{index}" for index in range(hosts)]
+    with pyroute2.IPRoute() as network:
+        network.link("add", ifname="bridge", kind="bridge")
+        bridge = network.link_lookup(ifname="bridge")[0]
+        network.link("set", index=bridge, state="up")
+        for index, end in enumerate(ends):
+            network.link("add", ifname=f"port{index}", kind="veth", peer={"ifname": end})
+            port = network.link_lookup(ifname=f"port{index}")[0]
+            network.link("set", index=port, master=bridge, state="up")
+    return ends
+
+
+def _plug_in(interface: str, pid: int) -> None:
+    """Gives a cable's end to the namespace of a process."""
+    import pyroute2
+
+    with pyroute2.IPRoute() as network:
+        network.link("set", index=network.link_lookup(ifname=interface)[0], net_ns_pid=pid)
+
+
+def _start(
+    layout: Layout, networks: Networks, options: list[str], workdir: pathlib.Path
+) -> list[subprocess.Popen]:
+    """Starts all hosts; host 0 has this process's console, the others files."""
+    from launch import isolation
+
+    isolation.hand_on(networks.why_open)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={layout.devices}".strip(),
+    }
+    del os.environ[isolation.STATE]
+    processes: list[subprocess.Popen] = []
+    coordinator = f"{networks.addresses[0]}:{networks.port}"
+    try:
+        for index, address in enumerate(networks.addresses):
+            own = [networks.interfaces[index], address] if networks.interfaces else ["", ""]
+            command = [sys.executable, "-m", "launch.local_host", *own, _cores(layout, index)]
+            command += [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
+            command += ["train", *options, *_host_options(index, layout.hosts, coordinator)]
+            output = _console(workdir, index)
+            processes.append(
+                subprocess.Popen(
+                    command, env=environment, stdin=subprocess.PIPE, stdout=output,
+                    stderr=subprocess.STDOUT if output else None, start_new_session=True,
+                )
+            )  # fmt: skip
+            if networks.interfaces:
+                _await_namespace(processes[-1])
+                _plug_in(networks.interfaces[index], processes[-1].pid)
+            processes[-1].stdin.close()  # on you go
+    except BaseException:
+        _end(processes)
+        raise
+    return processes
+
+
+def _cores(layout: Layout, index: int) -> str:
+    """A host's cores, such as `2,3`; empty for all."""
+    if not layout.cores:
+        return ""
+    there = sorted(os.sched_getaffinity(0))
+    first = index * layout.cores
+    return ",".join(str(there[(first + i) % len(there)]) for i in range(layout.cores))
+
+
+def _console(workdir: pathlib.Path, index: int):
+    """Where a host's console goes; None for this process's own."""
+    if index == 0:
+        return None
+    path = workdir / "hosts" / str(index) / "console.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "a")  # noqa: SIM115 - the process has it
+
+
+def _await_namespace(process: subprocess.Popen) -> None:
+    """Waits until a host has a network namespace of its own."""
+    ours = os.readlink("/proc/self/ns/net")
+    deadline = time.monotonic() + 30.0
+    while os.readlink(f"/proc/{process.pid}/ns/net") == ours:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ValueError("a host got no network namespace; give --network host.")
+        time.sleep(0.02)
+
+
+def _wait(processes: list[subprocess.Popen], seconds: float, workdir: pathlib.Path) -> int:
+    """Stays until all hosts have ended; the exit code."""
+    stopped = False
+
+    def forward(*_) -> None:
+        nonlocal stopped
+        stopped = True
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        codes = [process.poll() for process in processes]
+        if deadline is None and (stopped or any(code is not None for code in codes)):
+            deadline = time.monotonic() + seconds  # the others end by themselves
+        if deadline is not None and time.monotonic() > deadline:
+            print("bmg: some hosts did not end by themselves and are ended", file=sys.stderr)
+            _end(processes)
+        time.sleep(0.2)
+    failed = [index for index, process in enumerate(processes) if process.returncode]
+    if stopped:
+        return 130
+    for index in failed:
+        console = f"; its console: {workdir}/hosts/{index}/console.log" if index else ""
+        print(
+            f"bmg: host {index} ended with exit code {processes[index].returncode}{console}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _end(processes: list[subprocess.Popen]) -> None:
+    """Ends hosts in order, then at once."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=30.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

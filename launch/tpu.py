@@ -1,0 +1,482 @@
+"""`bmg pod create|run|status|logs|stop|resume`: a run on a Cloud TPU slice, through `gcloud`.
+
+    here ── code ──► each worker: ~/bmg/code, `make setup`, `bmg train --hosts.index I ...`
+         ◄── console of worker 0, then its run directory ──
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import pathlib
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+from launch import tpu_scripts as scripts
+from launch.options import check_name, parse_options
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Cores or chips of the smallest slice that has whole hosts; larger ones are multiples of 8.
+_SMALLEST = {"v2": 8, "v3": 8, "v4": 8, "v5litepod": 1, "v5p": 8, "v6e": 1}
+_OTHER_NAMES = {"v5e": "v5litepod", "v5lite": "v5litepod", "v5": "v5p", "v6": "v6e"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Which TPU slice is meant."""
+
+    name: str = "bmg"
+    """The TPU VM's name."""
+    zone: str = ""
+    """Where it is, such as us-central2-b; empty for gcloud's own (compute/zone)."""
+    project: str = ""
+    """Google Cloud project; empty for gcloud's own."""
+    dry_run: bool = False
+    """Print the commands that would be executed, one per line, and execute nothing."""
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", self.name):
+            raise ValueError(
+                f"name is {self.name!r}; give small letters, digits and hyphens, a letter first."
+            )
+        if self.zone and not re.fullmatch(r"[a-z]+-[a-z]+[0-9]+-[a-z]", self.zone):
+            raise ValueError(f"zone is {self.zone!r}; give one that looks like us-central2-b.")
+        if self.project and not re.fullmatch(r"[a-z0-9.:-]*[a-z0-9]", self.project):
+            raise ValueError(f"project is {self.project!r}; give a project's ID.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Create(Slice):
+    """Make a TPU slice. It costs money until `bmg pod stop --delete`."""
+
+    accelerator_type: str
+    """Generation and size: v2-8, v3-32, v4-32, v5litepod-16, v5p-8, v6e-8 and so on."""
+    version: str = "tpu-ubuntu2204-base"
+    """Runtime image: this one for v2 to v4, v2-alpha-tpuv5-lite for v5litepod, v2-alpha-tpuv5 for
+    v5p, v2-alpha-tpuv6e for v6e."""
+    spot: bool = False
+    """Cheaper, and taken away at any time with everything on it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_accelerator_type(self.accelerator_type)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers(Slice):
+    """A slice, and the run directory on its workers."""
+
+    workdir: str = "bmg/run"
+    """Run directory on the workers, from the home folder."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        path = pathlib.PurePosixPath(self.workdir)
+        fits = re.fullmatch(r"[A-Za-z0-9._/][A-Za-z0-9._/-]*", self.workdir) and (
+            ".." not in path.parts
+        )
+        code = pathlib.PurePosixPath(scripts.CODE)
+        if not fits or path in (code, *code.parents) or code in path.parents:
+            raise ValueError(
+                f"workdir is {self.workdir!r}; give a folder of its own such as bmg/run, in "
+                "letters, digits and ._/-, beside bmg/code."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Results(Workers):
+    """The same, and where its results are brought."""
+
+    results: str = ""
+    """Folder here that worker 0's run directory is brought to; empty for runs/NAME."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if ":" in self.results or self.results.startswith("-"):  # scp would take it for a host
+            raise ValueError(f"results is {self.results!r}; give a folder here without a colon.")
+
+    @property
+    def folder(self) -> str:
+        """The folder here."""
+        return self.results or f"runs/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Results):
+    """Start a run on all workers and show worker 0's console until it ends; then bring its results.
+    What follows `--` are options of bmg train: bmg pod run --name x -- --preset paper --game pong.
+    Shipped are the files that git tracks, as they are now. Ctrl-C ends the showing, not the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume(Results):
+    """Go on with a run that is on the workers, with the code as it is here now; else as `run`.
+    What follows `--` are options of bmg train that change: bmg pod resume -- --frames 400000000."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Status(Workers):
+    """The slice's state, and of each worker whether a run goes on, with its last line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Logs(Results):
+    """Show a worker's console until the run ends, or bring its run directory as it is now."""
+
+    worker: int = 0
+    """Which worker's."""
+    fetch: bool = False
+    """Bring its run directory to --results, in place of the console."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.worker < 0:
+            raise ValueError(f"worker is {self.worker}; give 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop(Workers):
+    """End the run on all workers, after a checkpoint; a second time: at once, without one."""
+
+    delete: bool = False
+    """Then delete the slice and all that is on it; bring results before, with logs --fetch."""
+
+
+def check_accelerator_type(value: str) -> None:
+    """Refuses what cannot be a TPU slice.
+
+    Raises:
+      ValueError: one line that names what is allowed and what is nearest.
+    """
+    generation, _, size = value.partition("-")
+    smallest = _SMALLEST.get(generation)
+    if smallest and re.fullmatch("[1-9][0-9]*", size):
+        if int(size) % 8 == 0 or (smallest == 1 and int(size) in (1, 4)):
+            return
+    generation, size = re.fullmatch(r"(.*?)(?:[-_ ]+(\d+))?", value.lower(), re.DOTALL).groups()
+    generation = _OTHER_NAMES.get(generation, generation)
+    (near,) = difflib.get_close_matches(generation, _SMALLEST, n=1, cutoff=0.0)
+    allowed = ", ".join(f"{x}-SIZE" for x in _SMALLEST)
+    raise ValueError(
+        f"accelerator type is {value!r}; give {allowed}, with a SIZE of 8, 16, 32 and so on "
+        f"(v5litepod and v6e also 1 and 4), such as {near}-{max(8, round(int(size or 8) / 8) * 8)}."
+    )
+
+
+class Failed(Exception):
+    """A step that could not be done; one line."""
+
+
+class Step(NamedTuple):
+    """A command that is executed here."""
+
+    what: str  # is done, as it is shown, and after "could not"
+    command: list[str]
+    remedy: str  # where it fails
+    feed: list[str] | None = None  # the command whose output it reads
+
+
+def gcloud(config: Slice, verb: str, *arguments: str) -> list[str]:
+    """A command on the slice."""
+    command = ["gcloud", "compute", "tpus", "tpu-vm", verb, *arguments]
+    command += [f"--zone={config.zone}"] if config.zone else []
+    command += [f"--project={config.project}"] if config.project else []
+    return [*command, "--quiet"]
+
+
+def ssh(config: Slice, worker: int | str, script: str) -> list[str]:
+    """A shell command on one worker, or on "all" of them at once."""
+    return gcloud(config, "ssh", config.name, f"--worker={worker}", f"--command={script}")
+
+
+def pack_step(root: pathlib.Path, archive: str) -> Step:
+    """Makes the archive of the project's code: what git tracks, or all but what was made here."""
+    what, remedy = "pack the code", "restore the project's files"
+    tar = ["tar", "-C", str(root)]
+    if (root / ".git").exists():
+        files = ["git", "-C", str(root), "ls-files", "-z"]
+        return Step(what, [*tar, "-czf", archive, "--null", "-T", "-"], remedy, files)
+    made = (".git", ".venv*", ".tools", "runs", "__pycache__", scripts.ARCHIVE)
+    return Step(what, [*tar, *(f"--exclude={x}" for x in made), "-czf", archive, "."], remedy)
+
+
+def folder_step(config: Results) -> Step:
+    """Makes the folder for results here."""
+    return Step(f"make {config.folder}", ["mkdir", "-p", config.folder], "give another --results")
+
+
+def fetch_step(config: Results, worker: int) -> Step:
+    """Brings a run directory."""
+    there, here = f"{config.name}:{config.workdir}/*", f"{config.folder}/"
+    copy = gcloud(config, "scp", "--recurse", there, here, f"--worker={worker}")
+    return Step(f"bring the results to {here}", copy, "try bmg pod logs --fetch")
+
+
+def console_step(config: Workers, worker: int, lines: str) -> Step:
+    """Shows a console."""
+    command = ssh(config, worker, scripts.console(config.workdir, lines))
+    return Step(f"show worker {worker}'s console", command, "see bmg pod status")
+
+
+def stop_step(config: Workers, start: str = "") -> Step:
+    """Ends the run on all workers."""
+    command = ssh(config, "all", scripts.stop(config.workdir, start))
+    return Step("stop the run on all workers", command, "see bmg pod status, then bmg pod stop")
+
+
+def run_steps(config: Results, options: list[str], resume: bool, start: str) -> list[Step]:
+    """All that makes a run; the last three start it, show it and bring its results."""
+    archive = f"{config.folder}/{scripts.ARCHIVE}"
+    where = f"{config.name}:{scripts.ARCHIVE}"
+    set_up = ssh(config, "all", scripts.setup(config.workdir))
+    begin = ssh(config, "all", scripts.start(config.workdir, options, resume, start))
+    return [
+        folder_step(config),
+        pack_step(ROOT, archive),
+        Step(
+            "copy the code to all workers",
+            gcloud(config, "scp", archive, where, "--worker=all"),
+            "see that the slice is there (bmg pod status), and try again; nothing was started",
+        ),
+        Step(
+            "set up all workers (minutes, the first time)",
+            set_up,
+            "mend that and try again; nothing was started",
+        ),
+        Step("start the run on all workers", begin, "mend that and try again; nothing goes on"),
+        console_step(config, 0, "+1"),
+        fetch_step(config, 0),
+    ]
+
+
+def error_line(text: str) -> str:
+    """What matters of gcloud's stderr: the first worker's complaint, or gcloud's own last error."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if said := sorted(line for line in lines if re.match(r"worker \S+: ", line)):
+        return said[0].rstrip(".")
+    errors = [number for number, line in enumerate(lines) if line.startswith("ERROR: ")]
+    last = " ".join(lines[errors[-1] :] if errors else lines[-1:])
+    return last.removeprefix("ERROR: ").rstrip(".")[:300] or "no reason was given"
+
+
+def execute(step: Step) -> str:
+    """Does a step; returns what it printed.
+
+    Raises:
+      Failed: one line.
+    """
+    print(f"{step.what} ...", flush=True)
+    source = subprocess.DEVNULL
+    if step.feed:
+        feed = subprocess.Popen(step.feed, stdin=source, stdout=subprocess.PIPE)
+        source = feed.stdout
+    done = subprocess.run(
+        step.command, stdin=source, capture_output=True, text=True, errors="replace"
+    )
+    if step.feed:
+        source.close()
+    if done.returncode or (step.feed and feed.wait()):
+        raise Failed(f"could not {step.what}: {error_line(done.stderr)}; {step.remedy}")
+    return done.stdout
+
+
+def follow(step: Step) -> int:
+    """Shows a console until the run ends; its exit code.
+
+    Raises:
+      Failed: the connection was lost; one line.
+    """
+    print(f"{step.what} ...", flush=True)
+    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(step.command, **quiet, text=True, errors="replace")
+    try:
+        _, errors = process.communicate()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    ended = re.search(r"^worker \S+: ended with exit code (\d+)", errors, re.MULTILINE)
+    if not ended:
+        raise Failed(
+            f"could not {step.what}: {error_line(errors)}; the run may go on: {step.remedy}"
+        )
+    print(f"the run has ended with exit code {ended[1]}", flush=True)
+    return int(ended[1])
+
+
+def show(step: Step) -> None:
+    """Prints a step's command as it can be pasted."""
+    print(" | ".join(shlex.join(command) for command in (step.feed, step.command) if command))
+
+
+def run(config: Results, options: list[str], resume: bool) -> int:
+    """Makes a run, from the code to its results; its exit code.
+
+    Raises:
+      Failed: a step could not be done; what was started on some workers was stopped. One line.
+      ValueError: the results' folder holds another run; one line.
+    """
+    if not resume and pathlib.Path(config.folder, "config.json").exists():
+        raise ValueError(f"{config.folder} holds a run already; give another --results or --name.")
+    start = secrets.token_hex(4)
+    steps = run_steps(config, options, resume, start)
+    if config.dry_run:
+        return do(config, *steps)
+    *before, begin, console, fetch = steps
+    do(config, *before)
+    try:
+        do(config, begin)
+    except (Failed, KeyboardInterrupt) as error:
+        try:
+            execute(stop_step(config, start))
+        except Failed as second:
+            raise Failed(f"{error}; then {second}") from None
+        raise
+    code = watch(config, console)
+    if code is None:
+        return 130
+    execute(fetch)
+    return code
+
+
+def watch(config: Workers, console: Step) -> int | None:
+    """Shows a console; the run's exit code, or None where Ctrl-C ended the showing."""
+    try:
+        return follow(console)
+    except KeyboardInterrupt:
+        slice_options = [f"--{x}={getattr(config, x)}" for x in ("name", "zone", "project")]
+        given = [x for x in slice_options if not x.endswith("=")]
+        same = shlex.join([*given, f"--workdir={config.workdir}"])
+        print(
+            f"\nthe run goes on; follow it with: bmg pod logs {same}; stop it with: bmg pod stop "
+            f"{same}"
+        )
+        return None
+
+
+def do(config: Slice, *steps: Step) -> int:
+    """Does steps one after the other and prints what they say, by worker; or shows them alone."""
+    for step in steps:
+        if config.dry_run:
+            show(step)
+        else:
+            for line in sorted(execute(step).splitlines()):
+                print(f"  {line}")
+    return 0
+
+
+def _create(config: Create) -> int:
+    options = [f"--accelerator-type={config.accelerator_type}", f"--version={config.version}"]
+    options += ["--spot"] if config.spot else []
+    command = gcloud(config, "create", config.name, *options)
+    remedy = "another --zone or --accelerator-type may have room; see your project's TPU quota"
+    return do(config, Step(f"create the slice {config.name} (minutes)", command, remedy))
+
+
+def _status(config: Status) -> int:
+    state = "--format=value(name,acceleratorType,state,health)"
+    describe = gcloud(config, "describe", config.name, state)
+    workers = ssh(config, "all", scripts.status(config.workdir))
+    return do(
+        config,
+        Step("look at the slice", describe, "make one with bmg pod create"),
+        Step("look at the workers", workers, "a slice that is not READY answers later, or never"),
+    )
+
+
+def _logs(config: Logs) -> int:
+    if config.fetch:
+        return do(config, folder_step(config), fetch_step(config, config.worker))
+    console = console_step(config, config.worker, "100")
+    if config.dry_run:
+        return do(config, console)
+    code = watch(config, console)
+    return 130 if code is None else code
+
+
+def _stop(config: Stop) -> int:
+    delete = gcloud(config, "delete", config.name)
+    deletion = Step(f"delete the slice {config.name}", delete, "it may cost money until it is gone")
+    if not config.delete:
+        return do(config, stop_step(config))
+    try:
+        do(config, stop_step(config))
+    except Failed as error:  # a slice that was taken away cannot be reached
+        print(f"bmg: {error}; deletes it all the same", file=sys.stderr)
+    return do(config, deletion)
+
+
+def _check_options(command: str, options: list[str]) -> None:
+    """Refuses options of `bmg train` that cannot be meant.
+
+    Raises:
+      ValueError: one line.
+    """
+    own = ("--workdir", "--resume", "--hosts.count", "--hosts.index", "--hosts.coordinator")
+    for option in options:
+        if option.partition("=")[0] in own:
+            raise ValueError(
+                f"bmg pod gives {option.partition('=')[0]} to bmg train; leave it out after '--'."
+            )
+    if command == "run":  # a resumed run's configuration is not here
+        from launch import train
+
+        train.parse(options)
+
+
+_COMMANDS = {
+    "create": (Create, _create),
+    "run": (Run, lambda config, options: run(config, options, False)),
+    "status": (Status, _status),
+    "logs": (Logs, _logs),
+    "stop": (Stop, _stop),
+    "resume": (Resume, lambda config, options: run(config, options, True)),
+}
+
+
+def main(command: str, arguments: list[str]) -> int:
+    """Runs `bmg pod COMMAND`, of those that need a TPU slice.
+
+    Args:
+      command: one of create, run, status, logs, stop, resume.
+      arguments: its options; of run and resume, those of `bmg train` after `--`.
+
+    Returns:
+      The exit code: of run and resume that of worker 0's `bmg train`, 1 where a step failed.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    check_name("pod command", command, _COMMANDS)
+    kind, function = _COMMANDS[command]
+    own, options = arguments, []
+    trains = command in ("run", "resume")
+    if "--" in arguments:
+        at = arguments.index("--")
+        own, options = arguments[:at], arguments[at + 1 :]
+        if not trains:
+            raise ValueError(f"bmg pod {command} takes no options of bmg train; leave '--' out.")
+    try:
+        config = parse_options(kind, f"bmg pod {command}", own)
+    except ValueError as error:
+        hint = " Options of bmg train follow '--'." if trains and "--" not in arguments else ""
+        raise ValueError(f"{error}{hint}") from None
+    _check_options(command, options)
+    if not config.dry_run and not shutil.which("gcloud"):
+        raise ValueError(
+            "gcloud is not installed: get it from https://cloud.google.com/sdk, then gcloud init; "
+            "--dry-run does without."
+        )
+    try:
+        return function(config, options) if trains else function(config)
+    except Failed as error:
+        print(f"bmg: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bmg: interrupted; see bmg pod status", file=sys.stderr)
+        return 130
