@@ -8,32 +8,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import psutil
 
 
-def run_and_measure(arguments: list[str], seconds: float) -> dict[str, float]:
+def run_and_measure(
+    arguments: list[str],
+    seconds: float,
+    command: Sequence[str] = ("train",),
+    core: int | None = None,
+) -> dict[str, float]:
     """Runs `bmg train` for a while and stops it.
 
     Args:
       arguments: options of `bmg train`; the frames must outlast the measurement.
       seconds: to measure for, from a few seconds after the first update.
+      command: another command with these options, such as `pod local`.
+      core: the one that it runs on; None for all.
 
     Returns:
       updates and environment frames per second, policy lag in updates, the share of its time in
       which the learner waits for data, seconds from the command to the first update, peak memory of
-      all processes in bytes.
+      all processes in bytes, occupancy of the inference server's batches (NaN without one).
 
     Raises:
       RuntimeError: the run ended before it could be measured; its output is in the message.
     """
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder) / "run"
-        command = [sys.executable, "-c", "from launch.cli import main; main()", "train"]
-        command += ["--workdir", str(workdir), "--learner.log-interval", "1.0", *arguments]
+        pinned = "" if core is None else f"import os; os.sched_setaffinity(0, [{core}]); "
+        program = [sys.executable, "-c", f"{pinned}from launch.cli import main; main()", *command]
+        program += ["--workdir", str(workdir), "--learner.log-interval", "1.0", *arguments]
         start = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             return _watch(process, workdir / "metrics.jsonl", start, seconds)
         finally:
@@ -63,6 +72,7 @@ def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict
         "learner_waiting": float(np.mean([row["learner_time/waiting"] for row in steady])),
         "first_update_seconds": first - start,
         "peak_bytes": float(peak),
+        "occupancy": float(np.mean([row.get("inference/occupancy", np.nan) for row in steady])),
     }
 
 
