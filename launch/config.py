@@ -63,10 +63,14 @@ class TrainConfig:
     hosts: HostsConfig = HostsConfig()
 
     @property
+    def root(self) -> pathlib.Path:
+        """The run directory."""
+        return pathlib.Path(self.workdir or f"runs/{self.game}")
+
+    @property
     def path(self) -> pathlib.Path:
-        """The run directory; of several hosts all but the first have a part of it."""
-        path = pathlib.Path(self.workdir or f"runs/{self.game}")
-        return path / "hosts" / str(self.hosts.index) if self.hosts.index else path
+        """This host's part of the run directory; the first host's is the whole."""
+        return host_folder(self.root, self.hosts.index)
 
     def __post_init__(self):
         if self.frames < 1:
@@ -188,6 +192,11 @@ def check_workdir(config, fixed: Sequence[str] = _FIXED) -> None:
             )
     elif config.resume:
         raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
+
+
+def host_folder(root: pathlib.Path, index: int) -> pathlib.Path:
+    """Where host `index` of a run writes."""
+    return root / "hosts" / str(index) if index else root
 
 
 def config_file(workdir: pathlib.Path) -> pathlib.Path:

@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 
-STATE = "BMG_NETWORK"  # "private", or why it is not, for the launcher that is executed again
+_STATE = "BMG_NETWORK"  # "private", or why it is not, for the launcher that is executed again
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # linux/sched.h
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
@@ -33,7 +33,7 @@ def enter(command: list[str]) -> str:
     Returns:
       Nothing where the network is private, else why it is not.
     """
-    if (state := os.environ.pop(STATE, None)) is not None:
+    if (state := os.environ.pop(_STATE, None)) is not None:
         return "" if state == "private" else state
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no network namespaces"
@@ -46,12 +46,13 @@ def enter(command: list[str]) -> str:
 
 def inside() -> bool:
     """Whether a program before this one has entered, and said so."""
-    return STATE in os.environ
+    return _STATE in os.environ
 
 
-def hand_on(why_not: str) -> None:
-    """Tells the program that is executed in this one's place what `enter` had answered."""
-    os.environ[STATE] = why_not or "private"
+def hand_on(why_not: str) -> dict[str, str]:
+    """The environment of a program that lives in this one's network, in which `enter` gives this
+    answer."""
+    return {**os.environ, _STATE: why_not or "private"}
 
 
 def _enter_namespace() -> None:
@@ -97,8 +98,7 @@ def _main() -> None:
     why_not = _why_not()
     if not why_not:
         _enter_namespace()
-    hand_on(why_not)
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.execve(sys.argv[1], sys.argv[1:], hand_on(why_not))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from launch.config import host_folder
+
 _PORT = 8476  # of the coordinator, in a network of its own
 _LEAVE_SECONDS = 60.0  # that the other hosts have beyond --hosts.timeout when one has ended
 _USAGE = """usage: bmg pod local --hosts N [--devices-per-host D] [--cores-per-host C] [OPTIONS]
@@ -71,8 +73,8 @@ def main(arguments: list[str]) -> int:
     else:
         why_open = "--network host"
     networks = _networks(layout.hosts, why_open)
-    processes = _start(layout, networks, options, config.path)
-    return _wait(processes, config.hosts.timeout + _LEAVE_SECONDS, config.path)
+    processes = _start(layout, networks, options, config.root)
+    return _wait(processes, config.hosts.timeout + _LEAVE_SECONDS, config.root)
 
 
 def _parse(arguments: list[str]) -> tuple[Layout, list[str]]:
@@ -142,28 +144,30 @@ def _plug_in(interface: str, pid: int) -> None:
 
 
 def _start(
-    layout: Layout, networks: Networks, options: list[str], workdir: pathlib.Path
+    layout: Layout, networks: Networks, options: list[str], root: pathlib.Path
 ) -> list[subprocess.Popen]:
     """Starts all hosts; host 0 has this process's console, the others files."""
-    from launch import isolation
+    from launch.isolation import hand_on
+    from launch.train import own_command
 
-    isolation.hand_on(networks.why_open)
     environment = {
-        **os.environ,
+        **hand_on(networks.why_open),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
         f"--xla_force_host_platform_device_count={layout.devices}".strip(),
     }
-    del os.environ[isolation.STATE]
     processes: list[subprocess.Popen] = []
     coordinator = f"{networks.addresses[0]}:{networks.port}"
     try:
         for index, address in enumerate(networks.addresses):
             own = [networks.interfaces[index], address] if networks.interfaces else ["", ""]
             command = [sys.executable, "-m", "launch.local_host", *own, _cores(layout, index)]
-            command += [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
-            command += ["train", *options, *_host_options(index, layout.hosts, coordinator)]
-            output = _console(workdir, index)
+            command += [*own_command(), "train", *options, *_host_options(index, layout.hosts, coordinator)]
+            output = None
+            if index:
+                path = _console(root, index)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                output = open(path, "a")  # noqa: SIM115 - the process has it
             processes.append(
                 subprocess.Popen(
                     command, env=environment, stdin=subprocess.PIPE, stdout=output,
@@ -189,13 +193,9 @@ def _cores(layout: Layout, index: int) -> str:
     return ",".join(str(there[(first + i) % len(there)]) for i in range(layout.cores))
 
 
-def _console(workdir: pathlib.Path, index: int):
-    """Where a host's console goes; None for this process's own."""
-    if index == 0:
-        return None
-    path = workdir / "hosts" / str(index) / "console.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a")  # noqa: SIM115 - the process has it
+def _console(root: pathlib.Path, index: int) -> pathlib.Path:
+    """Where a host's console goes; the first one has this process's."""
+    return host_folder(root, index) / "console.log"
 
 
 def _await_namespace(process: subprocess.Popen) -> None:
@@ -208,7 +208,7 @@ def _await_namespace(process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def _wait(processes: list[subprocess.Popen], seconds: float, workdir: pathlib.Path) -> int:
+def _wait(processes: list[subprocess.Popen], seconds: float, root: pathlib.Path) -> int:
     """Stays until all hosts have ended; the exit code."""
     stopped = False
 
@@ -234,7 +234,7 @@ def _wait(processes: list[subprocess.Popen], seconds: float, workdir: pathlib.Pa
     if stopped:
         return 130
     for index in failed:
-        console = f"; its console: {workdir}/hosts/{index}/console.log" if index else ""
+        console = f"; its console: {_console(root, index)}" if index else ""
         print(
             f"bmg: host {index} ended with exit code {processes[index].returncode}{console}",
             file=sys.stderr,

@@ -126,7 +126,7 @@ class LearnerNode:
         self._node = begin(config, LEARNER)
         self._config, self._spec, self._client = config, spec, replay_client
         with self._node.ending() as finish:
-            from launch.parts import join_hosts, make_learner, serve
+            from launch.parts import join_hosts, local_parameters, make_learner, serve
             from learner.placement import place
 
             finish("running")
@@ -136,7 +136,10 @@ class LearnerNode:
                 config, spec, devices, resume, self._node.note, self._node.abandon
             )
             self._requests = {}  # memory by actor
-            self._inference = serve(config, spec, devices, self._learner) if serves else None
+            self._inference = None
+            if serves:
+                parameters = local_parameters(self._learner, devices)
+                self._inference = serve(config, spec, devices, parameters)
 
     def get_parameters(self, version: int):
         """See `Learner.get_parameters`."""

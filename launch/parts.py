@@ -128,19 +128,25 @@ def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
     )
 
 
+def local_parameters(learner: Learner, devices: Devices) -> list[LocalParameters]:
+    """The learner's parameters on each device that acts."""
+    published = functools.partial(learner.get_parameters, -1)
+    return [LocalParameters(published, device) for device in devices.inference]
+
+
 def serve(
-    config: TrainConfig, spec: EnvironmentSpec, devices: Devices, learner: Learner
+    config: TrainConfig,
+    spec: EnvironmentSpec,
+    devices: Devices,
+    parameters: list[LocalParameters],
 ) -> BatchedInference:
     """The inference server for all actors of this host, compiled."""
-    published = functools.partial(learner.get_parameters, -1)
-    agent = with_precision(config.agent, devices.inference[0])
-    sizes = _part_sizes(config)
     inference = BatchedInference(
-        acting(agent, spec),
-        [LocalParameters(published, device) for device in devices.inference],
-        size=max(sizes),
+        acting(with_precision(config.agent, devices.inference[0]), spec),
+        parameters,
+        size=max(_part_sizes(config)),
         # One request of each actor, while the other ones' environments step.
-        slots=-(-config.actors.num_actors // len(devices.inference)),
+        slots=-(-config.actors.num_actors // len(parameters)),
         patience=config.actors.patience,
     )
     inference.warm_up(

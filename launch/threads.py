@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from actors.parameters import LocalParameters
 from environments.base import EnvironmentSpec
 from launch import parts
 from launch.config import TrainConfig
@@ -117,9 +116,8 @@ class Threads:
         learner = parts.make_learner(
             config, spec, devices, self._resume, node.note, node.abandon
         )
-        inference = parts.serve(config, spec, devices, learner)
-        published = functools.partial(learner.get_parameters, -1)
-        parameters = LocalParameters(published, devices.inference[-1])
+        parameters = parts.local_parameters(learner, devices)
+        inference = parts.serve(config, spec, devices, parameters)
         policy = parts.acting(with_precision(config.agent, devices.inference[-1]), spec)
 
         def act(index: int, node: Node) -> None:
@@ -131,7 +129,7 @@ class Threads:
         def evaluate(index: int, node: Node) -> None:
             number = parts.evaluator_number(index, node.start)
             report, should_stop = learner.report_evaluation, self._stop.is_set
-            parts.evaluate(config, number, policy, parameters, report, should_stop)
+            parts.evaluate(config, number, policy, parameters[-1], report, should_stop)
 
         def metrics() -> dict[str, float]:
             stalls = {"learner/stalls": float(self._stalls)}

@@ -18,7 +18,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from launch.config import TrainConfig, check_workdir, config_file, load_config, to_dict
+from launch.config import (
+    TrainConfig,
+    check_workdir,
+    config_file,
+    host_folder,
+    load_config,
+    to_dict,
+)
 from launch.options import check_name, parse_options
 from launch.presets import PRESETS
 from launch.runtime import check_runtime, choose_runtime
@@ -43,8 +50,7 @@ def main(arguments: list[str]) -> int:
     config = parse(arguments)
     open_network = isolate(config)
     plan = check(config)
-    if not config.hosts.index:
-        check_workdir(config)  # before anything is written
+    check_root(config)  # before anything is written
     with owned(config.path):
         resume = prepare_workdir(config)
         code = launch(config, plan, resume, open_network)
@@ -92,12 +98,16 @@ def go_on(config: TrainConfig, open_network: str) -> int:
         time.sleep(_RESTART_DELAY)
     except KeyboardInterrupt:
         return 130
-    isolation.hand_on(open_network)
     # Everything else stands in the run's configuration.
-    command = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
-    options = ["--workdir", config.workdir or f"runs/{config.game}", "--resume"]
+    options = ["--workdir", str(config.root), "--resume"]
     options += ["--restarts", str(left), "--hosts.index", str(config.hosts.index)]
-    os.execv(sys.executable, [sys.executable, *command, "train", *options])
+    command = [*own_command(), "train", *options]
+    os.execve(sys.executable, command, isolation.hand_on(open_network))
+
+
+def own_command() -> list[str]:
+    """How this program was started, without its arguments."""
+    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -113,9 +123,9 @@ def parse(arguments: list[str]) -> TrainConfig:
     from environments.scores import validate_game
 
     default = PRESETS[known.preset](validate_game(known.game))
-    workdir = pathlib.Path(known.workdir or f"runs/{known.game}")
+    root = dataclasses.replace(default, workdir=known.workdir).root
     # All hosts but the first have a part of it, which may be all that there is on their disks.
-    for folder in (workdir / "hosts" / str(known.index), workdir):
+    for folder in (host_folder(root, known.index), root):
         if known.resume and config_file(folder).exists():
             # The directory may have been moved: the one that was named is meant.
             default = dataclasses.replace(load_config(folder), workdir=known.workdir)
@@ -124,6 +134,16 @@ def parse(arguments: list[str]) -> TrainConfig:
         evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
         default = dataclasses.replace(default, evaluator=evaluator)
     return parse_options(TrainConfig, "bmg train", arguments, default)
+
+
+def check_root(config: TrainConfig) -> None:
+    """Refuses what `check_workdir` does; on the first host, whose run directory decides.
+
+    Raises:
+      ValueError: one line.
+    """
+    if not config.hosts.index:
+        check_workdir(config)
 
 
 def prepare_workdir(config: TrainConfig) -> bool:
@@ -135,8 +155,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
-    if not config.hosts.index:
-        check_workdir(config)
+    check_root(config)
     workdir = config.path
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)

@@ -163,7 +163,7 @@ class Hosts:
           on_missing: called from another thread with a line when the others do not answer; it ends
             the process, as nothing else can free one that waits for them.
         """
-        self._config, self._mesh = config, mesh
+        self._config = config
         self._here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
         self._empty = Gathered(
             np.zeros(1, np.int32),
