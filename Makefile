@@ -18,8 +18,10 @@ TESTS ?= tests
 TESTS_NEWEST ?= -m "not slow and not heavy" tests
 
 PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
-# In two processes, each file in one of them.
-IN_TWO = -n 2 --dist loadfile
+# In two processes, each file in one of them: the tests of a file share what is compiled.
+QUICK = -n 2 --dist loadfile
+# Programs: any two of them side by side.
+SLOW = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-newest clean
@@ -36,13 +38,13 @@ train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong A
 
 # pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)
-	$(VENV)/bin/python $(PYTEST) $(IN_TWO) -m "not slow" $(TESTS); quick=$$?; \
-	$(VENV)/bin/python $(PYTEST) $(IN_TWO) -m slow $(TESTS); slow=$$?; \
+	$(VENV)/bin/python $(PYTEST) $(QUICK) -m "not slow" $(TESTS); quick=$$?; \
+	$(VENV)/bin/python $(PYTEST) $(SLOW) -m slow $(TESTS); slow=$$?; \
 	case $$quick$$slow in 00 | 05 | 50) ;; *) exit 1;; esac
 
 test-newest: ## run the quick tests on the newest Python and JAX, without Launchpad and Reverb
 	@VENV=.venv-newest PYTHON=newest scripts/setup.sh cpu; case $$? in \
-	  0) set -x; .venv-newest/bin/python $(PYTEST) $(IN_TWO) $(TESTS_NEWEST);; \
+	  0) set -x; .venv-newest/bin/python $(PYTEST) $(QUICK) $(TESTS_NEWEST);; \
 	  3) ;; \
 	  *) exit 1;; \
 	esac

@@ -1,11 +1,11 @@
-"""`bmg benchmark NAME`: measures, prints a table, and writes its rows as a JSON list."""
+"""`bmg benchmark BENCHMARK`: measures, prints a table, and writes its rows as a JSON list."""
 
 from __future__ import annotations
 
 import importlib
 import pathlib
 
-from launch.options import check_name, parse_options
+from launch.options import choose, parse_options
 from launch.tables import print_table
 from storage.files import write_json
 
@@ -21,20 +21,18 @@ _BENCHMARKS = {
     "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
 }
+_MORE = "All take --quick and --json FILE; their own options: bmg benchmark BENCHMARK --help."
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg benchmark NAME`.
+    """Runs `bmg benchmark BENCHMARK`.
 
     Raises:
       ValueError: unknown benchmark; one line.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: bmg benchmark NAME [--json FILE] [--quick]\n")
-        print("\n".join(f"  {name:<10} {text}" for name, text in _BENCHMARKS.items()))
+    name = choose("bmg benchmark", "benchmark", _BENCHMARKS, arguments, _MORE)
+    if name is None:
         return 0
-    name = arguments[0]
-    check_name("benchmark", name, _BENCHMARKS)
     benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
     config = parse_options(benchmark.Config, f"bmg benchmark {name}", arguments[1:])
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from launch.options import check_name
+from launch.options import choose
 
 _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
@@ -17,25 +17,18 @@ _COMMANDS = {
     "benchmark": ("launch.benchmark", "measure speed and memory of the system and the experiments"),
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
-
-
-def _usage() -> str:
-    lines = ["usage: bmg COMMAND [OPTIONS]", "", "Bootstrapped meta-gradients, distributed.", ""]
-    lines += [f"  {name:<11} {text}" for name, (_, text) in _COMMANDS.items()]
-    lines += ["", "bmg COMMAND --help shows a command's options and their defaults."]
-    return "\n".join(lines)
+_MORE = "bmg COMMAND --help shows a command's options and their defaults."
 
 
 def main() -> None:
     """Runs a subcommand; errors that the user can mend are printed in one line, exit code 2."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return
+    meanings = {name: text for name, (_, text) in _COMMANDS.items()}
     try:
-        check_name("command", arguments[0], _COMMANDS)
-        module = importlib.import_module(_COMMANDS[arguments[0]][0])
-        sys.exit(module.main(arguments[1:]))
+        command = choose("bmg", "command", meanings, arguments, _MORE)
+        if command is not None:
+            module = importlib.import_module(_COMMANDS[command][0])
+            sys.exit(module.main(arguments[1:]))
     except OSError as error:  # no permission, a full disk
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         sys.exit(fail(where))

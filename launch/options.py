@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Config = TypeVar("Config")
@@ -23,6 +23,35 @@ def check_name(kind: str, name: str, allowed: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, allowed, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"no {kind} {name!r}; there are {', '.join(allowed)}.{hint}")
+
+
+def choose(
+    prog: str, kind: str, meanings: Mapping[str, str], arguments: list[str], more: str = ""
+) -> str | None:
+    """The first argument, one of several names.
+
+    Args:
+      prog: the command before it, as the user types it.
+      kind: what the names are.
+      meanings: what each of them means.
+      arguments: what follows `prog`.
+      more: ends the list of names.
+
+    Returns:
+      The name; None where there is none, or help is wanted: then the names were printed.
+
+    Raises:
+      ValueError: another name; one line.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, meanings))
+        print(f"usage: {prog} {kind.upper()} [OPTIONS]\n")
+        print("\n".join(f"  {name:<{width}}  {text}" for name, text in meanings.items()))
+        if more:
+            print(f"\n{more}")
+        return None
+    check_name(kind, arguments[0], meanings)
+    return arguments[0]
 
 
 def parse_options(cls: type[Config], prog: str, arguments: list[str], default=None) -> Config:

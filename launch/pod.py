@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch.options import check_name
+from launch.options import choose
 
 _COMMANDS = {
     "local": "the same workers as processes of this machine, each a host with CPU devices",
@@ -13,6 +13,7 @@ _COMMANDS = {
     "stop": "end the run in order; with --delete the slice as well",
     "resume": "go on with a run that was stopped or interrupted",
 }
+_MORE = "All but local call gcloud; --dry-run prints what they would call."
 
 
 def main(arguments: list[str]) -> int:
@@ -21,17 +22,13 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: bad input; one line.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: bmg pod COMMAND [OPTIONS]\n")
-        print("\n".join(f"  {name:<7} {text}" for name, text in _COMMANDS.items()))
-        print("\nAll but local call gcloud; --dry-run prints what they would call.")
+    command = choose("bmg pod", "command", _COMMANDS, arguments, _MORE)
+    if command is None:
         return 0
-    command, *rest = arguments
-    check_name("pod command", command, _COMMANDS)
     if command == "local":
         from launch import local_pod
 
-        return local_pod.main(rest)
+        return local_pod.main(arguments[1:])
     from launch import tpu
 
-    return tpu.main(command, rest)
+    return tpu.main(command, arguments[1:])

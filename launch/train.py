@@ -9,7 +9,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys

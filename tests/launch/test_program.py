@@ -81,7 +81,14 @@ class Catch(NamedTuple):
     err: str
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
+# Whose tests stay in one process: they share the run.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("launchpad", marks=[pytest.mark.launchpad, pytest.mark.xdist_group("catch")]),
+        pytest.param(THREADS, marks=pytest.mark.xdist_group("catch-threads")),
+    ],
+)
 def catch(request, tmp_path_factory):
     """Catch through the whole program with its defaults.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -59,6 +60,7 @@ def together(scenario: str, folder, count: int = 2, devices: int = 1) -> list[tu
     return said
 
 
+@functools.cache
 def alone(num_devices: int):
     """One process with as many devices, on the same global batches."""
     agent = fakes.make_agent(config=host.GLOBAL, num_devices=num_devices)
@@ -68,7 +70,9 @@ def alone(num_devices: int):
     return jax.tree.map(np.asarray, state)
 
 
-@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("count", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.heavy)]
+)
 def test_several_hosts_learn_what_one_learns(tmp_path, count, devices):
     """Two and four hosts against one with four devices: every array of the state, to 1e-5."""
     ended = together("learns", tmp_path, count, devices)
