@@ -20,6 +20,14 @@ class Config(BenchmarkConfig):
     """Runs of each placement, in turn."""
 
 
+# In two parts an actor steps one half of its environments while the other waits.
+_PLACEMENTS = {
+    "actor": ("actor",),
+    "server": ("server",),
+    "server, one part": ("server", "--actors.parts", "1"),
+}
+
+
 def _options(placement: str) -> list[str]:
     return [
         *("--preset", "local", "--game", "pong", "--frames", "10000000000"),
@@ -28,14 +36,14 @@ def _options(placement: str) -> list[str]:
         *("--learner.skip-update", "--learner.replay-batch", "0"),
         *("--evaluator.num-evaluators", "0"),
         *("--actors.num-actors", "2", "--actors.envs-per-actor", "24"),
-        *("--actors.inference", placement),
+        *("--actors.inference", *_PLACEMENTS[placement]),
     ]
 
 
 def measure(config: Config) -> Iterator[dict]:
     """A row for each placement: medians over its runs."""
     seconds = 20.0 if config.quick else 60.0
-    runs: dict[str, list[dict]] = {"actor": [], "server": []}
+    runs: dict[str, list[dict]] = {placement: [] for placement in _PLACEMENTS}
     for _ in range(1 if config.quick else config.rounds):
         for placement, measured in runs.items():
             measured.append(run_and_measure(_options(placement), seconds))

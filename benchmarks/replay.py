@@ -325,14 +325,14 @@ def _batches(should_stop, case: Case, config: Config, recorded: Trajectory, addr
     if case.place == "copies":
         yield _copies(recorded, config.online_batch), _copies(recorded, config.replay_batch)
         return
-    others = set(threading.enumerate())
+    writers = []
     if case.place == "memory":
         sizes = _replay_config(case, config)
         replay = MemoryReplay(signature_of(recorded), sizes, should_stop, 0)
         for index in range(config.writers):
-            threading.Thread(
-                target=_append_all, args=(replay, recorded, index), name="writer", daemon=True
-            ).start()
+            arguments = (replay, recorded, index)
+            writers.append(threading.Thread(target=_append_all, args=arguments, daemon=True))
+            writers[-1].start()
     else:
         replay = _open(address, case, config, recorded, should_stop)
     streams = [replay.sample_replay(config.replay_batch) for _ in range(case.streams)]
@@ -340,9 +340,8 @@ def _batches(should_stop, case: Case, config: Config, recorded: Trajectory, addr
         yield replay.sample_online(config.online_batch), map(next, itertools.cycle(streams))
     finally:
         replay.close()
-        # One that is inside of C++ when the interpreter ends would abort the process.
-        for thread in set(threading.enumerate()) - others:
-            thread.join(5.0)
+        for writer in writers:
+            writer.join(5.0)
 
 
 def _copies(recorded: Trajectory, batch_size: int) -> Iterator[Trajectory]:

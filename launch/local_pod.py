@@ -162,7 +162,8 @@ def _start(
         for index, address in enumerate(networks.addresses):
             own = [networks.interfaces[index], address] if networks.interfaces else ["", ""]
             command = [sys.executable, "-m", "launch.local_host", *own, _cores(layout, index)]
-            command += [*own_command(), "train", *options, *_host_options(index, layout.hosts, coordinator)]
+            command += [*own_command(), "train", *options]
+            command += _host_options(index, layout.hosts, coordinator)
             output = None
             if index:
                 path = _console(root, index)

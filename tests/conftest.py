@@ -13,12 +13,8 @@ if "jax" in sys.modules:
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Eight devices, so that data-parallel updates are tested without accelerators. One part of each
-# program at a time: the tests have no cores left to compile several.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_cpu_parallel_codegen_split_count=1",
-)
+# Eight devices, so that data-parallel updates are tested without accelerators.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # On busy cores the threads of numpy's matrix products wait for each other: 20 ms instead of 0.2.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tracing makes millions of objects, few of them in cycles: a tenth of the time is saved.

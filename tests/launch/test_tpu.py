@@ -17,7 +17,7 @@ import sys
 import psutil
 import pytest
 
-from launch import cli, tpu, tpu_scripts
+from launch import cli, tpu, tpu_options, tpu_scripts
 from tests.launch import commands
 from tests.waiting import Call, eventually
 
@@ -452,7 +452,7 @@ def test_without_gcloud(cloud, monkeypatch, capfd):
              "v6e-8", "v6e-256", "v5p-12288"],
 )  # fmt: skip
 def test_accelerator_types(name):
-    assert tpu.check_accelerator_type(name) is None
+    assert tpu_options.check_accelerator_type(name) is None
 
 
 def test_the_line_that_matters():
