@@ -19,7 +19,7 @@ import struct
 import sys
 
 _STATE = "BMG_NETWORK"  # "private", or why it is not, for the launcher that is executed again
-_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # linux/sched.h
+NEW_NETWORK, NEW_HOST_NAME, _NEW_USER = 0x40000000, 0x04000000, 0x10000000  # linux/sched.h
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
 
@@ -55,6 +55,17 @@ def hand_on(why_not: str) -> dict[str, str]:
     return {**os.environ, _STATE: why_not or "private"}
 
 
+def unshare(namespaces: int) -> None:
+    """Moves this process into new namespaces.
+
+    Raises:
+      OSError: the kernel does not allow it.
+    """
+    if ctypes.CDLL(None, use_errno=True).unshare(namespaces):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def _enter_namespace() -> None:
     """Moves this process, of one thread, into new namespaces with a loopback interface.
 
@@ -62,11 +73,10 @@ def _enter_namespace() -> None:
       OSError: the kernel does not allow it.
     """
     uid, gid = os.geteuid(), os.getegid()
-    unshare = ctypes.CDLL(None, use_errno=True).unshare
-    if unshare(_NEW_NETWORK):  # an administrator's right, which everyone has in a user namespace
-        if unshare(_NEW_USER | _NEW_NETWORK):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+    try:
+        unshare(NEW_NETWORK)
+    except OSError:  # an administrator's right, which everyone has in a user namespace
+        unshare(_NEW_USER | NEW_NETWORK)
         # There everyone is who they were.
         for name, text in (
             ("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1"),

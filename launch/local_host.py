@@ -9,20 +9,22 @@ import signal
 import socket
 import sys
 
-_NEW_NETWORK, _NEW_HOST_NAME = 0x40000000, 0x04000000  # linux/sched.h
+from launch.isolation import NEW_HOST_NAME, NEW_NETWORK, unshare
+
 _DIE_WITH_PARENT = 1  # linux/prctl.h
 
 
 def main() -> None:
     """Becomes the host."""
     interface, address, cores, *command = sys.argv[1:]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM, 0, 0, 0)
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    if interface and libc.unshare(_NEW_NETWORK | _NEW_HOST_NAME):
-        code = ctypes.get_errno()
-        sys.exit(f"bmg: no network namespace for a host: {os.strerror(code)}")
+    if interface:
+        try:
+            unshare(NEW_NETWORK | NEW_HOST_NAME)
+        except OSError as error:
+            sys.exit(f"bmg: no network namespace for a host: {error.strerror}")
     sys.stdin.read()  # until the cable is plugged in
     if interface:
         # Gloo, which sums over CPUs, tells the others the address that this host's name has.

@@ -16,7 +16,7 @@ import sys
 from typing import NamedTuple
 
 from launch import tpu_scripts as scripts
-from launch.options import check_name, parse_options
+from launch.options import parse_options
 from launch.tpu_options import Create, Logs, Results, Resume, Run, Slice, Status, Stop, Workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -306,7 +306,6 @@ def main(command: str, arguments: list[str]) -> int:
     Raises:
       ValueError: bad input, one line.
     """
-    check_name("pod command", command, _COMMANDS)
     kind, function = _COMMANDS[command]
     own, options = arguments, []
     trains = command in ("run", "resume")

@@ -72,7 +72,6 @@ def isolate(config: TrainConfig) -> str:
 
     if config.hosts.count > 1 and not isolation.inside():
         return "several hosts"
-
     return isolation.enter([sys.executable, *sys.orig_argv[1:]])
 
 

@@ -17,7 +17,7 @@ import sys
 import psutil
 import pytest
 
-from launch import cli, tpu, tpu_options, tpu_scripts
+from launch import cli, pod, tpu, tpu_options, tpu_scripts
 from tests.launch import commands
 from tests.waiting import Call, eventually
 
@@ -432,9 +432,8 @@ def test_an_error_of_gcloud_is_one_line(cloud, verb, command, words):
     ],
 )
 def test_bad_input_is_one_line(cloud, arguments, words):
-    command, *rest = arguments.split()
     with pytest.raises(ValueError) as caught:
-        tpu.main(command, rest)
+        pod.main(arguments.split())
     line = str(caught.value)
     assert "\n" not in line and all(word in line for word in words), line
     assert cloud.calls() == [] and os.listdir() == []
