@@ -28,9 +28,10 @@ def run_actor(
       append: writes one environment's unroll; blocks while the learner is slow, False to stop.
       report: takes the share of time spent in each activity, and steps per second.
       should_stop: polled between unrolls.
-      report_interval: seconds between reports.
+      report_interval: seconds between reports; the first unroll is reported at once.
     """
     last_report, steps, writing = time.monotonic(), 0, 0.0
+    reported = False
     while not should_stop():
         try:
             newest = inference.newest(should_stop)
@@ -51,7 +52,7 @@ def run_actor(
         writing += now - start
         steps += num_envs * length
         elapsed = now - last_report
-        if elapsed >= report_interval:
+        if elapsed >= report_interval or not reported:
             shares = {name: seconds / elapsed for name, seconds in rollout.seconds.items()}
             report(
                 {
@@ -61,5 +62,6 @@ def run_actor(
                     "not_finite_rewards": float(rollout.not_finite_rewards),
                 }
             )
+            reported = True
             last_report, steps, writing = now, 0, 0.0
             rollout.seconds = dict.fromkeys(rollout.seconds, 0.0)

@@ -17,16 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import IO, NamedTuple
 
 import psutil
 
 from benchmarks.config import BenchmarkConfig
+from storage.processes import PARENT, child_environment, name_of
 
 _START = 120.0  # seconds that a program may take to learn, on a busy machine
 _LEAVE = 30.0  # seconds within which a run has to end
-_SILENCE = 8.0  # seconds after which a hung actor is killed here
+_SILENCE = 24.0  # seconds after which a hung actor is killed here
 _OPTIONS = (
     "train --game catch --frames 2000000000 --learner.log-interval 0.25 "
     "--learner.checkpoint-interval 2 --evaluator.interval 2 --evaluator.episodes 10"
@@ -66,16 +69,31 @@ class Outcome(NamedTuple):
 class Program:
     """`bmg train` in a session of its own."""
 
-    def __init__(self, workdir: pathlib.Path, *options: str):
-        """Starts it."""
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *options: str,
+        prefix: Sequence[str] = (),
+        variables: Mapping[str, str] = MappingProxyType({}),
+        output: IO | None = None,
+    ):
+        """Starts it.
+
+        Args:
+          workdir: run directory.
+          options: beside those of all runs here.
+          prefix: a command that executes it, such as nohup.
+          variables: of its environment, beside this process's.
+          output: where it prints to; None for a file that `output` reads.
+        """
         self.workdir = workdir
         self._rows_before = len(_rows(workdir))
         command = [sys.executable, "-c", "from launch.cli import main; main()", *_OPTIONS]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [*command, "--workdir", str(workdir), *options],
-            stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            [*prefix, *command, "--workdir", str(workdir), *options],
+            stdin=subprocess.DEVNULL, stdout=output or self._output, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**child_environment(), **variables},
         )  # fmt: skip
         self._known: set[psutil.Process] = set()
 
@@ -216,8 +234,8 @@ class Start:
         self.folder = folder
         self._programs: list[Program] = []
 
-    def __call__(self, *options: str, workdir: pathlib.Path | None = None) -> Program:
-        program = Program(workdir or self.folder / "run", *options)
+    def __call__(self, *options: str, workdir: pathlib.Path | None = None, **how) -> Program:
+        program = Program(workdir or self.folder / "run", *options, **how)
         self._programs.append(program)
         return program
 
@@ -258,6 +276,7 @@ def _actor_stopped(start: Start) -> Outcome:
     program.learning()
     before = program.kill("actor_0", signal.SIGSTOP)
     program.more_updates(2)
+    program.wait(lambda: program.rows()[-1]["actors/reporting"] == 1, 60, "it leaves the metrics")
     seconds = program.wait(program.rejoined("actor_0", before), 90, "actor_0 is back")
     _expect("actor_0 gave no sign of life" in program.output, "the console says it")
     return Outcome(f"killed after {_SILENCE:g} s of silence, as asked for; came back", seconds, 0)
@@ -344,25 +363,109 @@ def _interrupted_twice(start: Start) -> Outcome:
     return Outcome("ended at once; --resume went on", seconds, lost)
 
 
-def _checkpoint_truncated(start: Start) -> Outcome:
-    program = start()
-    program.learning(checkpoints=2)
-    os.killpg(program.pid, signal.SIGTERM)
-    program.end()
-    *_, older, newest = program.checkpoints()
-    path = program.workdir / "checkpoints" / f"checkpoint_{newest:010d}.npz"
+def _truncate(path: pathlib.Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
-    lost = (newest - older) * program.frames_per_update
-    began = time.monotonic()
-    resumed = start("--resume")
-    resumed.wait(lambda: f"going on from update {older}" in resumed.output, _START, "a line")
-    _expect(path.name in resumed.output and "truncated" in resumed.output, "it names the file")
-    resumed.more_updates(2)
-    return Outcome("the one before was taken, and a line said so", time.monotonic() - began, lost)
+
+
+def _flip_a_bit(path: pathlib.Path) -> None:
+    """In the length of the largest array's header, so that it would begin 4 bytes sooner."""
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda x: x.file_size)
+    content = bytearray(path.read_bytes())
+    length = content.index(b"\x93NUMPY", member.header_offset) + 8
+    content[length] ^= 4
+    path.write_bytes(content)
+
+
+def _checkpoint_damaged(damage: Callable[[pathlib.Path], None]) -> Callable[[Start], Outcome]:
+    def fault(start: Start) -> Outcome:
+        program = start()
+        program.learning(checkpoints=2)
+        os.killpg(program.pid, signal.SIGTERM)
+        program.end()
+        *_, older, newest = program.checkpoints()
+        path = program.workdir / "checkpoints" / f"checkpoint_{newest:010d}.npz"
+        damage(path)
+        lost = (newest - older) * program.frames_per_update
+        began = time.monotonic()
+        resumed = start("--resume")
+        line = f"going on from update {older}"
+        resumed.wait(lambda: line in resumed.output, _START, "a line")
+        _expect(path.name in resumed.output, "it names the file")
+        resumed.more_updates(2)
+        seconds = time.monotonic() - began
+        return Outcome("the one before was taken, and a line said so", seconds, lost)
+
+    return fault
+
+
+def _hung_up(start: Start) -> Outcome:
+    program = start()
+    program.learning()
+    updates = program.updates
+    os.killpg(program.pid, signal.SIGHUP)  # the terminal was closed
+    code, seconds = program.end()
+    _expect(code == 130, f"exit code {code}")
+    _expect(program.checkpoints()[-1] >= updates, "a last checkpoint")
+    unmoved = start("--resume", prefix=["nohup"])
+    unmoved.more_updates(2)
+    os.killpg(unmoved.pid, signal.SIGHUP)
+    unmoved.more_updates(50)
+    _expect(unmoved.rows()[-1]["nodes/restarts"] == 0, "with nohup nobody minds")
+    return Outcome("a checkpoint, and everyone had left; under nohup it went on", seconds, 0)
+
+
+def _reader_gone(start: Start) -> Outcome:
+    reader, writer = os.pipe()
+    with open(writer, "wb") as output:
+        program = start(output=output)
+    os.close(reader)
+    program.learning()
+    os.killpg(program.pid, signal.SIGTERM)
+    code, seconds = program.end()
+    _expect(code == 130, f"exit code {code}")
+    return Outcome("it learned without a console", seconds, 0)
+
+
+def _starter_killed(start: Start) -> Outcome:
+    with subprocess.Popen(["sleep", "600"]) as starter:
+        program = start(variables={PARENT: name_of(starter.pid)})
+        program.learning()
+        updates = program.updates
+        starter.kill()
+    code, seconds = program.end()
+    _expect(code == 130, f"exit code {code}")
+    _expect(program.checkpoints()[-1] >= updates, "a last checkpoint")
+    return Outcome("it ended like its starter, after a checkpoint", seconds, 0)
+
+
+def _proxy(start: Start) -> Outcome:
+    nobody = "http://192.0.2.1:9"
+    program = start(variables=dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), nobody))
+    program.learning()
+    _expect("left out http_proxy" in program.output, "the console says so")
+    return Outcome("it was left out, and a line said so", 0.0, 0)
+
+
+def _disk_stays_full(runtime: str) -> Callable[[Start], Outcome]:
+    def fault(start: Start) -> Outcome:
+        with small_disk(start.folder, kilobytes=120) as folder:
+            program = start("--frames", "60000", "--runtime", runtime, workdir=folder / "run")
+            code, seconds = program.end(_START)
+            output = program.output
+        _expect(code == 1, f"exit code {code}")
+        last = output.splitlines()[-1]
+        _expect("not written are the checkpoint of update" in last, "what could not be written")
+        _expect("No space left on device" in last, "why not")
+        _expect('"evaluation_return"' in output, "the results are on the console")
+        _expect("died" not in output, "no node died of it")
+        return Outcome("the run came to its end, and said what is missing", seconds, 0)
+
+    return fault
 
 
 def _disk_full(start: Start) -> Outcome:
-    with small_disk(start.folder, megabytes=4) as folder:
+    with small_disk(start.folder, kilobytes=4096) as folder:
         program = start(workdir=folder / "run")
         program.learning()
         filler = folder / "filler"
@@ -398,8 +501,17 @@ FAULTS: dict[str, tuple[str, Callable[[Start], Outcome]]] = {
     "launcher-killed": ("all leave within 30 s; resumable", _launcher_killed),
     "terminated": ("a checkpoint within 30 s", _terminated),
     "interrupted-twice": ("ends at once; resumable", _interrupted_twice),
-    "checkpoint-truncated": ("the one before is used", _checkpoint_truncated),
+    "hung-up": ("a checkpoint within 30 s; goes on under nohup", _hung_up),
+    "reader-gone": ("goes on", _reader_gone),
+    "starter-killed": ("ends within 30 s, after a checkpoint", _starter_killed),
+    "proxy": ("is left out", _proxy),
+    "checkpoint-truncated": ("the one before is used", _checkpoint_damaged(_truncate)),
+    "checkpoint-bit-flipped": ("the one before is used", _checkpoint_damaged(_flip_a_bit)),
     "disk-full": ("goes on without checkpoints", _disk_full),
+    "disk-stays-full": ("ends, and names what is missing", _disk_stays_full("launchpad")),
+    "disk-stays-full-threads": (
+        "ends, and names what is missing", _disk_stays_full("local-threads")
+    ),
 }
 THROUGHPUT = "actor-killed-every-20-s"
 
@@ -465,7 +577,7 @@ def _expect(holds: bool, what: str) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(folder: pathlib.Path, megabytes: int) -> Iterator[pathlib.Path]:
+def small_disk(folder: pathlib.Path, kilobytes: int) -> Iterator[pathlib.Path]:
     """A file system of its own within a folder.
 
     Raises:
@@ -473,7 +585,7 @@ def small_disk(folder: pathlib.Path, megabytes: int) -> Iterator[pathlib.Path]:
     """
     disk = folder / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
     try:
         subprocess.run(mount, check=True, capture_output=True, timeout=20)
     except (OSError, subprocess.SubprocessError):

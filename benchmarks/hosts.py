@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from benchmarks.config import BenchmarkConfig
-from benchmarks.system import run_and_measure
+from benchmarks.system import end_all, run_and_measure
 
 _RUN = [
     *("--preset", "local", "--game", "pong", "--frames", "10000000000"),
@@ -44,7 +44,11 @@ def _apart(hosts: int, seconds: float, pinned: bool) -> float:
             pool.submit(run_and_measure, _batch(1), seconds, core=cores[index % len(cores)])
             for index in range(hosts)
         ]
-        return sum(run.result()["frames_per_second"] for run in runs) / hosts
+        try:
+            return sum(run.result()["frames_per_second"] for run in runs) / hosts
+        except BaseException:  # the pool waits for its threads, and they for the runs
+            end_all()
+            raise
 
 
 def measure(config: Config) -> Iterator[dict]:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
+from storage.processes import child_environment
+
 
 def run_and_measure(
     arguments: list[str],
@@ -42,12 +44,25 @@ def run_and_measure(
         program = [sys.executable, "-c", f"{pinned}from launch.cli import main; main()", *command]
         program += ["--workdir", str(workdir), "--learner.log-interval", "1.0", *arguments]
         start = time.monotonic()
-        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=child_environment()
+        )
+        _running.add(process)
         try:
             return _watch(process, workdir / "metrics.jsonl", start, seconds)
         finally:
+            _running.remove(process)
             process.terminate()
             process.wait(timeout=60)
+
+
+_running: set[subprocess.Popen] = set()
+
+
+def end_all() -> None:
+    """Ends what is measured at present, also by other threads, which then raise RuntimeError."""
+    for process in list(_running):
+        process.terminate()
 
 
 def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict[str, float]:

@@ -118,20 +118,25 @@ class Runner:
         self._progress = _Progress(state, self.records.plus(columns))
 
     def run(
-        self, steps: int, report: Callable[[int], None], checkpoint_interval: float = math.inf
+        self,
+        steps: int,
+        report: Callable[[int], None],
+        checkpoint_interval: float = math.inf,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Runs until every lifetime has `steps` environment steps, with checkpoints on the way.
 
-        However it is ended (also by Ctrl-C), a checkpoint of where it was is left.
+        However it ends, a checkpoint of where it was is left.
 
         Args:
           steps: of each lifetime.
           report: called with the steps so far.
           checkpoint_interval: seconds between checkpoints on the way.
+          should_stop: asked after every chunk; True ends it sooner.
         """
         saved_at = time.monotonic()
         try:
-            while self.records.steps < steps:
+            while self.records.steps < steps and not should_stop():
                 self.advance()
                 report(self.records.steps)
                 if time.monotonic() - saved_at >= checkpoint_interval:

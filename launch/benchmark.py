@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pathlib
 
+from launch import environment, signals
 from launch.options import choose, parse_options
 from launch.tables import print_table
 from storage.files import write_json
@@ -21,11 +22,12 @@ _BENCHMARKS = {
     "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
 }
+_TIDY_SECONDS = 60.0  # that a benchmark has to end what it started, after Ctrl-C
 _MORE = "All take --quick and --json FILE; their own options: bmg benchmark BENCHMARK --help."
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `bmg benchmark BENCHMARK`.
+    """Runs `bmg benchmark BENCHMARK`; the exit code: 0, or 130 stopped by Ctrl-C.
 
     Raises:
       ValueError: unknown benchmark; one line.
@@ -35,10 +37,15 @@ def main(arguments: list[str]) -> int:
         return 0
     benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
     config = parse_options(benchmark.Config, f"bmg benchmark {name}", arguments[1:])
+    environment.clean()
     rows = []
-    for row in benchmark.measure(config):
-        rows.append(row)
-        if config.json:
-            write_json(pathlib.Path(config.json), rows)
+    try:
+        with signals.interrupting(_TIDY_SECONDS):
+            for row in benchmark.measure(config):
+                rows.append(row)
+                if config.json:
+                    write_json(pathlib.Path(config.json), rows)
+    except KeyboardInterrupt:
+        return signals.EXIT_CODE
     print_table(rows)
     return 0

@@ -1,11 +1,12 @@
-"""The `bmg` command. Nothing heavy is imported before a subcommand needs it."""
+"""The `bmg` command. Nothing heavy is imported before a subcommand needs it, and nothing at all
+before signals are answered."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-from launch.options import choose
+from launch import output, signals
 
 _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
@@ -21,19 +22,35 @@ _MORE = "bmg COMMAND --help shows a command's options and their defaults."
 
 
 def main() -> None:
-    """Runs a subcommand; errors that the user can mend are printed in one line, exit code 2."""
-    arguments = sys.argv[1:]
+    """The program: ends the process with the command's exit code."""
+    code = run(sys.argv[1:])
+    signals.ignore()  # it is over
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a subcommand.
+
+    Returns:
+      The exit code; 2 for an error that the user can mend, which is printed in one line.
+    """
+    with signals.handled(), output.unbreakable():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from launch.options import choose
+
     meanings = {name: text for name, (_, text) in _COMMANDS.items()}
     try:
         command = choose("bmg", "command", meanings, arguments, _MORE)
-        if command is not None:
-            module = importlib.import_module(_COMMANDS[command][0])
-            sys.exit(module.main(arguments[1:]))
+        if command is None:
+            return 0
+        return importlib.import_module(_COMMANDS[command][0]).main(arguments[1:])
     except OSError as error:  # no permission, a full disk
-        where = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        sys.exit(fail(where))
+        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
-        sys.exit(fail(str(error)))
+        return fail(str(error))
 
 
 def fail(message: str) -> int:

@@ -33,7 +33,10 @@ def enter(command: list[str]) -> str:
     Returns:
       Nothing where the network is private, else why it is not.
     """
+    from launch import signals  # not where this file is the program
+
     if (state := os.environ.pop(_STATE, None)) is not None:
+        signals.unblock()
         return "" if state == "private" else state
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} has no network namespaces"
@@ -41,6 +44,7 @@ def enter(command: list[str]) -> str:
         return "a TPU's library asks the machine's metadata server"
     sys.stdout.flush()
     sys.stderr.flush()
+    signals.block()  # until this program, executed again, answers them
     os.execv(sys.executable, [sys.executable, "-S", "-E", __file__, *command])
 
 

@@ -7,15 +7,17 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import signal
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from launch import environment, signals
 from launch.config import check_workdir, config_file, load_config, to_dict
 from launch.options import parse_options
 
 RESULTS = "results.csv"
+_LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
 _MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
 
 
@@ -65,6 +67,7 @@ def run(experiment: Experiment, config) -> int:
     """
     may_change = _MAY_CHANGE - {"steps"} if experiment.steps_fixed else _MAY_CHANGE
     fixed = [f.name for f in dataclasses.fields(config) if f.name not in may_change]
+    environment.clean()
     check_workdir(config, fixed)
 
     from storage.files import owned
@@ -78,42 +81,58 @@ def _run(experiment: Experiment, config) -> int:
     """Likewise, in a directory of its own."""
     from experiments.runner import Runner, use_all_cores
     from launch.console import StepsConsole
+    from storage.checkpoint import list_checkpoints
     from storage.files import write_json
 
     workdir = config.path
     if config.resume and _is_complete(workdir, config.steps):
         print((workdir / "results.json").read_text(), end="")
         return 0
+    if found := environment.report():
+        print(found)
     use_all_cores(config.seeds)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     runner = Runner(
         experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,
         workdir / "checkpoints",
     )  # fmt: skip
-    if config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz")):
-        for problem in runner.restore():
-            print(problem)
+    if config.resume:
+        if list_checkpoints(workdir / "checkpoints"):
+            for problem in runner.restore():
+                print(problem)
+        else:
+            print(f"no checkpoint in {workdir}: the run begins at step 0 again")
     started, begin = time.monotonic(), runner.records.steps
-    stopped = False
-    with StepsConsole(config.steps, config.seeds, str(workdir)) as console, _terminable():
-        try:
-            for steps in experiment.milestones(config):
-                if runner.records.steps < steps:
-                    runner.run(steps, console.update, config.checkpoint_interval)
-                # A resumed run may be far beyond: then it was measured before.
-                if runner.records.steps < steps + runner.chunk_steps:
-                    experiment.measure(config, runner)
-            runner.run(config.steps, console.update, config.checkpoint_interval)
-        except KeyboardInterrupt:
-            stopped = True
-    if runner.records.steps:
-        rate = (runner.records.steps - begin) / (time.monotonic() - started)
-        _write_results(experiment, config, runner, config.seeds * rate)
-    if stopped:
-        print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
-        return 130
+    console = StepsConsole(config.steps, config.seeds, str(workdir))
+    with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
+        with console:
+            _advance(experiment, config, runner, console.update, asked.is_set)
+        if runner.records.steps:
+            rate = (runner.records.steps - begin) / (time.monotonic() - started)
+            _write_results(experiment, config, runner, config.seeds * rate)
+        if asked.is_set() and runner.records.steps < config.steps:
+            print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
+            return signals.EXIT_CODE
     print((workdir / "results.json").read_text(), end="")
     return 0
+
+
+def _advance(experiment: Experiment, config, runner, report, should_stop) -> None:
+    """Runs to the end or until asked to stop, and measures on the way."""
+    for steps in experiment.milestones(config):
+        if runner.records.steps < steps:
+            runner.run(steps, report, config.checkpoint_interval, should_stop)
+        if should_stop():
+            return
+        # A resumed run may be far beyond: then it was measured before.
+        if runner.records.steps < steps + runner.chunk_steps:
+            experiment.measure(config, runner)
+    runner.run(config.steps, report, config.checkpoint_interval, should_stop)
+
+
+def _say_end() -> None:
+    """In the midst of a compilation, or of a measurement: state and results are those before."""
+    os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
 
 
 def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
@@ -141,16 +160,6 @@ def _write_results(experiment: Experiment, config, runner, steps_per_second: flo
         **experiment.summarise(config, steps, columns),
     }
     write_json(config.path / "results.json", result)
-
-
-@contextlib.contextmanager
-def _terminable():
-    """SIGTERM ends a run as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def main(

@@ -3,21 +3,16 @@ command. `python -m launch.local_host INTERFACE ADDRESS CORES COMMAND...`; empty
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 
 from launch.isolation import NEW_HOST_NAME, NEW_NETWORK, unshare
 
-_DIE_WITH_PARENT = 1  # linux/prctl.h
-
 
 def main() -> None:
     """Becomes the host."""
     interface, address, cores, *command = sys.argv[1:]
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM, 0, 0, 0)
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     if interface:

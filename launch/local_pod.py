@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
+from launch import environment, signals
 from launch.config import host_folder
 
 _PORT = 8476  # of the coordinator, in a network of its own
@@ -68,13 +69,15 @@ def main(arguments: list[str]) -> int:
 
     # Whatever is wrong with the options is said once, before anything starts.
     config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{_PORT}")])
+    environment.clean()
     if config.network == "private":
         why_open = isolation.enter([sys.executable, *sys.orig_argv[1:]])
     else:
         why_open = "--network host"
     networks = _networks(layout.hosts, why_open)
-    processes = _start(layout, networks, options, config.root)
-    return _wait(processes, config.hosts.timeout + _LEAVE_SECONDS, config.root)
+    with signals.orderly() as asked:
+        processes = _start(layout, networks, options, config.root)
+        return _wait(processes, config.hosts.timeout + _LEAVE_SECONDS, config.root, asked)
 
 
 def _parse(arguments: list[str]) -> tuple[Layout, list[str]]:
@@ -149,13 +152,15 @@ def _start(
     """Starts all hosts; host 0 has this process's console, the others files."""
     from launch.isolation import hand_on
     from launch.train import own_command
+    from storage.processes import PARENT, name_of
 
-    environment = {
-        **hand_on(networks.why_open),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
-        f"--xla_force_host_platform_device_count={layout.devices}".strip(),
-    }
+    flags = f"--xla_force_host_platform_device_count={layout.devices}"
+    variables = environment.expected(
+        hand_on(networks.why_open),
+        JAX_PLATFORMS="cpu",
+        XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        **{PARENT: name_of(os.getpid())},
+    )
     processes: list[subprocess.Popen] = []
     coordinator = f"{networks.addresses[0]}:{networks.port}"
     try:
@@ -171,7 +176,7 @@ def _start(
                 output = open(path, "a")  # noqa: SIM115 - the process has it
             processes.append(
                 subprocess.Popen(
-                    command, env=environment, stdin=subprocess.PIPE, stdout=output,
+                    command, env=variables, stdin=subprocess.PIPE, stdout=output,
                     stderr=subprocess.STDOUT if output else None, start_new_session=True,
                 )
             )  # fmt: skip
@@ -209,21 +214,20 @@ def _await_namespace(process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def _wait(processes: list[subprocess.Popen], seconds: float, root: pathlib.Path) -> int:
+def _wait(
+    processes: list[subprocess.Popen],
+    seconds: float,
+    root: pathlib.Path,
+    asked: threading.Event,
+) -> int:
     """Stays until all hosts have ended; the exit code."""
-    stopped = False
-
-    def forward(*_) -> None:
-        nonlocal stopped
-        stopped = True
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
-    deadline = None
+    stopped, deadline = False, None
     while any(process.poll() is None for process in processes):
+        if asked.is_set() and not stopped:
+            stopped = True
+            for process in processes:
+                if process.poll() is None:
+                    process.terminate()
         codes = [process.poll() for process in processes]
         if deadline is None and (stopped or any(code is not None for code in codes)):
             deadline = time.monotonic() + seconds  # the others end by themselves

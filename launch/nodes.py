@@ -7,19 +7,29 @@ import concurrent.futures
 import contextlib
 import io
 import os
+import pathlib
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-import psutil
-
 from environments.base import EnvironmentSpec
+from launch.board import ADDRESS, Board
 from launch.config import TrainConfig
-from launch.status import ACTOR, EVALUATOR, LEARNER, REPLAY, Node, log_file, node_metrics
+from launch.status import (
+    ACTOR,
+    EVALUATOR,
+    LEARNER,
+    REPLAY,
+    Node,
+    log_file,
+    node_metrics,
+    node_names,
+)
+from storage.processes import is_running
 
-LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's process id
+LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher, as `storage.processes.name_of` has it
 CALL_DEADLINE = 30.0  # seconds of a call to the learner
 _ANSWER_INTERVAL = 0.2  # seconds between looks at whether to stop
 _LEAVE_SECONDS = 15.0  # that a node without a launcher takes to leave in order
@@ -44,23 +54,34 @@ def begin(config: TrainConfig, name: str) -> Node:
     if config.launch == "local_mp":
         sys.stdout.flush()
         sys.stderr.flush()
-        descriptor = os.open(
-            log_file(config.path, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-        )
+        descriptor = _open_log(log_file(config.path, name))
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
         sys.stdout = sys.stderr = _Log()
+        # Who was told to outlive its terminal ignores the hang-up; Launchpad knows SIGTERM alone.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         threading.Thread(target=_leave_with_launcher, daemon=True).start()
-    return Node(config, name)
+    return Node(config, name, _board(config))
+
+
+def _board(config: TrainConfig) -> Board:
+    return Board.at(node_names(config), os.environ[ADDRESS])
+
+
+def _open_log(path: pathlib.Path) -> int:
+    """A descriptor for a node's output, which goes nowhere where the log cannot be made."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:  # a full disk, a run directory that is gone
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _leave_with_launcher() -> None:
     """Ends this process after the launcher was killed: in order, then at once."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        launcher = psutil.Process(int(os.environ[LAUNCHER]))
-        while launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(_LOOK_INTERVAL)
+    while is_running(os.environ[LAUNCHER]):
+        time.sleep(_LOOK_INTERVAL)
     print("the launcher is gone; this node leaves as well", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_LEAVE_SECONDS)
@@ -133,7 +154,7 @@ class LearnerNode:
             join_hosts(config)
             devices = place(config.devices, config.learner.platform, serves)
             self._learner = make_learner(
-                config, spec, devices, resume, self._node.note, self._node.abandon
+                config, spec, devices, resume, self._node
             )
             self._requests = {}  # memory by actor
             self._inference = None
@@ -174,10 +195,11 @@ class LearnerNode:
         config, node, stop, inference = self._config, self._node, _stop_event(), self._inference
         with node.ending() as finish:
             replay = _replay(config, self._spec, self._client, stop.is_set, node)
+            board = _board(config)
 
             def metrics() -> dict[str, float]:
                 served = inference.metrics() if inference else {}
-                return {**node_metrics(config), "learner/stalls": float(node.stalls), **served}
+                return {**node_metrics(board), "learner/stalls": float(node.stalls), **served}
 
             def should_stop() -> bool:
                 if inference:

@@ -10,8 +10,8 @@ import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -45,6 +45,19 @@ from replay.interface import Replay
 _NODES_OF_A_KIND = 1000
 
 
+class LearnerSays(Protocol):
+    """Who takes what a learner says, such as `status.Node`."""
+
+    def note(self, message: str) -> None:
+        """A line for the user."""
+
+    def abandon(self, message: str) -> None:
+        """A line about a missing host; ends the process."""
+
+    def tell_results(self, results: Mapping[str, Any]) -> None:
+        """What goes into results.json."""
+
+
 def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
     """Shapes and dtypes of one unroll."""
     return trajectory_signature(spec, config.learner.unroll_length)
@@ -55,11 +68,10 @@ def make_learner(
     spec: EnvironmentSpec,
     devices: Devices,
     resume: bool,
-    say: Callable[[str], None],
-    on_missing: Callable[[str], None],
+    node: LearnerSays,
 ) -> Learner:
-    """The learner on its devices, from its seed or from the newest checkpoint that is whole; `say`
-    takes a line for each newer one that is not, `on_missing` one about a missing host."""
+    """The learner on its devices, from its seed or from the newest checkpoint that is whole; what
+    it has to say goes to `node`."""
     agent = make_sharded_agent(
         config.agent,
         config.learner,
@@ -85,9 +97,9 @@ def make_learner(
     if config.hosts.count > 1:
         unrolls = config.learner.online_batch // config.hosts.count
         hosts = Hosts(
-            config.hosts, agent.mesh, unrolls, config.learner.unroll_length, on_missing
+            config.hosts, agent.mesh, unrolls, config.learner.unroll_length, node.abandon
         )
-    return Learner(agent, config.learner, info, say, hosts)
+    return Learner(agent, config.learner, info, node.note, node.tell_results, hosts)
 
 
 def join_hosts(config: TrainConfig) -> None:

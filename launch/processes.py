@@ -11,16 +11,20 @@ import contextlib
 import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from typing import IO
 
 import absl.flags
 import launchpad as lp
 import psutil
 
 from environments.base import EnvironmentSpec
+from launch.board import ADDRESS, Board
 from launch.config import TrainConfig
 from launch.program import LEAVE_SECONDS, local_resources, make_program
 from launch.restarts import Restarts
@@ -31,9 +35,8 @@ from launch.status import (
     failed_nodes,
     is_finished,
     log_file,
+    node_names,
     process_of,
-    read_statuses,
-    status_file,
 )
 
 _ARGUMENTS_SECONDS = 5.0  # within which a process has its arguments
@@ -41,7 +44,7 @@ _LONGEST_LOOK = 5.0  # seconds between looks, beyond which the launcher was susp
 
 
 class Processes:
-    """A running Launchpad program, watched by its nodes' state files and processes."""
+    """A running Launchpad program, watched by what its nodes say and by their processes."""
 
     def __init__(
         self,
@@ -60,7 +63,12 @@ class Processes:
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS(["bmg"])
         before = set(psutil.Process().children())
-        with _output_to(log_file(config.path, "launch"), config.launch == "local_mp"):
+        self.board, os.environ[ADDRESS] = Board.share(node_names(config))
+        self._jobs = config.path / "jobs"
+        with (
+            _output_to(log_file(config.path, "launch"), config.launch == "local_mp"),
+            _temporary_files_in(self._jobs),
+        ):
             self._manager = lp.launch(
                 make_program(config, spec, resume, serves),
                 launch_type=config.launch,
@@ -76,7 +84,7 @@ class Processes:
 
     def poll(self) -> str:
         """running, finished or failed."""
-        statuses = read_statuses(self._config)
+        statuses = self.board.statuses()
         if is_finished(statuses):
             return "finished"
         if self._config.launch != "local_mp":
@@ -95,19 +103,21 @@ class Processes:
     def stop(self) -> bool:
         """Asks every node to leave, waits, and kills what is left; True, all have left."""
         if self._config.launch == "local_mp":
-            _end_processes(self._processes(), LEAVE_SECONDS + 5)
+            _end_processes(self._processes(), LEAVE_SECONDS + 2)
         else:
             with contextlib.redirect_stdout(io.StringIO()):
                 self._manager.stop_and_wait()
+        shutil.rmtree(self._jobs, ignore_errors=True)
         return True
 
     def kill(self) -> None:
         """Ends every node at once."""
         if self._config.launch == "local_mp":
             _end_processes(self._processes(), 0.0)
+        shutil.rmtree(self._jobs, ignore_errors=True)
 
     def _processes(self) -> set[psutil.Process]:
-        nodes = map(process_of, read_statuses(self._config).values())
+        nodes = map(process_of, self.board.statuses().values())
         wrappers = (wrapper.process for wrapper in self._wrappers.values())
         return {process for process in (*nodes, *wrappers) if process is not None}
 
@@ -131,30 +141,30 @@ class Processes:
         if status and (left := process_of(status)):  # of a script that was killed in its stead
             left.kill()
         reason = status.get("message", "") if status.get("state") == "failed" else ""
+        if not self._jobs.exists():  # what a node is started from
+            reason = f"{self._config.path} is gone"
         if not self._restarts.died(name):
             self.failed.append(name)
         self._say(self._restarts.describe(name, reason))
 
     def _silent(self, name: str) -> bool:
-        path = status_file(self._config.path, name)
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
-        return self._pulses[name].silent(stamp) >= self._config.silence_timeout
+        seconds = self._pulses[name].silent(self.board.beats(name))
+        return seconds >= self._config.silence_timeout
 
 
 class _Pulse:
-    """How long a node has given no sign of life, in time in which the launcher itself ran. The
-    clock that stamps files may jump: only whether the stamp changes is looked at."""
+    """How long a node has given no sign of life, in time in which the launcher itself ran."""
 
     def __init__(self):
-        self._stamp, self._seconds, self._last = 0, 0.0, time.monotonic()
+        self._beats, self._seconds, self._last = -1, 0.0, time.monotonic()
 
-    def silent(self, stamp: int) -> float:
-        """Seconds without a change of the stamp."""
+    def silent(self, beats: int) -> float:
+        """Seconds without a change of the number of signs."""
         now = time.monotonic()
         self._seconds += min(now - self._last, _LONGEST_LOOK)
         self._last = now
-        if stamp != self._stamp:
-            self._stamp, self._seconds = stamp, 0.0
+        if beats != self._beats:
+            self._beats, self._seconds = beats, 0.0
         return self._seconds
 
 
@@ -185,7 +195,7 @@ class _Wrapper:
     def start(self, log: pathlib.Path) -> None:
         """Starts the node, which died, once more."""
         self.process.wait(5.0)
-        with open(log, "a") as output:
+        with _appending(log) as output:
             self.process = psutil.Popen(
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT
             )
@@ -195,6 +205,27 @@ class _Wrapper:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in self.process.children(recursive=True):
                 child.kill()
+
+
+def _appending(log: pathlib.Path) -> IO[bytes]:
+    """A log to append to, or nowhere to where it cannot be opened: its folder is gone."""
+    try:
+        return open(log, "ab")
+    except OSError:
+        return open(os.devnull, "wb")
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: pathlib.Path):
+    """Launchpad hands its nodes over in temporary files, which must last as long as nodes may start
+    again. They go into the run directory, where the next start finds what a kill has left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    before, tempfile.tempdir = tempfile.tempdir, str(folder.resolve())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

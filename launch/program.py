@@ -11,6 +11,7 @@ from launchpad.nodes.python.local_multi_processing import PythonProcess
 from environments.base import EnvironmentSpec
 from launch import nodes, status
 from launch.config import TrainConfig
+from storage.processes import name_of
 
 # Only the learner sees the accelerator. An actor's batch is small: one thread each, so that many
 # of them share the cores without fighting.
@@ -67,7 +68,7 @@ def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
     learner = {"JAX_PLATFORMS": config.learner.platform} if config.learner.platform else {}
 
     def process(environment):
-        launcher = {nodes.LAUNCHER: str(os.getpid())}
+        launcher = {nodes.LAUNCHER: name_of(os.getpid())}
         return PythonProcess(env={**_QUIET, **launcher, **environment})
 
     return {

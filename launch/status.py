@@ -1,4 +1,5 @@
-"""How the nodes of a run say how they are: a file each, which the launcher watches, and a log."""
+"""How the nodes of a run say how they are: on a board in memory, which the launcher watches, with a
+copy of it in a file each for people and later runs, and a log."""
 
 from __future__ import annotations
 
@@ -9,16 +10,22 @@ import pathlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import psutil
 
+from launch.board import Board
 from launch.config import TrainConfig
 from storage.files import write_json
+from storage.processes import is_running, name_of
 
 REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
 _PULSE_INTERVAL = 2.0  # seconds between signs of life
 _NOTES_KEPT = 20
+_LONGEST_LINE = 400  # characters of a note or a message
+
+Status = dict[str, Any]
 
 
 def node_names(config: TrainConfig) -> list[str]:
@@ -47,43 +54,62 @@ def log_file(workdir: pathlib.Path, node: str) -> pathlib.Path:
 class Node:
     """What a node of a run says of itself, from within it."""
 
-    def __init__(self, config: TrainConfig, name: str):
-        """Says that the node runs, and counts its start."""
+    def __init__(self, config: TrainConfig, name: str, board: Board, has_log: bool = True):
+        """Says that the node runs, and counts its start.
+
+        Args:
+          config: the run.
+          name: the node's.
+          board: of the run.
+          has_log: whether what it prints goes into a log of its own, and not to the console.
+        """
         self.name = name
+        self._has_log = has_log
         self.stalls = 0  # waits that were worth a word
+        self._board = board
         self._workdir = config.path
         self._path = status_file(self._workdir, name)
         self._lock = threading.Lock()  # a node's threads may all say something
         self._next_pulse = 0.0
-        before = _read(self._path)
-        self._status = {
+        before = board.get(name)
+        counted = _count_start(self._path.with_suffix(".starts"))
+        self.start = max(counted, before["start"] + 1) if before else counted
+        """How often the node was started before, over all stretches of the run."""
+        self._status: Status = {
             "pid": os.getpid(),
-            "created": psutil.Process().create_time(),
+            "process": name_of(os.getpid()),
+            "start": self.start,
             "restarts": before["restarts"] + 1 if before else 0,
             "notes": [],  # the newest, of so many:
             "noted": 0,
         }
-        self.start = _count_start(self._path.with_suffix(".starts"))
-        """How often the node was started before, over all stretches of the run."""
         self.say("running")
 
     def say(self, state: str, message: str = "") -> None:
-        """Writes the node's state: running, finished, stopped, failed, or stalled, which is a
-        failure of another node."""
+        """Says the node's state: running, finished, stopped, failed, or stalled, which is a failure
+        of another node."""
         with self._lock:
-            self._status |= {"state": state, "message": message}
+            self._status |= {"state": state, "message": _short(message)}
             self._write()
 
     def _write(self) -> None:
+        self._board.put(self.name, self._status)
         with contextlib.suppress(OSError):  # a full disk is no reason to die
             write_json(self._path, self._status)
 
     def note(self, message: str) -> None:
         """Says something in the log, and through the launcher on the console."""
-        print(message, flush=True)
+        if self._has_log:
+            print(message, flush=True)
         with self._lock:
-            self._status["notes"] = [*self._status["notes"], message][-_NOTES_KEPT:]
+            self._status["notes"] = [*self._status["notes"], _short(message)][-_NOTES_KEPT:]
             self._status["noted"] += 1
+            self._write()
+
+    def tell_results(self, results: Mapping[str, Any]) -> None:
+        """Gives the launcher the run's results, wherever else they can be written."""
+        with self._lock:
+            self._status["results"] = dict(results)
             self._write()
 
     def stalled(self, message: str) -> None:
@@ -105,6 +131,7 @@ class Node:
             now = time.monotonic()
             if now >= self._next_pulse:
                 self._next_pulse = now + _PULSE_INTERVAL
+                self._board.beat(self.name)
                 with contextlib.suppress(OSError):
                     os.utime(self._path)
             return should_stop()
@@ -130,26 +157,28 @@ class Node:
         self.say(final[0])
 
 
+def _short(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 3] + "..."
+
+
 def _count_start(path: pathlib.Path) -> int:
-    """How often the node of that file was started before; counts this start."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        count = int(path.read_text())
+    """How often the node of that file was started before; counts this start, where it can be
+    written."""
+    count = 0
+    with contextlib.suppress(OSError, ValueError):
+        count = max(int(path.read_text()[:20]), 0)
+    with contextlib.suppress(OSError):  # a full disk: later starts in this stretch go by the board
         write_json(path, count + 1)
-        return count
-    write_json(path, 1)
-    return 0
+    return count
 
 
-def _read(path: pathlib.Path) -> dict | None:
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads(path.read_text())
-    return None
-
-
-def read_statuses(config: TrainConfig) -> dict[str, dict]:
-    """What each node last said of itself."""
-    found = {name: _read(status_file(config.path, name)) for name in node_names(config)}
-    return {name: status for name, status in found.items() if status}
+def _read(path: pathlib.Path) -> Status:
+    """What a node of an earlier stretch said; what cannot be read says nothing."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        status = json.loads(path.read_text(errors="replace"))
+        if isinstance(status, dict):
+            return status
+    return {}
 
 
 class Notes:
@@ -158,7 +187,7 @@ class Notes:
     def __init__(self):
         self._seen: dict[tuple[str, int], int] = {}
 
-    def new(self, statuses: dict[str, dict]) -> list[str]:
+    def new(self, statuses: dict[str, Status]) -> list[str]:
         """Lines that were noted since the last look; of many in between, the newest."""
         lines = []
         for name, status in statuses.items():
@@ -169,12 +198,12 @@ class Notes:
         return lines
 
 
-def failed_nodes(statuses: dict[str, dict]) -> list[str]:
+def failed_nodes(statuses: dict[str, Status]) -> list[str]:
     """Those that say so."""
     return [name for name, status in statuses.items() if status["state"] in ("failed", "stalled")]
 
 
-def is_finished(statuses: dict[str, dict]) -> bool:
+def is_finished(statuses: dict[str, Status]) -> bool:
     """Whether the run is complete."""
     return statuses.get(LEARNER, {}).get("state") == "finished"
 
@@ -186,8 +215,8 @@ def clear_statuses(workdir: pathlib.Path) -> None:
       ValueError: some of them still run, as their launcher was killed; one line.
     """
     files = list((workdir / "nodes").glob("*.json"))
-    processes = {process_of(status) for status in map(_read, files) if status}
-    left = sorted(process.pid for process in processes - {None, psutil.Process()})
+    processes = map(process_of, map(_read, files))
+    left = sorted({process.pid for process in processes if process is not None} - {os.getpid()})
     if left:
         raise ValueError(
             f"processes of an earlier run are still in {workdir}: "
@@ -197,20 +226,19 @@ def clear_statuses(workdir: pathlib.Path) -> None:
         path.unlink()
 
 
-def process_of(status: dict) -> psutil.Process | None:
+def process_of(status: Status) -> psutil.Process | None:
     """The process that said so (not a later one of its number), if it still runs."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(status["pid"])
-        same = abs(process.create_time() - status.get("created", 0.0)) < 1.0
-        if same and process.status() != psutil.STATUS_ZOMBIE:
-            return process
+    name = status.get("process")
+    if isinstance(name, str) and is_running(name):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(int(name.partition("/")[0]))
     return None
 
 
-def node_metrics(config: TrainConfig) -> dict[str, float]:
+def node_metrics(board: Board) -> dict[str, float]:
     """Resident memory of each node's process in MiB (threads of one process under its first node),
     and restarts in this stretch of the run."""
-    statuses = read_statuses(config)
+    statuses = board.statuses()
     metrics = {"nodes/restarts": float(sum(status["restarts"] for status in statuses.values()))}
     nodes = {process_of(status): name for name, status in reversed(statuses.items())}
     for process in nodes.keys() - {None}:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from environments.base import EnvironmentSpec
 from launch import parts
+from launch.board import Board
 from launch.config import TrainConfig
 from launch.restarts import Restarts
 from launch.status import (
@@ -26,17 +27,17 @@ from launch.status import (
     failed_nodes,
     is_finished,
     node_metrics,
-    read_statuses,
+    node_names,
 )
 from learner.placement import place
 from learner.update import with_precision
 from replay.memory import MemoryReplay
 
-_LEAVE_SECONDS = 15.0  # that threads have to leave; a compilation cannot be interrupted
+_LEAVE_SECONDS = 12.0  # that threads have to leave; a compilation cannot be interrupted
 
 
 class Threads:
-    """A running program of threads, watched by its nodes' state files.
+    """A running program of threads, watched by what they say on a board in memory.
 
     Actors and evaluators that raise start again; a thread that hangs cannot be ended.
     """
@@ -47,6 +48,7 @@ class Threads:
         """Starts the learner, which starts the others as soon as there are parameters; `say` takes
         lines for the console."""
         self.failed: list[str] = []
+        self.board = Board.make(node_names(config))
         self._config, self._spec, self._resume, self._say = config, spec, resume, say
         self._restarts = Restarts(config.node_restarts)
         self._stop = threading.Event()
@@ -61,7 +63,7 @@ class Threads:
 
     def poll(self) -> str:
         """running, finished or failed."""
-        statuses = read_statuses(self._config)
+        statuses = self.board.statuses()
         if is_finished(statuses):
             return "finished"
         for name in failed_nodes(statuses):
@@ -93,7 +95,7 @@ class Threads:
         """Nothing: threads end with their process."""
 
     def _start(self, name: str, run: Callable[[Node], str | None]) -> None:
-        node = Node(self._config, name)
+        node = Node(self._config, name, self.board, has_log=False)
 
         def watched():
             # An error is in the node's log and its state by then, which the launcher watches.
@@ -114,7 +116,7 @@ class Threads:
         parts.join_hosts(config)
         devices = place(config.devices, config.learner.platform, serves=True)
         learner = parts.make_learner(
-            config, spec, devices, self._resume, node.note, node.abandon
+            config, spec, devices, self._resume, node
         )
         parameters = parts.local_parameters(learner, devices)
         inference = parts.serve(config, spec, devices, parameters)
@@ -133,7 +135,7 @@ class Threads:
 
         def metrics() -> dict[str, float]:
             stalls = {"learner/stalls": float(self._stalls)}
-            return {**node_metrics(config), **stalls, **inference.metrics()}
+            return {**node_metrics(self.board), **stalls, **inference.metrics()}
 
         def should_stop() -> bool:
             inference.check()

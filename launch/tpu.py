@@ -15,6 +15,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from launch import signals
 from launch import tpu_scripts as scripts
 from launch.options import parse_options
 from launch.tpu_options import Create, Logs, Results, Resume, Run, Slice, Status, Stop, Workers
@@ -326,7 +327,8 @@ def main(command: str, arguments: list[str]) -> int:
             "--dry-run does without."
         )
     try:
-        return function(config, options) if trains else function(config)
+        with signals.interrupting():
+            return function(config, options) if trains else function(config)
     except Failed as error:
         print(f"bmg: {error}", file=sys.stderr)
         return 1

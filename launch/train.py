@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from launch import environment, signals
 from launch.config import (
     TrainConfig,
     check_workdir,
@@ -28,11 +26,10 @@ from launch.config import (
 from launch.options import check_name, parse_options
 from launch.presets import PRESETS
 from launch.runtime import check_runtime, choose_runtime
-from launch.status import Notes, clear_statuses, log_file, read_statuses, status_file
+from launch.status import LEARNER, Notes, Status, clear_statuses, log_file
 
 _LOG_LINES = 20  # of a failed node's log, shown
 _RESTART_DELAY = 5.0  # seconds between a failure and the next try
-_SAME_SIGNAL = 0.5  # seconds within which a second signal is the first one, sent by two senders
 
 
 def main(arguments: list[str]) -> int:
@@ -47,6 +44,7 @@ def main(arguments: list[str]) -> int:
     from storage.files import owned
 
     config = parse(arguments)
+    environment.clean()
     open_network = isolate(config)
     plan = check(config)
     check_root(config)  # before anything is written
@@ -83,7 +81,7 @@ def go_on(config: TrainConfig, open_network: str) -> int:
       open_network: see `isolate`.
 
     Returns:
-      The exit code where Ctrl-C came first; else it does not.
+      Nothing: it does not.
     """
     from launch import isolation
 
@@ -92,14 +90,12 @@ def go_on(config: TrainConfig, open_network: str) -> int:
         f"bmg: goes on from the newest checkpoint in {_RESTART_DELAY:g} s ({left} restarts left)",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-    try:
-        time.sleep(_RESTART_DELAY)
-    except KeyboardInterrupt:
-        return 130
+    time.sleep(_RESTART_DELAY)
     # Everything else stands in the run's configuration.
     options = ["--workdir", str(config.root), "--resume"]
     options += ["--restarts", str(left), "--hosts.index", str(config.hosts.index)]
     command = [*own_command(), "train", *options]
+    signals.block()
     os.execve(sys.executable, command, isolation.hand_on(open_network))
 
 
@@ -153,12 +149,19 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
+    from storage.checkpoint import list_checkpoints
+    from storage.files import remove_leftovers
+
     check_root(config)
     workdir = config.path
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
-    return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
+    remove_leftovers(workdir)
+    there = bool(list_checkpoints(workdir / "checkpoints"))
+    if config.resume and not there and not config.hosts.index:
+        print(f"no checkpoint in {workdir}: the run begins at frame 0 again")
+    return config.resume and there
 
 
 class Plan(NamedTuple):
@@ -275,58 +278,48 @@ def launch(config: TrainConfig, plan: Plan, resume: bool, open_network: str) -> 
             f"this run's ports can be reached from other machines ({open_network}): whoever does "
             "can run code here; close them, see README, Limits"
         )
-    program = _start(runtime, config, plan, resume, console.print)
-    interrupted = threading.Event()
-    first = float("inf")  # when
+    if found := environment.report():
+        console.print(found)
 
-    def interrupt(*_) -> None:
-        nonlocal first
-        if not interrupted.is_set():
-            interrupted.set()
-            first = time.monotonic()
-        elif time.monotonic() - first > _SAME_SIGNAL:  # files are whole, and nobody is waited for
-            console.restore()
-            os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+    def at_once() -> None:  # files are whole, and nobody is waited for
+        console.restore()
+        os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+        if program is not None:
             program.kill()
-            os._exit(130)
 
-    def take_signals() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
+    program = None
+    with signals.orderly(at_once=at_once) as asked:
+        program = _start(runtime, config, plan, resume, console.print)
+        notes = Notes()
 
-    # After the start: Launchpad's own handlers would count down, and kill this process as well.
-    take_signals()
-    notes = Notes()
+        def print_notes() -> None:
+            for line in notes.new(program.board.statuses()):
+                console.print(line)
 
-    def print_notes() -> None:
-        for line in notes.new(read_statuses(config)):
-            console.print(line)
-
-    try:
-        while (state := program.poll()) == "running" and not interrupted.is_set():
+        try:
+            while (state := program.poll()) == "running" and not asked.is_set():
+                print_notes()
+                console.refresh()
+                # Launchpad takes the signals for itself when it starts, JAX when hosts join.
+                signals.take()
+                time.sleep(0.2)
+            if asked.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
+                state = "interrupted"
+        finally:
             print_notes()
-            console.refresh()
-            time.sleep(0.2)
-            take_signals()  # JAX takes SIGTERM for itself when hosts join, here under threads
-        if interrupted.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
-            state = "interrupted"
-    finally:
-        print_notes()
-        all_left = program.stop()
-        console.close()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    code = report_end(config, state, program.failed)
-    if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+            all_left = program.stop()
+            console.close()
+        code = report_end(config, state, program.failed, program.board.statuses())
+        if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code
 
 
 def _start(runtime: str, config: TrainConfig, plan: Plan, resume: bool, say: Callable[[str], None]):
-    """A running program: `poll` says how it is, `failed` which nodes failed, `stop` and `kill` end
-    it."""
+    """A running program: `poll` says how it is, `board` what its nodes say, `failed` which of them
+    failed; `stop` and `kill` end it."""
     if runtime == "launchpad":
         from launch.processes import Processes
 
@@ -336,27 +329,40 @@ def _start(runtime: str, config: TrainConfig, plan: Plan, resume: bool, say: Cal
     return Threads(config, plan.spec, resume, say)
 
 
-def report_end(config: TrainConfig, state: str, failed: list[str]) -> int:
+def report_end(
+    config: TrainConfig, state: str, failed: list[str], statuses: dict[str, Status]
+) -> int:
     """Says how the run ended; the exit code."""
     workdir = config.path
+    results = statuses.get(LEARNER, {}).get("results")
     if state == "finished":
-        if not config.hosts.index:
-            print((workdir / "results.json").read_text(), end="")
+        if results:
+            print(json.dumps(results, indent=2))
         return 0
     if state == "interrupted":
         if config.hosts.count > 1:
             print(f"stopped; go on with --resume, on all hosts: {workdir}")
         else:
             print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
+        _print_causes(failed, statuses)
         return 130
+    if results and results["complete"]:
+        print(json.dumps(results, indent=2))  # what may stand nowhere else
     for name in failed or ["launch"]:  # what nodes say before they have a log
         print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)
-        path = log_file(workdir, name)
-        if path.exists():
-            lines = path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-            print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
-        # Launchpad may have the log's last word; the cause stands at the end.
-        with contextlib.suppress(OSError, ValueError):
-            if message := json.loads(status_file(workdir, name).read_text())["message"]:
-                print(f"bmg: {name} failed: {message}", file=sys.stderr)
+        try:
+            lines = log_file(workdir, name).read_text(errors="replace").splitlines()
+            for line in lines[-_LOG_LINES:]:
+                print(f"  {line}", file=sys.stderr)
+        except OSError as error:
+            print(f"  (it cannot be read: {error.strerror})", file=sys.stderr)
+    _print_causes(failed, statuses)
     return 1
+
+
+def _print_causes(failed: list[str], statuses: dict[str, Status]) -> None:
+    """Launchpad may have the log's last word; the cause stands at the end."""
+    for name in dict.fromkeys([*failed, LEARNER]):
+        status = statuses.get(name, {})
+        if status.get("state") in ("failed", "stalled") and status["message"]:
+            print(f"bmg: {name} failed: {status['message']}", file=sys.stderr)

@@ -83,8 +83,10 @@ class LearnerConfig:
     profile_updates: int = 0
     """Updates of which a JAX profiler trace is written to the run directory's `profile/`, after the
     first ten; TensorBoard's profile plugin and Perfetto show it. Ours."""
-    log_interval: float = 5.0
-    """Seconds between lines in metrics.jsonl and TensorBoard. Ours."""
+    log_rows: int = 200
+    """Rows of a run in metrics.jsonl and TensorBoard, evenly over its frames. Ours."""
+    log_interval: float = 60.0
+    """Seconds after which a row is written even so; 0 for one after each update. Ours."""
     checkpoint_interval: float = 300.0
     """Seconds between checkpoints. Ours."""
     checkpoints_kept: int = 2

@@ -36,6 +36,10 @@ class NotFiniteError(RuntimeError):
     """Nothing is learned any more: losses or gradients are not finite."""
 
 
+class NotSavedError(RuntimeError):
+    """The end of a run could not be written."""
+
+
 class RunInfo(NamedTuple):
     """What a learner must know of its run."""
 
@@ -88,6 +92,7 @@ class Learner:
         config: LearnerConfig,
         info: RunInfo,
         say: Callable[[str], None],
+        tell_results: Callable[[dict[str, Any]], None],
         hosts: Hosts | None = None,
     ):
         """Starts from a seed, or from the newest usable checkpoint when the run is resumed.
@@ -96,13 +101,18 @@ class Learner:
           agent: on its devices.
           config: how often things leave the learner.
           info: of the run.
-          say: takes a line for each newer checkpoint that is not usable.
+          say: takes lines for the user, such as about a checkpoint that is not usable.
+          tell_results: takes what goes into results.json, wherever that can be written.
           hosts: this host among those that learn together; None for one alone.
 
         Raises:
           CheckpointError: no usable checkpoint to resume from; one line.
         """
         self._agent, self._config, self._info = agent, config, info
+        self._say, self._tell_results = say, tell_results
+        self._failing: set[str] = set()  # what could not be written at the last try
+        self._saved: int | None = None  # updates of the newest checkpoint
+        self._not_saved: list[str] = []  # at the end
         self._directory = info.workdir / "checkpoints"
         state = agent.agent.init(jax.random.PRNGKey(info.seed))
         self._progress = Progress()
@@ -111,6 +121,7 @@ class Learner:
         if info.resume and self._writes:
             found, problems = checkpoint.load_newest(self._directory, state, info.identity)
             state, self._progress = found.state, Progress(found.header)
+            self._saved = self._progress.updates
             if problems:
                 say(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
         if hosts is not None:
@@ -118,7 +129,7 @@ class Learner:
             self._progress = Progress(header)
         self._state = agent.replicate(state)
         self._lock = threading.Lock()
-        self._reports: dict[str, dict[str, float]] = {}
+        self._reports: dict[str, Report] = {}
         self._evaluated = threading.Event()
         self._started = time.monotonic() - self._progress.seconds
         self._metrics = MetricsWriter(info.workdir, tensorboard=self._writes)
@@ -137,7 +148,7 @@ class Learner:
     def report(self, source: str, metrics: dict[str, float]) -> None:
         """Takes an actor's metrics; the newest of each actor count."""
         with self._lock:
-            self._reports[source] = metrics
+            self._reports[source] = Report(metrics, time.monotonic(), self._reports.get(source))
 
     def report_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation and writes it at the frames that it belongs to."""
@@ -192,7 +203,7 @@ class Learner:
         Raises:
           NotFiniteError: a hundred updates in a row were skipped; one line.
           HostLeft: another host was asked to stop; one line.
-          OSError: the last checkpoint or the results could not be written.
+          NotSavedError: the last checkpoint or the results could not be written; one line.
           TimeoutError: no data came for too long.
         """
         prefetcher = Prefetcher(
@@ -220,7 +231,7 @@ class Learner:
                     self._learn(*item, window)
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
-                if now - window.start >= self._config.log_interval:
+                if self._row_is_due(window, now):
                     self._log(window, occupancy, node_metrics)
                     window = Window(self.frames)
                 if now - last_checkpoint >= self._config.checkpoint_interval:
@@ -233,11 +244,7 @@ class Learner:
         finally:
             profile.close()
             prefetcher.close()
-            try:
-                self._checkpoint()
-            except RuntimeError as error:  # an update failed, and took the state along
-                print(f"no last checkpoint, the one before stays: {error}", flush=True)
-            self._write_results()
+            self._save()
         complete = self.frames >= self._info.total_frames
         if complete:
             self._finish(should_stop)
@@ -247,7 +254,15 @@ class Learner:
             self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
         if left is not None:
             raise left
+        if self._not_saved:
+            raise NotSavedError(self._what_is_lost(complete))
         return complete
+
+    def _row_is_due(self, window: Window, now: float) -> bool:
+        """So many rows in a run, evenly over its frames, or one after so long a time."""
+        rows, total = self._config.log_rows, self._info.total_frames
+        reached = self.frames * rows // total > window.frames * rows // total
+        return reached or now - window.start >= self._config.log_interval
 
     def _agreed(self, item: tuple[UpdateBatch, BatchInfo] | None):
         """The batch and what all hosts' batches hold, or None where this host stops."""
@@ -334,14 +349,26 @@ class Learner:
                 self._info.game, mean_return
             )
         with self._lock:
-            metrics |= summarise_reports(self._reports)
+            metrics |= summarise_reports(self._reports, time.monotonic())
             self._write(self.frames, metrics)
 
     def _write(self, frames: int, metrics: dict[str, float]) -> None:
-        try:
+        with self._surviving("metrics"):
             self._metrics.write(frames, metrics)
+
+    @contextlib.contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Goes on where something cannot be written, and says so, once."""
+        try:
+            yield
         except OSError as error:
-            print(f"metrics could not be written: {error}; the run goes on", flush=True)
+            if what not in self._failing:
+                self._failing.add(what)
+                self._say(f"{what} cannot be written ({_reason(error)}); the run goes on")
+        else:
+            if what in self._failing:
+                self._failing.remove(what)
+                self._say(f"{what} can be written again")
 
     def _checkpoint(self) -> None:
         if not self._writes:
@@ -359,12 +386,38 @@ class Learner:
             header,
             self._config.checkpoints_kept,
         )
+        self._saved = self._progress.updates
 
     def _try_checkpoint(self) -> None:
+        with self._surviving("checkpoints"):
+            self._checkpoint()
+
+    def _save(self) -> None:
+        """Writes the last checkpoint and the results, and takes note of what cannot be written."""
+        self._not_saved = []
         try:
             self._checkpoint()
         except OSError as error:
-            print(f"checkpoint could not be written: {error}; the run goes on", flush=True)
+            name = f"the checkpoint of update {self._progress.updates:,}"
+            self._not_saved.append(f"{name} ({_reason(error)})")
+        except RuntimeError as error:  # an update failed, and took the state along
+            print(f"no last checkpoint, the one before stays: {error}", flush=True)
+        try:
+            self._write_results()
+        except OSError as error:
+            self._not_saved.append(f"results.json ({_reason(error)})")
+
+    def _what_is_lost(self, complete: bool) -> str:
+        """One line about what could not be written at the end."""
+        ended = "is complete" if complete else f"stopped after {self.frames:,} frames"
+        if self._saved is None:
+            remedy = "start again, as there is no checkpoint to go on from"
+        else:
+            remedy = f"--resume goes on from update {self._saved:,}"
+        return (
+            f"the run {ended}, but not written are {' and '.join(self._not_saved)}; free some "
+            f"space; {remedy}"
+        )
 
     def _finish(self, should_stop: Callable[[], bool]) -> None:
         """Publishes the final parameters and waits for their evaluation."""
@@ -376,8 +429,7 @@ class Learner:
             if time.monotonic() > deadline:
                 print("the last evaluation did not come in time", flush=True)
                 break
-        self._checkpoint()
-        self._write_results()
+        self._save()
 
     def _write_results(self) -> None:
         if not self._writes:
@@ -399,7 +451,12 @@ class Learner:
             "protocol": info.protocol,
             "versions": info.versions,
         }
+        self._tell_results(results)
         write_json(info.workdir / "results.json", results)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 class Window:
@@ -416,19 +473,39 @@ class Window:
         self.seconds = {"waiting": 0.0, "agreeing": 0.0, "updating": 0.0, "publishing": 0.0}
 
 
-_SUMMED = ("steps_per_second", "stalls", "not_finite_rewards")
+class Report:
+    """What an actor reported, and how long it counts."""
+
+    def __init__(self, metrics: dict[str, float], now: float, before: Report | None):
+        """Args: `now`, seconds; `before`, the same actor's last one."""
+        self.metrics, self._at = metrics, now
+        # An actor that reports more seldom (its unrolls take long) may be silent for longer.
+        usual = min(now - before._at, _LONGEST_USUAL) if before else 0.0
+        self._silence = _REPORTS_MISSED * max(usual, _USUAL_REPORT)
+
+    def counts(self, now: float) -> bool:
+        """Whether the actor may still do what it reported."""
+        return now - self._at <= self._silence
 
 
-def summarise_reports(reports: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Actors' reports in one: rates and counts are summed, shares of time averaged."""
+_USUAL_REPORT, _LONGEST_USUAL = 5.0, 60.0  # seconds between an actor's reports
+_REPORTS_MISSED = 3.0  # after which an actor is taken for silent
+_TOTALS = ("stalls", "not_finite_rewards")
+
+
+def summarise_reports(reports: dict[str, Report], now: float) -> dict[str, float]:
+    """Actors' reports in one: rates are summed and shares of time averaged over the actors that
+    report at present, totals are summed over all."""
     if not reports:
         return {}
-    names = next(iter(reports.values()))
-    summary = {"actors/reporting": float(len(reports))}
-    for name in names:
-        values = [report[name] for report in reports.values()]
-        if name in _SUMMED:
-            summary[f"actors/{name}"] = float(np.sum(values))
-        else:
+    current = [report.metrics for report in reports.values() if report.counts(now)]
+    summary = {"actors/reporting": float(len(current)), "actors/steps_per_second": 0.0}
+    for name in next(iter(reports.values())).metrics:
+        values = [metrics[name] for metrics in current]
+        if name in _TOTALS:
+            summary[f"actors/{name}"] = float(sum(r.metrics[name] for r in reports.values()))
+        elif name == "steps_per_second":
+            summary[f"actors/{name}"] = float(sum(values))
+        elif values:
             summary[f"actors_time/{name}"] = float(np.mean(values))
     return summary

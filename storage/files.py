@@ -51,6 +51,13 @@ def write_json(path: pathlib.Path, value) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what a kill in the midst of `whole_file` has left below a folder that is this
+    process's own."""
+    for path in folder.rglob("*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def owned(directory: pathlib.Path) -> Iterator[None]:
     """Keeps a directory for this process: another one that asks for it meanwhile is refused.

@@ -66,7 +66,7 @@ def small_disk(tmp_path):
 
     with contextlib.ExitStack() as mounted:
         try:
-            disk = mounted.enter_context(faults.small_disk(tmp_path, megabytes=1))
+            disk = mounted.enter_context(faults.small_disk(tmp_path, kilobytes=1024))
         except PermissionError as error:
             pytest.skip(str(error))
         yield disk

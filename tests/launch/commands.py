@@ -166,10 +166,8 @@ class Command:
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         """(exit code, stdout, stderr)."""
-        self._monkeypatch.setattr(sys, "argv", ["bmg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-            raise SystemExit(0)
+        with pytest.raises(SystemExit) as caught:  # --help
+            raise SystemExit(cli.run([*map(str, arguments)]))
         out, err = self._capsys.readouterr()
         return caught.value.code or 0, out, err
 
