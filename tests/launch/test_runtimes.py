@@ -15,8 +15,10 @@ from agents.agent import make_agent
 from agents.networks import main_task_params
 from environments.factory import make, make_spec
 from launch import parts, train
+from launch.board import Board
 from launch.presets import PRESETS
 from launch.runtime import choose_runtime, why_no_launchpad
+from launch.status import Node
 from learner.placement import Devices
 from replay.memory import MemoryReplay
 from storage import checkpoint
@@ -63,10 +65,10 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
 
     class Ended:
         failed = []
+        board = Board.make(["learner"])
 
         def __init__(self, runtime, config, spec, resume, say):
             started.append(runtime)
-            (config.path / "results.json").write_text("{}\n")
 
         def poll(self):
             return "finished"
@@ -127,10 +129,11 @@ def recorded(config, spec, number: int):
 
 def learned(config, spec, unrolls, writer, reader):
     """The state and the metrics after learning from those unrolls."""
-    for folder in ("checkpoints", "tensorboard"):
+    for folder in ("checkpoints", "nodes", "tensorboard"):
         (config.path / folder).mkdir(parents=True)
     devices = Devices(jax.devices()[:1], [])
-    learner = parts.make_learner(config, spec, devices, resume=False, say=print, on_missing=print)
+    node = Node(config, "learner", Board.make(["learner"]))
+    learner = parts.make_learner(config, spec, devices, resume=False, node=node)
     writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
     assert parts.learn(learner, config, spec, reader, dict, never) is True
     assert all(writing.result(within=30.0))

@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 from launch import parts, status
+from launch.board import Board
 from launch.presets import PRESETS
-from launch.status import Node, Notes, clear_statuses, node_metrics, process_of, read_statuses
+from launch.status import Notes, clear_statuses, node_metrics, node_names, process_of
 from learner.config import HostsConfig
+from storage.processes import name_of
 from tests.waiting import eventually
 
 
@@ -28,38 +30,44 @@ def config(tmp_path):
     return dataclasses.replace(PRESETS["local"]("catch"), workdir=str(tmp_path))
 
 
-def test_a_node_says_how_it_is(config):
-    node = Node(config, "actor_0")
-    said = read_statuses(config)["actor_0"]
+@pytest.fixture
+def board(config):
+    return Board.make(node_names(config))
+
+
+def test_a_node_says_how_it_is(config, board):
+    node = status.Node(config, "actor_0", board)
+    said = board.statuses()["actor_0"]
     assert (said["state"], said["message"], said["pid"]) == ("running", "", os.getpid())
     assert process_of(said) == psutil.Process()
     with node.ending() as finish:
         finish("finished")
-    assert read_statuses(config)["actor_0"]["state"] == "finished"
+    assert board.statuses()["actor_0"]["state"] == "finished"
 
 
 @pytest.mark.parametrize(
     ("error", "state"), [(ValueError("two\nlines"), "failed"), (TimeoutError("no room"), "stalled")]
 )
-def test_an_error_is_in_the_state_and_in_the_log(config, error, state):
-    node = Node(config, "actor_1")
+def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
+    node = status.Node(config, "actor_1", board)
     with pytest.raises(type(error)), node.ending():
         raise error
-    said = read_statuses(config)["actor_1"]
+    said = board.statuses()["actor_1"]
     assert said["state"] == state and said["message"] == " ".join(str(error).split())
     assert "Traceback" in (config.path / "logs" / "actor_1.log").read_text()
-    assert status.failed_nodes(read_statuses(config)) == ["actor_1"]
+    assert status.failed_nodes(board.statuses()) == ["actor_1"]
 
 
-def test_starts_are_counted_over_the_whole_run_and_restarts_in_its_stretch(config):
-    assert [Node(config, "actor_0").start for _ in range(3)] == [0, 1, 2]
-    assert Node(config, "evaluator_0").start == 0
-    assert read_statuses(config)["actor_0"]["restarts"] == 2
-    assert node_metrics(config)["nodes/restarts"] == 2
+def test_starts_are_counted_over_the_whole_run_and_restarts_in_its_stretch(config, board):
+    assert [status.Node(config, "actor_0", board).start for _ in range(3)] == [0, 1, 2]
+    assert status.Node(config, "evaluator_0", board).start == 0
+    assert board.statuses()["actor_0"]["restarts"] == 2
+    assert node_metrics(board)["nodes/restarts"] == 2
     clear_statuses(config.path)
-    assert read_statuses(config) == {}
-    assert Node(config, "actor_0").start == 3
-    assert node_metrics(config)["nodes/restarts"] == 0
+    assert not list((config.path / "nodes").glob("*.json"))
+    board = Board.make(node_names(config))  # of the next stretch
+    assert status.Node(config, "actor_0", board).start == 3
+    assert node_metrics(board)["nodes/restarts"] == 0
 
 
 def test_no_two_starts_share_their_seeds():
@@ -96,28 +104,28 @@ def test_each_start_plays_another_game(config):
     assert len({first_frames(start) for start in range(6)}) == 6
 
 
-def test_every_note_is_told_once(config):
-    notes, node = Notes(), Node(config, "learner")
-    assert notes.new(read_statuses(config)) == []
+def test_every_note_is_told_once(config, board):
+    notes, node = Notes(), status.Node(config, "learner", board)
+    assert notes.new(board.statuses()) == []
     node.note("one")
     node.say("running")  # what is said of the state takes no note away
     node.note("two")
-    assert notes.new(read_statuses(config)) == ["learner: one", "learner: two"]
-    assert notes.new(read_statuses(config)) == []
+    assert notes.new(board.statuses()) == ["learner: one", "learner: two"]
+    assert notes.new(board.statuses()) == []
     for i in range(100):
         node.note(f"{i}")
-    assert notes.new(read_statuses(config)) == [f"learner: {i}" for i in range(80, 100)]
-    assert Node(config, "learner").stalls == 0
-    assert notes.new(read_statuses(config)) == []
-    node = Node(config, "learner")
+    assert notes.new(board.statuses()) == [f"learner: {i}" for i in range(80, 100)]
+    assert status.Node(config, "learner", board).stalls == 0
+    assert notes.new(board.statuses()) == []
+    node = status.Node(config, "learner", board)
     node.stalled("no room")
     assert node.stalls == 1
-    assert notes.new(read_statuses(config)) == ["learner: stalled: no room"]
+    assert notes.new(board.statuses()) == ["learner: stalled: no room"]
 
 
-def test_signs_of_life_touch_the_file(config, monkeypatch):
+def test_signs_of_life_touch_the_file(config, board, monkeypatch):
     monkeypatch.setattr(status, "_PULSE_INTERVAL", 0.05)
-    node = Node(config, "actor_0")
+    node = status.Node(config, "actor_0", board)
     stop = threading.Event()
     alive = node.alive(stop.is_set)
     path = status.status_file(config.path, "actor_0")
@@ -130,29 +138,34 @@ def test_signs_of_life_touch_the_file(config, monkeypatch):
     assert alive() is True
 
 
-def test_a_node_that_cannot_write_lives_on(config):
-    node = Node(config, "actor_0")
+def test_a_node_that_cannot_write_lives_on(config, board):
+    node = status.Node(config, "actor_0", board)
     for path in (config.path / "nodes").iterdir():
         path.unlink()
     (config.path / "nodes").rmdir()
-    node.note("nobody reads this")
+    node.note("the launcher reads this")
     assert node.alive(lambda: False)() is False
+    assert board.beats("actor_0") == 1
+    assert board.get("actor_0")["notes"] == ["the launcher reads this"]
+    with pytest.raises(ValueError), node.ending():
+        raise ValueError("the end")
+    assert board.get("actor_0")["state"] == "failed"
+    assert status.Node(config, "actor_0", board).start == 1, "another start, other seeds"
 
 
-def test_nodes_of_an_earlier_run_must_have_left(config):
+def test_nodes_of_an_earlier_run_must_have_left(config, monkeypatch):
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         path = status.status_file(config.path, "learner")
-        created = psutil.Process(sleeper.pid).create_time()
-        said = {"pid": sleeper.pid, "created": created, "state": "running", "message": "",
-                "restarts": 0}  # fmt: skip
+        said = {"pid": sleeper.pid, "process": name_of(sleeper.pid), "state": "running"}
         path.write_text(json.dumps(said))
+        # As after a step of the clock: psutil works out by it when a process began.
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 3_600)
         with pytest.raises(ValueError, match=f"earlier run are still in .*: {sleeper.pid};"):
             clear_statuses(config.path)
         assert path.exists()
-        path.write_text(json.dumps({**said, "created": created - 100.0}))
-        assert process_of(json.loads(path.read_text())) is None, "a later process of its number"
-        path.write_text(json.dumps(said))
+        later = {**said, "process": f"{sleeper.pid}/of-a-later-process"}
+        assert process_of(later) is None
         sleeper.send_signal(signal.SIGKILL)
         eventually(lambda: process_of(said) is None)
         clear_statuses(config.path)
@@ -162,24 +175,38 @@ def test_nodes_of_an_earlier_run_must_have_left(config):
         sleeper.wait()
 
 
-def test_threads_may_all_say_something(config):
-    node = Node(config, "learner")
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", "5", "null", '{"process": 5}', '{"process": "x/y"}', "[" * 100_000]
+)
+def test_what_a_node_never_said_is_no_obstacle(config, content):
+    """A file that is empty or something else, as after a crash of the machine."""
+    path = status.status_file(config.path, "actor_0")
+    path.write_text(content)
+    path.with_suffix(".starts").write_text(content)
+    clear_statuses(config.path)
+    assert not path.exists()
+    assert status.Node(config, "actor_0", Board.make(["actor_0"])).start in (0, 5)
+
+
+def test_threads_may_all_say_something(config, board):
+    node = status.Node(config, "learner", board)
     threads = [
         threading.Thread(target=lambda: [node.note(f"{i}") for i in range(20)]) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        assert "learner" in read_statuses(config), "never half a file"
+        assert "learner" in board.statuses(), "never half a file"
         time.sleep(0.001)
-    assert read_statuses(config)["learner"]["noted"] == 4 * 20
+    assert board.statuses()["learner"]["noted"] == 4 * 20
     assert not list(config.path.rglob("*.tmp"))
 
 
-def test_memory_is_of_each_process(config):
-    Node(config, "learner")
-    Node(config, "actor_0")
-    found = node_metrics(config)
+def test_memory_is_of_each_process(config, board, monkeypatch):
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 3_600)
+    status.Node(config, "learner", board)
+    status.Node(config, "actor_0", board)
+    found = node_metrics(board)
     memory = {name for name in found if name.startswith("memory_mib/")}
     assert memory == {"memory_mib/learner"}, "two nodes, one process"
     assert found["memory_mib/learner"] == pytest.approx(

@@ -116,7 +116,7 @@ def make_learner(
 ) -> Learner:
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))
-    return Learner(agent, config, run_info(workdir, updates, **info), say)
+    return Learner(agent, config, run_info(workdir, updates, **info), say, lambda results: None)
 
 
 REPLAY_METRICS = {

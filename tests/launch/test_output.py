@@ -1,0 +1,84 @@
+"""Standard output that outlives its reader, its disk and its alphabet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from launch import output
+from tests.launch import commands
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """`bmg ... --help | head -1`."""
+    for arguments in (["--help"], ["train", "--help"], ["benchmark"]):
+        with subprocess.Popen(
+            [*commands.BMG, *arguments], env=commands.environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            assert process.stdout.readline().startswith("usage: bmg")
+            process.stdout.close()
+            assert process.stderr.read() == ""
+            assert process.wait(60) == 0
+
+
+def test_a_program_goes_on_without_its_reader(tmp_path):
+    code = (
+        "from launch import output; from rich.console import Console\n"
+        "with output.unbreakable():\n"
+        "  for i in range(20_000): print('line', i)\n"
+        "  Console().print('rich')\n"
+        "open('done', 'w').close()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=commands.environment(), cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(60) == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_full_disk_loses_lines_and_nothing_else():
+    code = (
+        "import sys; from launch import output\n"
+        "with output.unbreakable():\n"
+        "  for i in range(20_000): print('line', i)\n"
+        "  sys.stdout.flush()\n"
+        "  print('still here', file=sys.stderr)"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=commands.environment(), stdout=full,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "still here\n")
+
+
+def test_what_an_alphabet_lacks_is_escaped():
+    variables = {**commands.environment(), "PYTHONIOENCODING": "ascii"}
+    code = "from launch import output\nwith output.unbreakable(): print('κ = 0.5')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\u03ba = 0.5\n", "")
+
+
+def test_streams_are_what_they_were(capfd):
+    before = sys.stdout, sys.stderr
+    with output.unbreakable():
+        assert sys.stdout.encoding == before[0].encoding
+        assert sys.stdout.isatty() == before[0].isatty()
+        assert sys.stdout.fileno() == before[0].fileno()
+        print("out")
+        print("err", file=sys.stderr)
+        Console().print("rich")
+    assert (sys.stdout, sys.stderr) == before
+    assert capfd.readouterr() == ("out\nrich\n", "err\n")
