@@ -213,7 +213,7 @@ def test_what_is_not_finite_is_left_out_and_counted(agent, tmp_path):
 
 def test_metrics_are_continued(tmp_path):
     for frames in (40, 80):
-        writer = MetricsWriter(tmp_path)
+        writer = MetricsWriter(tmp_path, frames - 40)
         writer.write(frames, {"a/b": frames / 2})
         writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -15,7 +15,7 @@ from tests.learner.test_learner import events_of
 
 def test_a_disk_that_was_full_leaves_a_gap(small_disk):
     """A real one. What is written afterwards can be read, and nothing hangs."""
-    writer = MetricsWriter(small_disk)
+    writer = MetricsWriter(small_disk, 0)
     writer.write(40, {"a/b": 1.0})
     filler = small_disk / "filler"
     with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
@@ -40,11 +40,12 @@ def test_a_disk_that_was_full_leaves_a_gap(small_disk):
 def test_a_line_that_a_crash_broke_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"frames": 40, "a/b": 1.0}\n{"frames": 80, "a/b"')
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, 40)
     writer.write(120, {"a/b": 3.0})
     writer.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["frames"] for line in lines] == [40, 120]
+    assert [line["frames"] for line in lines] == [40, 40, 120]
+    assert [line.get("session") for line in lines] == [None, 2, None]
 
 
 def test_a_clock_that_goes_backwards(agent, tmp_path, monkeypatch):
