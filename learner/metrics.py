@@ -59,7 +59,7 @@ class MetricsWriter:
         self._say = say
         self._closed = False
         path = workdir / METRICS
-        header, missing = _begin_session(path, frames, say)
+        header, missing, problem = _begin_session(path, frames)
         self._files = [_Appending(lambda _: _without_broken_line(path), header, missing)]
         if tensorboard:
             header = _event_header(frames)
@@ -69,7 +69,9 @@ class MetricsWriter:
             try:
                 file.append(b"")
             except OSError as error:
-                say(f"metrics cannot be written: {error}; the run goes on")
+                problem = problem or error
+        if problem:
+            say(f"{path} stays as it is: {problem}; the run goes on")
 
     def write(self, frames: int, metrics: dict[str, float]) -> None:
         """Writes one line of finite values; what is not finite is left out and counted.
@@ -103,14 +105,12 @@ class MetricsWriter:
             file.close()
 
 
-def _begin_session(
-    path: pathlib.Path, frames: int, say: Callable[[str], None]
-) -> tuple[bytes, bytes]:
+def _begin_session(path: pathlib.Path, frames: int) -> tuple[bytes, bytes, OSError | None]:
     """Moves what is abandoned out of `metrics.jsonl`.
 
     Returns:
-      The row that marks the session, and what of it still has to be written: nothing where it
-      stands in the file, or where the session is the first one.
+      The row that marks the session; what of it still has to be written, which is nothing where it
+      stands in the file and where the session is the first one; why nothing could be moved.
     """
     lines = []
     if path.exists():
@@ -122,18 +122,17 @@ def _begin_session(
     session = {"frames": frames, "time": time.time(), "session": 1 if first else before + 1}
     header = _line(session)
     if first:
-        return header, b""
+        return header, b"", None
     counts = in_force([*rows, session])
     kept = [line for line, counts_on in zip(lines, counts) if counts_on]
     gone = [line for line, counts_on in zip(lines, counts) if not counts_on]
     if not gone:
-        return header, header
+        return header, header, None
     try:
         _set_apart(path, gone, b"".join(kept) + header)
     except OSError as error:
-        say(f"{path} keeps {len(gone)} rows beyond {frames} frames: {error}; the run goes on")
-        return header, header
-    return header, b""
+        return header, header, error
+    return header, b"", None
 
 
 def _set_apart(path: pathlib.Path, gone: list[bytes], kept: bytes) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import pathlib
 from collections.abc import Sequence
 
@@ -45,8 +46,8 @@ def _is_finite(value) -> bool:
 def in_force(rows: Sequence[Row | None]) -> list[bool]:
     """Of each row in order of writing, whether it counts; None counts.
 
-    A learner's row with fewer frames than the one before it starts a stretch as well: files may
-    lack the row of the session.
+    A learner's row with fewer frames than the one before it takes the place of what stands there
+    or beyond: files may lack the row of the session.
     """
     counts = [True] * len(rows)
     before: list[int] = []  # those that count so far
@@ -57,8 +58,9 @@ def in_force(rows: Sequence[Row | None]) -> list[bool]:
         goes_back = "learner/frames" in row and row["frames"] < newest
         if "session" in row or goes_back:
             newest = min(newest, row["frames"])
+            stays = operator.lt if goes_back else operator.le
             for other in before:
-                counts[other] = rows[other]["frames"] <= row["frames"]
+                counts[other] = stays(rows[other]["frames"], row["frames"])
             before = [other for other in before if counts[other]]
         if "learner/frames" in row:
             newest = row["frames"]

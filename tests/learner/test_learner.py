@@ -211,6 +211,21 @@ def test_what_is_not_finite_is_left_out_and_counted(agent, tmp_path):
     assert "actors_time/inference" not in events_of(tmp_path).Tags()["scalars"]
 
 
+@pytest.mark.parametrize("log_interval", [0.0, 1e9])
+def test_training_return_is_of_all_episodes_since_the_row_before(agent, tmp_path, log_interval):
+    """Of the last hundred where fewer ended, and in results.json."""
+    returns = [float(i * i) for i in range(130)]
+    learner = fakes.make_learner(agent, tmp_path, 130, {"log_interval": log_interval})
+    run(learner, fakes.online_stream(returns=returns))
+    found = [row["training/return"] for row in rows_of(tmp_path)]
+    if log_interval:
+        expected = [np.mean(returns)]
+    else:
+        expected = [np.mean(returns[max(i - 99, 0) : i + 1]) for i in range(130)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert results_of(tmp_path)["training_return"] == pytest.approx(np.mean(returns[30:]))
+
+
 def test_metrics_are_continued(tmp_path):
     for frames in (40, 80):
         writer = MetricsWriter(tmp_path, frames - 40)
