@@ -26,6 +26,7 @@ import psutil
 
 from benchmarks.config import BenchmarkConfig
 from storage.processes import PARENT, child_environment, name_of
+from storage.rows import read_rows
 
 _START = 120.0  # seconds that a program may take to learn, on a busy machine
 _LEAVE = 30.0  # seconds within which a run has to end
@@ -49,13 +50,6 @@ class Config(BenchmarkConfig):
     """Faults to try, such as actor-killed; none for all."""
     seconds: float = 120.0
     """That each of the two runs lasts whose throughput is compared; a quick one takes a third."""
-
-
-def _rows(workdir: pathlib.Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if "learner/updates" in row]
 
 
 class Outcome(NamedTuple):
@@ -87,7 +81,7 @@ class Program:
           output: where it prints to; None for a file that `output` reads.
         """
         self.workdir = workdir
-        self._rows_before = len(_rows(workdir))
+        self._started = time.time()
         command = [sys.executable, "-c", "from launch.cli import main; main()", *_OPTIONS]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -110,7 +104,9 @@ class Program:
 
     def rows(self) -> list[dict]:
         """The learner's lines of metrics since this program started."""
-        return _rows(self.workdir)[self._rows_before :]
+        path = self.workdir / "metrics.jsonl"
+        rows = read_rows(path) if path.exists() else []
+        return [r for r in rows if "learner/updates" in r and r["time"] >= self._started]
 
     @property
     def updates(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import psutil
 
 from storage.processes import child_environment
+from storage.rows import read_rows
 
 
 def run_and_measure(
@@ -73,8 +73,8 @@ def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict
             raise RuntimeError(f"the run ended early:\n{process.stdout.read().decode()}")
         time.sleep(0.5)
         peak = max(peak, memory_of(process.pid))
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        rows = [row for row in map(json.loads, lines) if "learner/frames" in row]
+        rows = read_rows(metrics) if metrics.exists() else []
+        rows = [row for row in rows if "learner/frames" in row]
         if rows and first is None:
             first = time.monotonic()
     steady = [row for row in rows if row["time"] > rows[0]["time"] + settled]

@@ -99,14 +99,20 @@ def read_csv(path: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
       ValueError: not such a file; one line.
     """
     try:
-        table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="ascii")
-        table = np.atleast_1d(table)
-        seeds = len(np.unique(table["seed"]))
-        columns = {
-            name: table[name].reshape(seeds, -1)
-            for name in table.dtype.names
-            if name not in ("seed", "step")
-        }
-        return table["step"].reshape(seeds, -1)[0], columns
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} is no table of results: {error}") from None
+        with open(path, newline="", encoding="ascii") as file:
+            names, *rows = [*csv.reader(file)] or [[]]
+        if names[:2] != ["seed", "step"]:
+            raise ValueError("its columns do not begin with seed, step")
+        if not rows or any(len(row) != len(names) for row in rows):
+            raise ValueError("it has no rows, or rows that lack columns")
+        keys = np.array([[int(x) for x in row[:2]] for row in rows], np.int64)  # [S * n, 2]
+        values = np.array([[float(x) for x in row[2:]] for row in rows])  # [S * n, columns]
+        seeds = len(np.unique(keys[:, 0]))
+        steps = keys[:, 1].reshape(seeds, -1)
+        if np.any(steps != steps[0]):
+            raise ValueError("its seeds have other steps")
+        columns = zip(names[2:], values.T)
+        return steps[0], {name: column.reshape(seeds, -1) for name, column in columns}
+    except (ValueError, OverflowError, csv.Error) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is no table of results: {why}") from None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import pathlib
 import time
-from typing import Any
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from storage.rows import Row, parse_row
 
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
@@ -21,10 +23,9 @@ class RunConsole:
 
     def __init__(self, workdir: pathlib.Path, total_frames: int):
         """Opens the live line; nothing that an earlier stretch of the run wrote is shown."""
-        self._path = workdir / "metrics.jsonl"
+        self._new_lines = _NewLines(workdir / "metrics.jsonl")
         self._total = total_frames
-        self._position = self._path.stat().st_size if self._path.exists() else 0
-        self._latest: dict[str, Any] = {}
+        self._latest: Row = {}
         self._started = time.monotonic()
         self._printed = self._started - _PLAIN_INTERVAL + 5.0
         self._console = Console(highlight=False)
@@ -48,16 +49,14 @@ class RunConsole:
             self.print(line)
 
     def _read(self) -> None:
-        if not self._path.exists():
+        try:
+            anew, lines = self._new_lines.read()
+        except OSError:  # it may be back at the next look
             return
-        with open(self._path) as file:
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith("\n"):
-                    break
-                self._position += len(line.encode())
-                with contextlib.suppress(ValueError):  # what is no line of metrics
-                    self._latest |= json.loads(line)
+        if anew:
+            self._latest = {}
+        for row in filter(None, map(parse_row, lines)):  # what precedes a session is not of it
+            self._latest = {} if "session" in row else self._latest | row
 
     def restore(self) -> None:
         """Gives the terminal its cursor back, from wherever the program is."""
@@ -75,7 +74,44 @@ class RunConsole:
             self.print(progress_line(self._latest, self._total, elapsed))
 
 
-def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
+class _NewLines:
+    """Lines that are added to a file, which may be replaced, removed or cut meanwhile."""
+
+    def __init__(self, path: pathlib.Path):
+        """What stands in it now is not new."""
+        self._path = path
+        self._file: IO[bytes] | None = None  # open, so that no other file can get its number
+        self._position = 0
+        with contextlib.suppress(OSError):
+            self._file = open(path, "rb")  # noqa: SIM115
+            self._position = sum(len(line) for line in self._file if line.endswith(b"\n"))
+
+    def read(self) -> tuple[bool, list[bytes]]:
+        """Whether the file is not what it was, and its whole lines since the last look: then all.
+
+        Raises:
+          OSError: there is no file, or it cannot be read.
+        """
+        anew = self._is_another()
+        if anew:
+            file = open(self._path, "rb")  # noqa: SIM115
+            if self._file is not None:
+                self._file.close()
+            self._file, self._position = file, 0
+        self._file.seek(self._position)
+        lines = [line for line in self._file if line.endswith(b"\n")]
+        self._position += sum(map(len, lines))
+        return anew, lines
+
+    def _is_another(self) -> bool:
+        found = os.stat(self._path)
+        if self._file is None:
+            return True
+        opened = os.fstat(self._file.fileno())
+        return not os.path.samestat(opened, found) or found.st_size < self._position
+
+
+def progress_line(latest: Row, total: int, elapsed: float) -> str:
     """One line: frames, rates, lag, scores, time left.
 
     Args:
@@ -83,23 +119,26 @@ def progress_line(latest: dict[str, Any], total: int, elapsed: float) -> str:
       total: environment frames of the whole run.
       elapsed: seconds since this stretch of the run began.
     """
-    if "learner/frames_per_second" not in latest:
+    if not {"learner/frames", "learner/frames_per_second"} <= latest.keys():
         return f"starting: processes, environments, first compilation ({elapsed:.0f} s)"
-    frames, rate = min(int(latest["learner/frames"]), total), latest["learner/frames_per_second"]
+    frames = min(max(int(latest["learner/frames"]), 0), total)
+    rate = latest["learner/frames_per_second"]
     parts = [
         f"{frames:,} of {total:,} frames ({100 * frames / total:.0f} %)",
         f"{rate:,.0f} frames/s",
-        f"{latest['learner/updates_per_second']:.2f} updates/s",
-        f"lag {latest['policy_lag/mean']:.1f}",
     ]
+    if "learner/updates_per_second" in latest:
+        parts.append(f"{latest['learner/updates_per_second']:.2f} updates/s")
+    if "policy_lag/mean" in latest:
+        parts.append(f"lag {latest['policy_lag/mean']:.1f}")
     if latest.get("learner/skipped_updates"):
         parts.append(f"{latest['learner/skipped_updates']:.0f} updates skipped (not finite)")
     if latest.get("nodes/restarts"):
         parts.append(f"{latest['nodes/restarts']:.0f} restarts of nodes")
     if "training/return" in latest:
         parts.append(f"training {latest['training/return']:.2f}")
-    if "evaluation/return" in latest:
-        score = 100 * latest["evaluation/human_normalized_score"]
+    if {"evaluation/return", "evaluation/human_normalized_score"} <= latest.keys():
+        score = 100.0 * latest["evaluation/human_normalized_score"]
         parts.append(f"evaluation {latest['evaluation/return']:.2f} ({score:.0f} % human)")
     left = duration((total - frames) / max(rate, 1e-9))
     parts.append(f"{left} left" if frames < total else "last evaluation")

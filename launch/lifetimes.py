@@ -137,9 +137,10 @@ def _say_end() -> None:
 
 def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
     """Whether a run of so many steps has left its results: they are left alone."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
         result = json.loads((workdir / "results.json").read_text())
-        return result["complete"] and result["steps"] == steps
+        if isinstance(result, dict):
+            return result.get("complete") is True and result.get("steps") == steps
     return False
 
 

@@ -7,8 +7,10 @@ import functools
 import pathlib
 
 from launch.config import load_config
-from launch.options import parse_options
+from launch.options import check_name, parse_options
 from launch.tables import print_table
+
+_KINDS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".eps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class PlotConfig:
     workdirs: tuple[str, ...]
     """Run directories of `bmg train`."""
     output: str = "curves.png"
-    """Picture to write."""
+    """Picture to write, of the kind that the name ends in; a folder gets curves.png."""
     metrics: tuple[str, ...] = ("training/return", "evaluation/return")
     """Metrics to draw, a panel each; every name in metrics.jsonl will do."""
 
@@ -28,36 +30,73 @@ def main(arguments: list[str]) -> int:
     """Runs `bmg plot`.
 
     Raises:
-      ValueError: no run there, or a metric that no run has; one line.
+      ValueError: no run there, a metric that no run has, or no place for the picture; one line.
     """
     config = parse_options(PlotConfig, "bmg plot", arguments)
+    output = _picture(config.output)
 
     from experiments.plots import save_panels
-    from learner.metrics import read_metrics
 
     rows, panels = [], []
     for metric in config.metrics:
         lines = []
         for index, workdir in enumerate(map(pathlib.Path, config.workdirs)):
             run = load_config(workdir)
-            points = read_metrics(workdir, metric)
+            points = _points(workdir, metric)
             if not points:
                 continue
             frames, values = zip(*points)
             label = f"{run.agent.algorithm}, {run.game} ({workdir.name})"
             lines.append((frames, values, label, f"C{index}"))  # a run's colour in every panel
-            late = [value for at, value in points if at >= (frames[0] + frames[-1]) / 2]
             rows.append(
                 {"run": workdir.name, "metric": metric, "frames": frames[-1],
-                 "last": values[-1], "mean of second half": sum(late) / len(late)}
+                 "last": values[-1], "mean of second half": _late_mean(points)}
             )  # fmt: skip
         if not lines:
             raise ValueError(f"no run has the metric {metric!r}; see the names in metrics.jsonl.")
         panels.append((metric, functools.partial(_draw, lines=lines)))
-    picture = save_panels(pathlib.Path(config.output), panels)
+    try:
+        save_panels(output, panels)
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"no picture at {output}: {why}; give another --output.") from None
     print_table(rows)
-    print(picture)
+    print(output)
     return 0
+
+
+def _picture(output: str) -> pathlib.Path:
+    """Where the picture goes.
+
+    Raises:
+      ValueError: of a kind that cannot be drawn; one line.
+    """
+    path = pathlib.Path(output)
+    if path.is_dir() or output.endswith("/"):
+        return path / "curves.png"
+    if not path.suffix:
+        return path.with_name(f"{path.name}.png")
+    check_name("kind of picture", path.suffix.lower(), _KINDS)
+    return path
+
+
+def _points(workdir: pathlib.Path, metric: str) -> list[tuple[float, float]]:
+    from learner.metrics import METRICS, read_metrics
+
+    try:
+        return read_metrics(workdir, metric)
+    except OSError as error:
+        raise ValueError(
+            f"{workdir / METRICS} cannot be read ({error.strerror}): runs have one from their "
+            "first seconds on; give --workdirs of such runs."
+        ) from None
+
+
+def _late_mean(points: list[tuple[float, float]]) -> float:
+    """Over the second half of the frames."""
+    middle = float(points[0][0]) / 2 + float(points[-1][0]) / 2
+    late = [float(value) for at, value in points if at >= middle] or [float(points[-1][1])]
+    return sum(late) / len(late)
 
 
 def _draw(axis, lines) -> None:

@@ -27,7 +27,7 @@ from learner.update import ShardedAgent, first
 from storage import checkpoint
 from storage.files import write_json
 
-_RETURNS_KEPT = 100  # training return: mean over this many last episodes
+_RETURNS_KEPT = 100  # training return: mean over this many last episodes at least
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
@@ -101,7 +101,8 @@ class Learner:
           agent: on its devices.
           config: how often things leave the learner.
           info: of the run.
-          say: takes lines for the user, such as about a checkpoint that is not usable.
+          say: takes lines for the user: a checkpoint that is not usable, files that are full or
+            gone.
           tell_results: takes what goes into results.json, wherever that can be written.
           hosts: this host among those that learn together; None for one alone.
 
@@ -132,7 +133,7 @@ class Learner:
         self._reports: dict[str, Report] = {}
         self._evaluated = threading.Event()
         self._started = time.monotonic() - self._progress.seconds
-        self._metrics = MetricsWriter(info.workdir, tensorboard=self._writes)
+        self._metrics = MetricsWriter(info.workdir, self.frames, self._writes, say)
         self._published: VersionedParameters | None = None
         self._publish(final=False)
 
@@ -283,7 +284,9 @@ class Learner:
             jax.block_until_ready(window.last_metrics)  # all have taken part
             self._hosts.started()
         self._progress.episodes += len(info.episode_returns)
-        self._progress.returns.extend(float(x) for x in info.episode_returns)
+        returns = [float(x) for x in info.episode_returns]
+        self._progress.returns.extend(returns)
+        window.returns.extend(returns)
         window.updates += 1
         window.lags.extend(version - info.versions)
         publish = self._progress.updates % self._config.publish_interval == 0
@@ -341,8 +344,10 @@ class Learner:
             **replay,
             **node_metrics(),
         }
-        if self._progress.returns:
-            mean_return = float(np.mean(self._progress.returns))
+        # All that ended in the window, and at least the last ones.
+        returns = max(window.returns, self._progress.returns, key=len)
+        if returns:
+            mean_return = float(np.mean(returns))
             metrics["training/return"] = mean_return
             metrics["training/episodes"] = self._progress.episodes
             metrics["training/human_normalized_score"] = human_normalized_score(
@@ -470,6 +475,7 @@ class Window:
         self.metrics: list[np.ndarray] = []  # [M] each, of the published updates
         self.last_metrics: jax.Array | None = None  # [M], still on the device
         self.lags: list[int] = []
+        self.returns: list[float] = []  # of the episodes that ended
         self.seconds = {"waiting": 0.0, "agreeing": 0.0, "updating": 0.0, "publishing": 0.0}
 
 

@@ -12,14 +12,19 @@ import functools
 import io
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.flatten_util
 import numpy as np
 
 from experiments.lifetime import State
-from experiments.multistep.config import EstimatorsConfig, ObjectiveConfig, objectives_of
+from experiments.multistep.config import (
+    EstimatorsConfig,
+    Objective,
+    ObjectiveConfig,
+    objectives_of,
+)
 from experiments.runner import Runner
 from meta import diagnosis
 from storage.files import whole_file
@@ -124,11 +129,27 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     Raises:
       ValueError: it is not one; one line.
     """
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError(f"{path} is no table of estimates.")
-        return list(reader)
+    try:
+        with open(path, newline="", encoding="ascii") as file:
+            names, *rows = [*csv.reader(file)] or [[]]
+        if tuple(names) != _COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(_COLUMNS)}")
+        return [_checked(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    except (ValueError, csv.Error) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is no table of estimates: {why}") from None
+
+
+def _checked(row: dict[str, str]) -> dict[str, str]:
+    """The row, all of whose values can be read."""
+    if row["objective"] not in get_args(Objective):
+        raise ValueError(f"no objective {row['objective']!r}")
+    for name in ("seed", "step", "inner_steps", "draws", "parameter"):
+        if int(row[name]) < 0:
+            raise ValueError(f"{name} is {row[name]}")
+    for name in ("mean", "deviation"):
+        float(row[name])
+    return row
 
 
 class Measured(NamedTuple):

@@ -7,6 +7,8 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments import records as records_module
 from experiments import runner as runner_module
@@ -179,6 +181,41 @@ def test_a_table_comes_back(tmp_path):
     np.testing.assert_array_equal(found_steps, steps)
     for name in columns:
         np.testing.assert_allclose(found[name], columns[name], rtol=1e-5)
-    path.write_text("seed,step,reward\n0,1\n")
-    with pytest.raises(ValueError, match="results.csv is no table"):
+
+
+TABLE = b"seed,step,a\n0,10,1.5\n0,20,nan\n1,10,3\n1,20,4\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\n", b"seed,step,a\n", b"seed,step,a\n0,1\n", b"step,seed,a\n1,0,2\n", b"\xff\xfe",
+        TABLE + b"0,30,1\n", TABLE + b"2,10,1\n2,30,1\n", TABLE.replace(b"1.5", b"x"),
+        TABLE.replace(b"10", b"1.5"), TABLE.replace(b"10", b"9" * 30), TABLE.replace(b"3", b'"'),
+        TABLE.replace(b"3", b"\0"), TABLE.replace(b"3", b"1" * 200_000 + b"x"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_one_line(tmp_path, content):
+    path = tmp_path / "results.csv"
+    path.write_bytes(TABLE)
+    steps, columns = read_csv(path)
+    np.testing.assert_array_equal(steps, [10, 20])
+    np.testing.assert_array_equal(columns["a"], [[1.5, np.nan], [3, 4]])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="results.csv is no table") as caught:
         read_csv(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@settings(max_examples=100, database=None, derandomize=True, deadline=None)
+@given(content=st.binary(max_size=100), at=st.integers(0, len(TABLE)))
+def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, content, at):
+    path = tmp_path_factory.getbasetemp() / "bytes.csv"
+    for damaged in (content, TABLE[:at] + content + TABLE[at:], TABLE[:at] + content):
+        path.write_bytes(damaged)
+        try:
+            steps, columns = read_csv(path)
+        except ValueError as error:
+            assert "\n" not in str(error) and str(path) in str(error)
+        else:
+            assert all(x.shape[1:] == steps.shape for x in columns.values())

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
-from learner.learner import NotFiniteError, summarise_reports
+from learner.learner import NotFiniteError, Report, summarise_reports
 from learner.metrics import MetricsWriter, read_metrics
 from learner.update import first
 from storage import checkpoint
@@ -20,6 +20,7 @@ from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, results_of, rows_of, run
 
 FRAMES_PER_UPDATE = 2 * 5 * 4
+ONE_ROW = {"log_rows": 1, "log_interval": 3600.0}  # of a run
 REPORT = {"environment": 0.5, "inference": 0.25, "writing": 0.125, "steps_per_second": 100.0}
 
 # What TensorBoard has to show, by the names that people see.
@@ -181,7 +182,7 @@ def test_policy_lag_over_several_updates(agent, tmp_path):
                 batch.parameter_version[1] = -2
             yield batch
 
-    run(fakes.make_learner(agent, tmp_path, 5, {"log_interval": 3600.0}), online())
+    run(fakes.make_learner(agent, tmp_path, 5, ONE_ROW), online())
     (row,) = rows_of(tmp_path)
     lags = [0, 0, 1, 1, 1, 1, 3, 3, 0, 6]
     assert row["policy_lag/min"] == 0 and row["policy_lag/max"] == 6
@@ -192,7 +193,7 @@ def test_metrics_of_a_line_are_means_over_its_updates(agent, tmp_path):
     (each := tmp_path / "each").mkdir()
     (all_ := tmp_path / "all").mkdir()
     run(fakes.make_learner(agent, each, 4))
-    run(fakes.make_learner(agent, all_, 4, {"log_interval": 3600.0}))
+    run(fakes.make_learner(agent, all_, 4, ONE_ROW))
     (row,) = rows_of(all_)
     for name in agent.metric_names:
         expected = np.mean([one[name] for one in rows_of(each)])
@@ -211,9 +212,24 @@ def test_what_is_not_finite_is_left_out_and_counted(agent, tmp_path):
     assert "actors_time/inference" not in events_of(tmp_path).Tags()["scalars"]
 
 
+@pytest.mark.parametrize("rows", [130, 1])
+def test_training_return_is_of_all_episodes_since_the_row_before(agent, tmp_path, rows):
+    """Of the last hundred where fewer ended, and in results.json."""
+    returns = [float(i * i) for i in range(130)]
+    learner = fakes.make_learner(agent, tmp_path, 130, {**ONE_ROW, "log_rows": rows})
+    run(learner, fakes.online_stream(returns=returns))
+    found = [row["training/return"] for row in rows_of(tmp_path)]
+    if rows == 1:
+        expected = [np.mean(returns)]
+    else:
+        expected = [np.mean(returns[max(i - 99, 0) : i + 1]) for i in range(130)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert results_of(tmp_path)["training_return"] == pytest.approx(np.mean(returns[30:]))
+
+
 def test_metrics_are_continued(tmp_path):
     for frames in (40, 80):
-        writer = MetricsWriter(tmp_path)
+        writer = MetricsWriter(tmp_path, frames - 40)
         writer.write(frames, {"a/b": frames / 2})
         writer.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -222,16 +238,43 @@ def test_metrics_are_continued(tmp_path):
     assert [(e.step, e.value) for e in events_of(tmp_path).Scalars("a/b")] == [(40, 20), (80, 40)]
 
 
+@pytest.mark.parametrize(("rows", "updates"), [(1, 7), (4, 7), (7, 7), (100, 7), (3, 100), (40, 130)])
+def test_rows_are_spread_evenly_over_the_frames(agent, tmp_path, rows, updates):
+    """However fast the machine is: each is written by the first update at or beyond its share."""
+    changes = {"log_rows": rows, "log_interval": 3600.0}
+    run(fakes.make_learner(agent, tmp_path, updates, changes))
+    shares = {-(-i * updates // rows) for i in range(1, rows + 1)}
+    expected = [FRAMES_PER_UPDATE * update for update in sorted(shares)]
+    assert [row["frames"] for row in rows_of(tmp_path)] == expected
+
+
 def test_reports_of_actors_are_joined():
-    assert summarise_reports({}) == {}
-    reports = {"actor_0": REPORT, "actor_1": {**REPORT, "writing": 0.375, "steps_per_second": 50.0}}
-    assert summarise_reports(reports) == {
+    assert summarise_reports({}, 0.0) == {}
+    other = {**REPORT, "writing": 0.375, "steps_per_second": 50.0}
+    reports = {"actor_0": Report(REPORT, 0.0, None), "actor_1": Report(other, 0.0, None)}
+    assert summarise_reports(reports, 1.0) == {
         "actors/reporting": 2.0,
         "actors_time/environment": 0.5,
         "actors_time/inference": 0.25,
         "actors_time/writing": 0.25,
         "actors/steps_per_second": 150.0,
     }
+
+
+def test_an_actor_that_is_silent_leaves_the_rates_and_not_the_totals():
+    def at(seconds: float, name: str, before=None) -> Report:
+        totals = {"stalls": 3.0, "not_finite_rewards": 1.0}
+        return Report({**REPORT, **totals}, seconds, before)
+
+    reports = {name: at(0.0, name) for name in ("frozen", "quick", "slow")}
+    reports["slow"] = at(40.0, "slow", reports["slow"])  # its unrolls take so long
+    reports["quick"] = at(100.0, "quick", at(95.0, "quick"))
+    found = summarise_reports(reports, 101.0)
+    assert found["actors/reporting"] == 2 and found["actors/steps_per_second"] == 200.0
+    assert found["actors/stalls"] == 9 and found["actors/not_finite_rewards"] == 3
+    found = summarise_reports(reports, 1_000.0)
+    assert found["actors/reporting"] == 0 and found["actors/steps_per_second"] == 0
+    assert "actors_time/environment" not in found and found["actors/stalls"] == 9
 
 
 def test_parameters_are_there_from_the_start(agent, tmp_path):

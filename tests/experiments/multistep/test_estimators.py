@@ -73,11 +73,27 @@ def test_a_point_is_measured_once_and_one_after_the_other_is_the_same(measured, 
     np.testing.assert_allclose(alone.deviation[:, 0], first.deviation[:, 1], rtol=1e-3)
 
 
-def test_another_file_is_refused(tmp_path):
+HEADER = "seed,step,objective,inner_steps,draws,parameter,mean,deviation\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "seed,step\n0,1\n", HEADER + "0,1\n", HEADER + "0,1,n-step,3,2,0,1.5,2,7\n",
+        HEADER + "0,1,n-stop,3,2,0,1.5,2\n", HEADER + "0,1,n-step,x,2,0,1.5,2\n",
+        HEADER + "0,1,n-step,3,2,0,1.5,\n", HEADER + "0,-1,n-step,3,2,0,1.5,2\n",
+        HEADER + "0,1,n-step,3,2,0,\0,2\n", "\xff",
+    ],
+)  # fmt: skip
+def test_another_file_is_refused(tmp_path, text):
     path = tmp_path / "estimates.csv"
-    path.write_text("seed,step\n0,1\n")
-    with pytest.raises(ValueError, match="estimates.csv is no table of estimates"):
+    path.write_text(HEADER + "0,1,n-step,3,2,0,1.5,2\n")
+    (row,) = estimators.read(path)
+    assert (row["objective"], row["mean"]) == ("n-step", "1.5")
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="estimates.csv is no table of estimates") as caught:
         estimators.read(path)
+    assert "\n" not in str(caught.value)
 
 
 def made_up(kind, n, mean, deviation, draws=100):

@@ -1,0 +1,140 @@
+"""The console of a run whose metrics.jsonl is replaced, removed or no such file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from launch.console import RunConsole, progress_line
+from learner.metrics import MetricsWriter
+from tests.launch.test_cli import ROW
+
+
+def text_of(*frames: int) -> str:
+    """Lines of the learner at those frames."""
+    rows = [{**ROW, "frames": at, "learner/frames": at} for at in frames]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def session(frames: int, number: int) -> str:
+    """The line of a session that goes on from there."""
+    return json.dumps({"frames": frames, "session": number}) + "\n"
+
+
+def replace(path: pathlib.Path, text: str) -> None:
+    """As a learner does that abandons rows: under another name first."""
+    path.with_name("new").write_text(text)
+    os.replace(path.with_name("new"), path)
+
+
+def last_line(shown: RunConsole, capsys) -> str:
+    """What stays on screen."""
+    shown.close()
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "",
+        text_of(10_000),
+        # Longer than before, so that its size tells nothing.
+        text_of(*range(10_000, 100_000, 10_000)),
+        text_of(90_000) + session(80_000, 2) + text_of(85_000),
+    ],
+)
+def test_a_file_that_is_replaced_is_read_from_its_newest_session(tmp_path, capsys, looks, kept):
+    """Whether somebody looked in between, or everything happened between two looks."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text_of(10_000, 20_000, 150_000))
+    shown = RunConsole(tmp_path, 200_000)
+    replace(path, kept + session(10_000, 3))
+    if looks:
+        shown.refresh()
+        assert shown._latest == {}
+    with open(path, "a") as file:
+        file.write(text_of(20_000, 30_000))
+    assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_nothing_of_an_abandoned_stretch_is_shown(tmp_path, capsys, looks):
+    """The real writer: it moves rows away, then has nothing to say for a while."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text_of(10_000, 20_000, 150_000) + '{"frames": 160000, "learner/fr')
+    shown = RunConsole(tmp_path, 200_000)
+    writer = MetricsWriter(tmp_path, 10_000, tensorboard=False)
+    if looks:
+        shown.refresh()
+    assert shown._latest == {}
+    writer.write(10_000, {"evaluation/return": 1.0})
+    shown.refresh()
+    assert shown._latest.keys() == {"frames", "time", "evaluation/return"}
+    writer.write(20_000, {**ROW, "learner/frames": 20_000})
+    writer.close()
+    assert last_line(shown, capsys).startswith("20,000 of 200,000 frames")
+
+
+def test_a_line_that_was_cut_is_no_reason_to_show_the_others(tmp_path, capsys):
+    """On a full disk the writer cuts a broken line, and cannot say that a session starts."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text_of(10_000) + "half a line")
+    shown = RunConsole(tmp_path, 200_000)
+    path.write_text(text_of(10_000))
+    shown.refresh()
+    assert last_line(shown, capsys) == ""
+
+
+def test_a_file_that_is_removed_and_made_again(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(tmp_path, 0, tensorboard=False, say=lambda line: None)
+    writer.write(10_000, ROW)
+    shown = RunConsole(tmp_path, 200_000)
+    for frames in (20_000, 30_000):
+        path.unlink()
+        shown.refresh()
+        writer.write(frames, {**ROW, "learner/frames": frames})
+        shown.refresh()
+        assert shown._latest["learner/frames"] == frames
+    writer.close()
+    assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
+
+
+def test_a_file_that_cannot_be_read(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").mkdir()
+    shown = RunConsole(tmp_path, 200_000)
+    shown.refresh()
+    assert last_line(shown, capsys) == ""
+
+
+def test_lines_that_are_no_rows_are_skipped(tmp_path, capsys):
+    shown = RunConsole(tmp_path, 200_000)
+    junk = b'5\n[]\nnull\n\xff\xfe\n{"frames": "1"}\n' + b"[" * 100_000 + b"\n"
+    (tmp_path / "metrics.jsonl").write_bytes(junk + text_of(30_000).encode() + junk)
+    shown.refresh()
+    assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            {"learner/frames": 100, "learner/frames_per_second": 50.0},
+            "100 of 200 frames (50 %) | 50 frames/s | 2 s left",
+        ),
+        (
+            {"learner/frames": -1e300, "learner/frames_per_second": 0, "evaluation/return": 1.0},
+            "0 of 200 frames (0 %) | 0 frames/s | 55555555 h 33 min left",
+        ),
+        (
+            {"learner/frames": 10**300, "learner/frames_per_second": 1, "policy_lag/mean": 1},
+            "200 of 200 frames (100 %) | 1 frames/s | lag 1.0 | last evaluation",
+        ),
+    ],
+)
+def test_the_live_line_of_whatever_is_there(row, line):
+    assert progress_line(row, 200, 1.0) == line
