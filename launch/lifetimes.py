@@ -78,9 +78,11 @@ def _run(experiment: Experiment, config) -> int:
     """Likewise, in a directory of its own."""
     from experiments.runner import Runner, use_all_cores
     from launch.console import StepsConsole
-    from storage.files import write_json
+    from storage.checkpoint import list_checkpoints
+    from storage.files import remove_leftovers, write_json
 
     workdir = config.path
+    remove_leftovers(workdir)
     if config.resume and _is_complete(workdir, config.steps):
         print((workdir / "results.json").read_text(), end="")
         return 0
@@ -90,7 +92,7 @@ def _run(experiment: Experiment, config) -> int:
         experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,
         workdir / "checkpoints",
     )  # fmt: skip
-    if config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz")):
+    if config.resume and list_checkpoints(workdir / "checkpoints"):
         for problem in runner.restore():
             print(problem)
     started, begin = time.monotonic(), runner.records.steps

@@ -153,12 +153,14 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
+    from storage.checkpoint import list_checkpoints
+
     check_root(config)
     workdir = config.path
     for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
         (workdir / folder).mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
-    return config.resume and any((workdir / "checkpoints").glob("checkpoint_*.npz"))
+    return config.resume and bool(list_checkpoints(workdir / "checkpoints"))
 
 
 class Plan(NamedTuple):

@@ -7,9 +7,13 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 from typing import IO
+
+
+_TEMPORARY = re.compile(r".+\.[0-9]+\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -34,6 +38,19 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what `whole_file` left below a folder in processes that were killed.
+
+    Nobody may be writing there meanwhile: the folder is `owned`, or nothing was started yet.
+
+    Raises:
+      OSError: one could not be removed.
+    """
+    for path in list(folder.rglob("*.tmp")):
+        if _TEMPORARY.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+            path.unlink()
 
 
 def _sync(directory: pathlib.Path) -> None:
