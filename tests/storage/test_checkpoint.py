@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint(saved, state, template):
     assert checkpoint.load_newest(folder, template)[0].number == 11
 
 
-def test_a_file_that_cannot_be_read_gives_way_to_the_one_before(saved, state, template, monkeypatch):
+def test_a_file_that_cannot_be_read_gives_way_to_another(saved, state, template, monkeypatch):
     newest = checkpoint.save(saved.parent, 4, state, HEADER, keep=2)
 
     def refusing(path, *args):

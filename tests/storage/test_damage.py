@@ -69,7 +69,7 @@ def members_bytes(path: pathlib.Path) -> set[int]:
 
 
 def test_every_single_bit(path, content):
-    """The bits that nobody misses: times, owners and versions in the archive, which nothing reads."""
+    """The bits that nobody misses are times, owners and versions, which nothing reads."""
     inside = members_bytes(path)
     assert len(inside) > len(content) / 2
     missed = set()
