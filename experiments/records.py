@@ -48,6 +48,10 @@ class Records:
     def _index(self, update):
         return update * self._steps_per_update // self._stretch
 
+    def stretches(self, updates: int) -> int:
+        """How many stretches so many updates lie in."""
+        return self._index(updates - 1) + 1 if updates else 0
+
     def _with(self, updates: int, sums: dict[str, np.ndarray]) -> Records:
         result = copy.copy(self)
         result.updates, result._sums = updates, sums

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from experiments.lifetime import Lifetime, State
 from experiments.records import Records
 from storage import checkpoint
+from storage.checkpoint import CheckpointError, shown
 
 _CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at the run
 
@@ -158,8 +159,7 @@ class Runner:
         lifetimes, records = self._progress
         lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], lifetimes)
         state = {"lifetimes": lifetimes, "records": records.state()}
-        stretches = state["records"][self._lifetime.columns[0]].shape[1]
-        header = {**self._header, "stretches": stretches}
+        header = {**self._header, "stretches": records.stretches(records.updates)}
         checkpoint.save(self._directory, records.steps, state, header, keep=2)
 
     def restore(self) -> list[str]:
@@ -174,7 +174,13 @@ class Runner:
         lifetimes, records = self._progress
 
         def template(header):
-            shape = (self._seeds, int(header["stretches"]))
+            stretches = header.get("stretches")
+            if type(stretches) is not int or stretches < 0:
+                raise CheckpointError(
+                    f"is damaged: stretches in its header is {shown(stretches)}; remove it to use "
+                    "an earlier one."
+                )
+            shape = (self._seeds, stretches)
             sums = {name: jax.ShapeDtypeStruct(shape, np.float64) for name in records.state()}
             sums["updates"] = jax.ShapeDtypeStruct((), np.int64)
             states = jax.tree.map(
@@ -182,7 +188,16 @@ class Runner:
             )
             return {"lifetimes": states, "records": sums}
 
-        found, problems = checkpoint.load_newest(self._directory, template)
+        def check(found):
+            updates, stretches = int(found.state["records"]["updates"]), found.header["stretches"]
+            steps = updates * self._lifetime.steps_per_update
+            if steps != found.number or records.stretches(updates) != stretches:
+                raise CheckpointError(
+                    f"is damaged: {updates} updates in {stretches} stretches of its records do not "
+                    "belong together, or not to its name; remove it to use an earlier one."
+                )
+
+        found, problems = checkpoint.load_newest(self._directory, template, check=check)
         # Lifetimes that only fill a device up begin anew.
         state = jax.tree.map(
             lambda old, new: jax.device_put(

@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: no run, no usable checkpoint; one line.
     """
+    import functools
     import pathlib
 
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
@@ -47,14 +48,18 @@ def main(arguments: list[str]) -> int:
     from environments.factory import make, make_spec
     from environments.scores import human_normalized_score
     from launch.parts import protocol
+    from learner.progress import check_checkpoint
+    from learner.update import frames_per_update
     from storage import checkpoint
     from storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    frames = frames_per_update(config.learner, spec.action_repeat)
+    usable = functools.partial(check_checkpoint, frames_per_update=frames)
     found, problems = checkpoint.load_newest(
-        config.path / "checkpoints", template, fixed_fields(config)
+        config.path / "checkpoints", template, fixed_fields(config), usable
     )
     for problem in problems:
         print(problem)

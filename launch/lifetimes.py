@@ -82,9 +82,10 @@ def _run(experiment: Experiment, config) -> int:
     from experiments.runner import Runner, use_all_cores
     from launch.console import StepsConsole
     from storage.checkpoint import list_checkpoints
-    from storage.files import write_json
+    from storage.files import remove_leftovers, write_json
 
     workdir = config.path
+    remove_leftovers(workdir, workdir / "checkpoints")
     if config.resume and _is_complete(workdir, config.steps):
         print((workdir / "results.json").read_text(), end="")
         return 0

@@ -154,10 +154,11 @@ def prepare_workdir(config: TrainConfig) -> bool:
 
     check_root(config)
     workdir = config.path
-    for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
-        (workdir / folder).mkdir(parents=True, exist_ok=True)
+    folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
-    remove_leftovers(workdir)
+    remove_leftovers(workdir, *folders)
     there = bool(list_checkpoints(workdir / "checkpoints"))
     if config.resume and not there and not config.hosts.index:
         print(f"no checkpoint in {workdir}: the run begins at frame 0 again")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import functools
 import pathlib
 import threading
 import time
@@ -23,11 +23,11 @@ from learner.config import LearnerConfig
 from learner.hosts import HostLeft, Hosts
 from learner.metrics import MetricsWriter
 from learner.profile import Profile
+from learner.progress import Progress, check_checkpoint
 from learner.update import ShardedAgent, first
 from storage import checkpoint
 from storage.files import write_json
 
-_RETURNS_KEPT = 100  # training return: mean over this many last episodes at least
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
@@ -54,29 +54,6 @@ class RunInfo(NamedTuple):
     num_evaluators: int
     final_timeout: float  # seconds to wait for the last evaluation
     identity: dict[str, Any]  # JSON; a checkpoint belongs to the run that has the same
-
-
-class Progress:
-    """Counters of a run that outlive its processes: a checkpoint's header."""
-
-    def __init__(self, header: dict | None = None):
-        """Starts at zero, or where a checkpoint's header says."""
-        header = header or {}
-        self.updates: int = header.get("updates", 0)
-        self.seconds: float = header.get("seconds", 0.0)
-        self.episodes: int = header.get("episodes", 0)
-        self.returns = collections.deque(header.get("returns", []), maxlen=_RETURNS_KEPT)
-        self.evaluation: dict | None = header.get("evaluation")
-
-    def header(self) -> dict:
-        """JSON values."""
-        return {
-            "updates": self.updates,
-            "seconds": self.seconds,
-            "episodes": self.episodes,
-            "returns": list(self.returns),
-            "evaluation": self.evaluation,
-        }
 
 
 class Learner:
@@ -120,7 +97,8 @@ class Learner:
         self._hosts = hosts
         self._writes = hosts is None or hosts.writes
         if info.resume and self._writes:
-            found, problems = checkpoint.load_newest(self._directory, state, info.identity)
+            usable = functools.partial(check_checkpoint, frames_per_update=info.frames_per_update)
+            found, problems = checkpoint.load_newest(self._directory, state, info.identity, usable)
             state, self._progress = found.state, Progress(found.header)
             self._saved = self._progress.updates
             if problems:

@@ -2,33 +2,41 @@
 
 `checkpoints/checkpoint_0000001234.npz` holds every array of a run's state under its path in the
 tree, and a JSON header (format, counters, the run's configuration). It is written under a
-temporary name, synced and renamed, so a file with the final name is complete; nothing in it is
-ever unpickled.
+temporary name, synced and renamed, so a file with the final name is complete. What is read is
+verified whole before it is parsed, and nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import math
+import os
 import pathlib
+import re
 import zipfile
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from storage import npz
 from storage.files import whole_file
 
 FORMAT = 1
-# What reading a truncated or foreign file may raise.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, RuntimeError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+_NAME = re.compile(r"checkpoint_([0-9]{10}|[1-9][0-9]{10,})\.npz")
 _HEADER = "header"
+_MOST_HEADER_BYTES = 2**20
+_SHOWN = 80  # characters of a foreign value in a message
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one line for the user."""
+    """A checkpoint that cannot be used; the message is one line for the user.
+
+    What is raised by a `template` or a `check` goes on from the file's name, which `load` adds.
+    """
 
 
 class Checkpoint(NamedTuple):
@@ -36,11 +44,26 @@ class Checkpoint(NamedTuple):
 
     state: Any  # the tree given to `save`, numpy arrays
     header: dict[str, Any]
+    number: int | None  # updates in the file's name; None where that is not one of `save`'s
+
+
+Check = Callable[[Checkpoint], None]
 
 
 def _named_leaves(state) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _number(path: pathlib.Path) -> int | None:
+    match = _NAME.fullmatch(path.name)
+    return match and int(match[1])
+
+
+def shown(value) -> str:
+    """A value of a foreign file, for a message: short, and without control characters."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) -> pathlib.Path:
@@ -53,37 +76,63 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
       directory: created if missing.
       updates: updates (or steps) so far; part of the name.
       state: a tree of arrays.
-      header: JSON values.
-      keep: how many newest checkpoints to leave.
+      header: JSON values; a megabyte of text at most.
+      keep: how many newest checkpoints to leave, at least 1.
 
     Returns:
       The file.
 
     Raises:
+      ValueError: `updates`, `header` or `keep` out of range; nothing was written.
       OSError: where it could not be written (a full disk); earlier checkpoints are untouched.
     """
+    text = json.dumps({"format": FORMAT, **header}).encode()
+    if keep < 1 or updates < 0 or len(text) > _MOST_HEADER_BYTES:
+        raise ValueError(
+            f"keep {keep}, updates {updates}, header of {len(text)} bytes: give at least 1, at "
+            f"least 0 and at most {_MOST_HEADER_BYTES}."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"checkpoint_{updates:010d}.npz"
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
-    text = json.dumps({"format": FORMAT, **header})
-    arrays[_HEADER] = np.frombuffer(text.encode(), np.uint8)
+    arrays[_HEADER] = np.frombuffer(text, np.uint8)
+    if path.is_dir() and not path.is_symlink():  # no file could take its name
+        _put_aside(path)
+    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
+    np.savez(archive, **arrays)
     with whole_file(path) as file:
-        np.savez(file, **arrays)
+        file.write(archive.getbuffer())
     complete = list_checkpoints(directory)
-    position = complete.index(path) + 1
-    for left_over in complete[position:]:
-        left_over.rename(left_over.with_name(left_over.name + ".abandoned"))
-    for old in complete[:position][:-keep]:
+    for left_over in [other for other in complete if _number(other) > updates]:
+        _put_aside(left_over)
+    older = [other for other in complete if _number(other) < updates]
+    for old in older[: max(len(older) - (keep - 1), 0)]:
         old.unlink(missing_ok=True)
     return path
 
 
+def _put_aside(path: pathlib.Path) -> None:
+    """Gives it a name that nothing has yet."""
+    for number in itertools.count():
+        aside = path.with_name(f"{path.name}.abandoned{f'.{number}' if number else ''}")
+        if not os.path.lexists(aside):
+            path.rename(aside)
+            return
+
+
 def list_checkpoints(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(directory.glob("checkpoint_*.npz"), key=lambda path: (len(path.name), path.name))
+    """Complete checkpoints, oldest first: files alone, whatever else has such a name."""
+    found = directory.glob("checkpoint_*.npz")
+    return sorted((path for path in found if _NAME.fullmatch(path.name) and path.is_file()),
+                  key=_number)  # fmt: skip
 
 
-def load(path: pathlib.Path, template, identity: dict[str, Any] | None = None) -> Checkpoint:
+def load(
+    path: pathlib.Path,
+    template,
+    identity: dict[str, Any] | None = None,
+    check: Check | None = None,
+) -> Checkpoint:
     """Reads a checkpoint into the structure of `template`.
 
     Args:
@@ -91,46 +140,105 @@ def load(path: pathlib.Path, template, identity: dict[str, Any] | None = None) -
       template: a tree of arrays (or shapes) that the checkpoint must match, or a function of the
         header that gives it.
       identity: what must stand in its header of the run that it belongs to; None for anything.
+      check: refuses what the caller cannot use, with a CheckpointError.
 
     Raises:
-      CheckpointError: truncated, or of another agent or run; one line.
+      CheckpointError: truncated, damaged, or of another agent or run; one line.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = dict(json.loads(bytes(arrays.pop(_HEADER))))
-    except _UNREADABLE as error:
+        found = _load(path, template, identity or {})
+        if check is not None:
+            check(found)
+        return found
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    except Exception as error:  # there is no end to what a foreign file makes libraries raise
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint ({type(error).__name__}); remove it to use an "
-            "earlier one."
+            f"{path} is truncated, damaged or no checkpoint ({type(error).__name__}); remove it to "
+            "use an earlier one."
         ) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {header.get('format')}; this is format {FORMAT}.")
-    if callable(template):
-        template = template(header)
-    expected = _named_leaves(template)
-    wrong = sorted(set(expected) ^ set(arrays)) or [
+
+
+def _load(path: pathlib.Path, template, identity: dict[str, Any]) -> Checkpoint:
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise CheckpointError(f"cannot be opened: {error.strerror}.") from error
+    with file, zipfile.ZipFile(file) as archive:
+        members = npz.members(archive)
+        header = _read_header(archive, members.pop(_HEADER), identity)
+        if callable(template):
+            template = template(header)
+        arrays = _read_arrays(archive, members, _named_leaves(template))
+    return Checkpoint(
+        jax.tree.unflatten(jax.tree.structure(template), arrays), header, _number(path)
+    )
+
+
+def _read_header(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The header, which must be of this format and of that run."""
+    if member.file_size > npz.MOST_HEAD_BYTES + _MOST_HEADER_BYTES:
+        raise CheckpointError(f"has a header of {member.file_size} bytes; it is no checkpoint.")
+    header = json.loads(bytes(npz.read(archive, member)))
+    if not isinstance(header, dict) or not isinstance(header.get("identity", {}), dict):
+        raise CheckpointError(f"has the header {shown(header)}; it is no checkpoint.")
+    if type(header.get("format")) is not int or header["format"] != FORMAT:
+        raise CheckpointError(f"has format {shown(header.get('format'))}; this is format {FORMAT}.")
+    theirs = header.get("identity", {})
+    for name, value in identity.items():
+        if name in theirs and theirs[name] != value:
+            raise CheckpointError(
+                f"is of another run: {name} was {shown(theirs[name])}, not {value!r}."
+            )
+    return header
+
+
+def _read_arrays(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], expected: dict[str, Any]
+) -> list[np.ndarray]:
+    """The arrays, which must be the expected ones; none is read that is larger."""
+    wrong = sorted(expected.keys() ^ members.keys()) or [
+        name for name, leaf in expected.items() if members[name].file_size > _most_bytes(leaf)
+    ]
+    arrays = {} if wrong else {name: npz.read(archive, members[name]) for name in expected}
+    wrong = wrong or [
         name
         for name, leaf in expected.items()
         if (tuple(leaf.shape), leaf.dtype) != (arrays[name].shape, arrays[name].dtype)
     ]
     if wrong:
         raise CheckpointError(
-            f"{path} is of another agent: {len(wrong)} arrays differ, the first is {wrong[0]}; "
+            f"is of another agent: {len(wrong)} arrays differ, the first is {shown(wrong[0])}; "
             "use the configuration it was made with."
         )
-    theirs = header.get("identity", {})
-    for name, value in (identity or {}).items():
-        if name in theirs and theirs[name] != value:
+    return list(arrays.values())
+
+
+def _most_bytes(leaf) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize + npz.MOST_HEAD_BYTES
+
+
+def check_finite(state) -> None:
+    """Refuses numbers that are not finite: for `check`.
+
+    Raises:
+      CheckpointError: naming the first such array.
+    """
+    for name, leaf in _named_leaves(state).items():
+        if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             raise CheckpointError(
-                f"{path} is of another run: {name} was {theirs[name]!r}, not {value!r}."
+                f"holds numbers that are not finite, in {shown(name)}; remove it to use an earlier "
+                "one."
             )
-    treedef = jax.tree.structure(template)
-    return Checkpoint(jax.tree.unflatten(treedef, [arrays[name] for name in expected]), header)
 
 
 def load_newest(
-    directory: pathlib.Path, template, identity: dict[str, Any] | None = None
+    directory: pathlib.Path,
+    template,
+    identity: dict[str, Any] | None = None,
+    check: Check | None = None,
 ) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint that can be used, and a line for each newer one that could not; see
     `load`.
@@ -141,7 +249,7 @@ def load_newest(
     problems: list[str] = []
     for path in reversed(list_checkpoints(directory)):
         try:
-            return load(path, template, identity), problems
+            return load(path, template, identity, check), problems
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(problems[0] if problems else f"no checkpoint in {directory} to use.")

@@ -7,9 +7,12 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 from typing import IO
+
+_TEMPORARY = re.compile(r".+\.[0-9]+\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -36,6 +39,19 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def remove_leftovers(*folders: pathlib.Path) -> None:
+    """Removes what `whole_file` left in these folders when its process was killed.
+
+    Nobody may be writing there meanwhile: the folders are `owned`, or nothing was started yet.
+
+    Raises:
+      OSError: one could not be removed.
+    """
+    for path in [path for folder in folders for path in folder.glob("*.tmp")]:
+        if _TEMPORARY.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+            path.unlink()
+
+
 def _sync(directory: pathlib.Path) -> None:
     """The file's new name has to reach the disk as well as its content."""
     descriptor = os.open(directory, os.O_RDONLY)
@@ -49,13 +65,6 @@ def write_json(path: pathlib.Path, value) -> None:
     """Writes JSON whole or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
-
-
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes what a kill in the midst of `whole_file` has left below a folder that is this
-    process's own."""
-    for path in folder.rglob("*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from experiments.records import Records, read_csv, write_csv
 from experiments.runner import Runner
 from experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 from experiments.two_colors.methods import make_lifetime
+from storage import checkpoint
 from storage.checkpoint import CheckpointError
 
 CRITIC = TwoColorsConfig(
@@ -139,6 +142,51 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
     assert again.records.steps == steps
     with pytest.raises(CheckpointError):
         Runner(make_lifetime(Q), 2, 0, STRETCH, tmp_path).restore()
+
+
+def test_a_checkpoint_that_no_run_can_have_written_gives_way_to_the_one_before(tmp_path):
+    """The header, the records and the name of one file belong together; a lifetime that diverged is
+    a result like any other."""
+    runner = Runner(make_lifetime(CRITIC), 2, 0, STRETCH, tmp_path)
+    runner.advance()
+    runner.save()
+    steps = runner.records.steps
+    runner.advance()
+    runner.save()
+    newest = checkpoint.list_checkpoints(tmp_path)[-1]
+    with np.load(newest) as file:
+        arrays = dict(file)
+    header = json.loads(bytes(arrays.pop("header")))
+    sums = {name: x for name, x in arrays.items() if name.startswith("['records']")}
+    updates = "['records']['updates']"
+    assert updates in sums and header["stretches"] > 1
+
+    def restored(header: dict, **changes: np.ndarray) -> list[str]:
+        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        with open(newest, "wb") as file:
+            np.savez(file, header=text, **{**arrays, **changes})
+        return runner.restore()
+
+    nan = {name: np.full_like(x, np.nan) for name, x in arrays.items() if x.dtype.kind == "f"}
+    for changes in ({}, nan):
+        assert restored(header, **changes) == [] and runner.records.steps > steps
+
+    wrong = [-1, "2", None, True, 2.0, 1e30, 10**30, math.nan, [], {}, "\x1b[2J\n" * 999]
+    lies = [({**header, "stretches": value}, {}) for value in wrong]
+    lies += [({"format": 1}, {}), ({**header, "stretches": header["stretches"] + 1}, {})]
+    lies += [
+        (header, {updates: np.int64(value)})
+        for value in (-1, 0, 1, 2**62, int(arrays[updates]) + 1)
+    ]
+    lies += [(header, {updates: np.float64(arrays[updates])})]
+    longer = {name: np.pad(x, ((0, 0), (0, 3))) for name, x in sums.items() if x.ndim}
+    lies += [({**header, "stretches": header["stretches"] + 3}, longer)]
+    for lie, changes in lies:
+        (problem,) = restored(lie, **changes)
+        assert runner.records.steps == steps, lie
+        assert str(newest) in problem and problem.isprintable() and len(problem) < 400
+    newest.rename(newest.with_name("checkpoint_9999999999.npz"))
+    assert len(runner.restore()) == 1 and runner.records.steps == steps
 
 
 def test_a_checkpoint_is_written_on_the_way(tmp_path, monkeypatch):

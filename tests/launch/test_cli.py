@@ -215,6 +215,9 @@ def test_resuming_takes_the_saved_configuration(large_machine, command, tmp_path
     assert dataclasses.replace(config, resume=False) == saved
     assert command.launched[0][2] is False, "there is no checkpoint: it starts from the seed"
 
+    (tmp_path / "run" / "checkpoints" / "checkpoint_0000000002.npz").mkdir()
+    command.config("train", "--resume", "--workdir", tmp_path / "run")
+    assert command.launched.pop()[2] is False, "a folder is no checkpoint"
     (tmp_path / "run" / "checkpoints" / "checkpoint_0000000001.npz").write_bytes(b"")
     config = command.config("train", "--resume", "--workdir", tmp_path / "run", "--frames", 99)
     assert dataclasses.replace(config, resume=False) == dataclasses.replace(saved, frames=99)

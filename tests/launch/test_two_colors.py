@@ -95,9 +95,14 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(command, tmp_path):
     ):
         line = command.refused(*f"two-colors --workdir a --resume {change}".split())
         assert all(word in line for word in [*words, "--workdir"]), line
-    # Longer is no other run.
+    # Longer is no other run; nor is what a killed process left, or somebody's folder, in its way.
+    folder = tmp_path / "a" / "checkpoints"
+    left_over = folder / "checkpoint_0000000160.npz.140003.tmp"
+    left_over.write_bytes(b"PK")
+    (folder / "checkpoint_9999999999.npz").mkdir()
     assert command(*"two-colors --workdir a --resume --steps 900".split())[0] == 0
     assert read_csv(tmp_path / "a" / "results.csv")[0][-1] >= 900
+    assert not left_over.exists() and (folder / "checkpoint_9999999999.npz").is_dir()
     config_file(tmp_path / "a").write_text('{"game": "pong"}')
     assert "config.json" in command.refused(*"two-colors --workdir a --resume".split())
 

@@ -112,11 +112,12 @@ def make_learner(
     updates: int,
     changes: dict | None = None,
     say=print,
+    tell_results=lambda results: None,
     **info,
 ) -> Learner:
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))
-    return Learner(agent, config, run_info(workdir, updates, **info), say, lambda results: None)
+    return Learner(agent, config, run_info(workdir, updates, **info), say, tell_results)
 
 
 REPLAY_METRICS = {

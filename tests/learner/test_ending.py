@@ -13,6 +13,7 @@ import jax
 import pytest
 
 from agents.messages import Evaluation
+from learner.learner import NotSavedError
 from storage import checkpoint
 from storage.checkpoint import CheckpointError
 from tests.learner import fakes
@@ -156,9 +157,10 @@ def test_checkpoints_come_on_an_interval_and_the_newest_stay(agent, tmp_path):
     assert any("checkpoint_0000000001.npz" in names for names in seen)
 
 
-def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatch, capfd):
+def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatch):
     """Metrics and checkpoints that fail on the way are lost; the last checkpoint must not be."""
-    learner = fakes.make_learner(agent, tmp_path, 5, {"checkpoint_interval": 0.0})
+    said = []
+    learner = fakes.make_learner(agent, tmp_path, 5, {"checkpoint_interval": 0.0}, said.append)
     save, write = checkpoint.save, learner._metrics.write
 
     def full():
@@ -173,22 +175,38 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "save", save_if_room)
     monkeypatch.setattr(learner._metrics, "write", write_if_room)
     assert run(learner) is True
-    output = capfd.readouterr().out
-    assert output.count("metrics could not be written") == 2
-    assert output.count("checkpoint could not be written") == 2
+    assert said == [
+        "metrics cannot be written (No space left on device); the run goes on",
+        "checkpoints cannot be written (No space left on device); the run goes on",
+        "checkpoints can be written again",
+        "metrics can be written again",
+    ]
     assert [row["frames"] for row in rows_of(tmp_path)] == [40, 160, 200]
     assert checkpoints_of(tmp_path) == ["checkpoint_0000000004.npz", "checkpoint_0000000005.npz"]
 
 
-def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch):
-    learner = fakes.make_learner(agent, tmp_path, 2)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch, before):
+    """It is named, with what there is to go on from; the results come, one way or the other."""
+    if before:
+        run(fakes.make_learner(agent, tmp_path, 1))
+        (tmp_path / "results.json").unlink()
+    told = []
+    learner = fakes.make_learner(agent, tmp_path, 2, resume=before, tell_results=told.append)
 
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("learner.learner.write_json", full)
+    with pytest.raises(NotSavedError) as caught:
         run(learner)
+    text = fakes.one_line(caught.value)
+    assert "the run is complete, but not written are the checkpoint of update 2 (No space" in text
+    assert "results.json (No space left on device)" in text
+    assert ("--resume goes on from update 1" if before else "start again") in text
+    assert told[-1]["complete"] is True and told[-1]["updates"] == 2
+    assert not (tmp_path / "results.json").exists()
 
 
 def evaluating(learner, delay: float = 0.0):

@@ -1,4 +1,4 @@
-"""A directory belongs to one process at a time."""
+"""A directory belongs to one process at a time; what killed ones left in it is removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from storage.files import owned
+from storage.files import owned, remove_leftovers, whole_file
 
 
 def test_a_second_owner_is_told_who_the_first_is(tmp_path):
@@ -42,3 +42,37 @@ def test_a_killed_owner_owns_nothing(tmp_path):
         process.communicate(timeout=30)
     with owned(tmp_path):
         pass
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """And nothing else, whatever it is called."""
+    path = tmp_path / "checkpoints" / "checkpoint_0000000001.npz"
+    path.parent.mkdir()
+    others = ["notes.tmp", "a.npz.x1.tmp", "1.tmp", "results.json", "a.1.tmp.gz"]
+    for name in others:
+        (path.parent / name).touch()
+    (path.parent / "folder.1.tmp").mkdir()
+    (path.parent / "link.1.tmp").symlink_to(path.parent / "results.json")
+    before = set(path.parent.iterdir())
+    code = (
+        "import pathlib, sys, time; from storage.files import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])) as file:\n"
+        "    file.write(bytes(9999)); print('half', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "half\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+    (left,) = set(path.parent.iterdir()) - before
+    assert left.name.startswith(path.name) and not path.exists()
+    remove_leftovers(path.parent)
+    assert set(path.parent.iterdir()) == before
+    with whole_file(path) as file:
+        file.write(b"whole")
+    remove_leftovers(path.parent)
+    remove_leftovers(path.parent, tmp_path / "missing")
+    assert path.read_bytes() == b"whole"
