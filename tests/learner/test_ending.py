@@ -178,8 +178,8 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatc
     assert said == [
         "metrics cannot be written (No space left on device); the run goes on",
         "checkpoints cannot be written (No space left on device); the run goes on",
-        "checkpoints can be written again",
         "metrics can be written again",
+        "checkpoints can be written again",
     ]
     assert [row["frames"] for row in rows_of(tmp_path)] == [40, 160, 200]
     assert checkpoints_of(tmp_path) == ["checkpoint_0000000004.npz", "checkpoint_0000000005.npz"]
