@@ -23,6 +23,7 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks.config import BenchmarkConfig
+from storage.fields import Seconds
 
 _START = 120.0  # seconds that a program may take to learn, on a busy machine
 _LEAVE = 30.0  # seconds within which a run has to end
@@ -44,7 +45,7 @@ class Config(BenchmarkConfig):
 
     only: tuple[str, ...] = ()
     """Faults to try, such as actor-killed; none for all."""
-    seconds: float = 120.0
+    seconds: Seconds = 120.0
     """That each of the two runs lasts whose throughput is compared; a quick one takes a third."""
 
 

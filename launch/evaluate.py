@@ -7,6 +7,7 @@ import json
 
 from launch.config import fixed_fields, load_config
 from launch.options import parse_options
+from storage.fields import Environments, Seed, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +16,13 @@ class EvaluateConfig:
 
     workdir: str
     """Run directory of `bmg train`."""
-    episodes: int = 10
+    episodes: Environments = 10
     """Full episodes, played side by side."""
-    seed: int = 1
+    seed: Seed = 1
     """Seeds episodes and actions; other than the run's own, so that episodes are new."""
 
     def __post_init__(self):
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; give at least 1.")
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:

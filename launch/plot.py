@@ -9,6 +9,7 @@ import pathlib
 from launch.config import load_config
 from launch.options import parse_options
 from launch.tables import print_table
+from storage.fields import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,9 @@ class PlotConfig:
     """Picture to write."""
     metrics: tuple[str, ...] = ("training/return", "evaluation/return")
     """Metrics to draw, a panel each; every name in metrics.jsonl will do."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:
