@@ -7,6 +7,7 @@ from typing import Literal
 
 from storage.fields import Environments, Few, Nodes, Pause, Seconds, Threads, check_fields
 
+
 @dataclasses.dataclass(frozen=True)
 class ActorConfig:
     """The processes that stream unrolls. Defaults are BMG App. C.4: 48 environments."""

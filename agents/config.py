@@ -18,6 +18,7 @@ from storage.fields import (
     check_fields,
 )
 
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """The network: a torso shared by all tasks, then separate MLPs per task."""

@@ -6,6 +6,7 @@ import dataclasses
 
 from storage.fields import check_fields
 
+
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
     """Measure one part of the system."""

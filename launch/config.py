@@ -12,10 +12,9 @@ from actors.config import ActorConfig, EvaluatorConfig
 from agents.config import AgentConfig
 from environments.atari import AtariConfig
 from environments.scores import validate_game
-from learner.config import DevicesConfig, HostsConfig, LearnerConfig, fitting_batches
+from learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
 from replay.config import ReplayConfig
-from storage.fields import Few, FieldError, Seconds, Seed, Steps, check_fields, from_dict, number
-
+from storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields, from_dict, number
 
 Config = TypeVar("Config")
 
@@ -79,16 +78,11 @@ class TrainConfig:
     def __post_init__(self):
         check_fields(self)
         validate_game(self.game)
-        if fitting := fitting_batches(self.learner, self.hosts.count):
-            raise ValueError(
-                f"online_batch {self.learner.online_batch} and replay_batch "
-                f"{self.learner.replay_batch} cannot be shared evenly by {self.hosts.count} hosts; "
-                f"give {fitting}."
-            )
-        if self.hosts.count * self.actors.num_actors > 1000:  # each has a number below it
+        check_shares(self.learner, self.hosts.count, "hosts")
+        if self.hosts.count * self.actors.num_actors > MOST_NODES:
             raise ValueError(
                 f"{self.hosts.count} hosts with {self.actors.num_actors} actors each are too many; "
-                f"give --actors.num-actors {1000 // self.hosts.count} at most."
+                f"give --actors.num-actors {MOST_NODES // self.hosts.count} at most."
             )
 
 
@@ -197,12 +191,13 @@ def load_config(workdir: pathlib.Path, cls: type[Config] = TrainConfig) -> Confi
             raise ValueError("it is too large")
         # Python may refuse to read integers of many digits, which no field takes.
         values = json.loads(path.read_text("utf-8"), parse_int=number)
-        return from_dict(cls, values)
     except FileNotFoundError:
         raise ValueError(f"no run in {workdir} ({path} is missing).") from None
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply.") from None
-    except FieldError as error:
-        raise ValueError(f"{path}: {error}") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+    try:
+        return from_dict(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

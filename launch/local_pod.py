@@ -88,8 +88,11 @@ def _parse(arguments: list[str]) -> tuple[Layout, list[str]]:
     """The layout, and the options of `bmg train`."""
     names = [field.name.replace("_", "-") for field in dataclasses.fields(Layout)]
     given, options = take(arguments, names)
+    if None in given.values():
+        name = next(name for name, text in given.items() if text is None)
+        raise ValueError(f"--{name} has no value; see bmg pod local --help.")
     try:
-        numbers = {name: number(text or "") for name, text in given.items()}
+        numbers = {name: number(text) for name, text in given.items()}
         layout = from_dict(Layout, {n.replace("-", "_"): x for n, x in numbers.items()})
     except FieldError as error:
         option = option_of(error.path)

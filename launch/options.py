@@ -179,7 +179,7 @@ def _plain(text: str) -> str:
     """The parser's own error in one line, without its box, colours and advice."""
     text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text)
     text = " ".join(text.split())
-    text = re.sub(r"^Missing argument Missing value for argument '(\S+)'.*", r"\1 has no value", text)
+    text = re.sub(r"^Missing argument .* argument '(\S+)'.*", r"\1 has no value", text)
     text = re.sub(r"^Required options Missing from .*?: (\S+) .*", r"\1 is missing", text)
     return re.sub(r"For full helptext.*", "", text).strip()
 

@@ -143,7 +143,8 @@ def check_accelerator_type(value: str) -> None:
     if smallest and re.fullmatch("[1-9][0-9]{0,5}", size):
         if int(size) % 8 == 0 or (smallest == 1 and int(size) in (1, 4)):
             return
-    generation, size = re.fullmatch(r"(.*?)(?:[-_ ]+([0-9]{1,6}))?", value.lower(), re.DOTALL).groups()
+    pattern, near_value = r"(.*?)(?:[-_ ]+([0-9]{1,6}))?", value[:100].lower()
+    generation, size = re.fullmatch(pattern, near_value, re.DOTALL).groups()
     generation = _OTHER_NAMES.get(generation, generation)
     (near,) = difflib.get_close_matches(generation, _SMALLEST, n=1, cutoff=0.0)
     allowed = ", ".join(f"{x}-SIZE" for x in _SMALLEST)

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
-from storage.fields import Count, Depth, Devices, Few, Natural, Nodes, Pause, Seconds, check_fields
+from storage.fields import (
+    Count,
+    Depth,
+    Devices,
+    Few,
+    Natural,
+    Nodes,
+    Pause,
+    Seconds,
+    check_fields,
+    shown,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class DevicesConfig:
@@ -50,10 +63,11 @@ class HostsConfig:
                 "another --hosts.count."
             )
         address, _, port = self.coordinator.rpartition(":")
-        if self.count > 1 and not (address and port.isdecimal() and 0 < int(port) < 65536):
+        fits = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
+        if self.count > 1 and not (address and fits):
             raise ValueError(
-                f"hosts coordinator is {self.coordinator!r}; give host 0's ADDRESS:PORT, such as "
-                "10.0.0.1:8476."
+                f"hosts coordinator is {shown(self.coordinator)}; give host 0's ADDRESS:PORT, such "
+                "as 10.0.0.1:8476."
             )
 
 
@@ -89,14 +103,28 @@ class LearnerConfig:
         check_fields(self)
 
 
-def fitting_batches(config: LearnerConfig, parts: int) -> str:
-    """The options that make both batches shareable by so many equal parts, with the nearest sizes;
-    empty where they are already."""
-    options = []
+def check_shares(config: LearnerConfig, parts: int, of: str, otherwise: str = "") -> None:
+    """Refuses batches that cannot be shared evenly by so many parts.
+
+    Args:
+      config: with the batches.
+      parts: how many.
+      of: what they are, such as hosts.
+      otherwise: what else the user can do.
+
+    Raises:
+      ValueError: in one line, with the nearest sizes that can.
+    """
+    given, options = [], []
     for name in ("online_batch", "replay_batch"):
         size = getattr(config, name)
         if size % parts:
             below = size // parts * parts
-            sizes = f"{below} or {below + parts}" if below else f"{parts}"
-            options.append(f"--learner.{name.replace('_', '-')} {sizes}")
-    return " and ".join(options)
+            near = f"{below} or {below + parts}" if below else f"{parts}"
+            given.append(f"{name} {size}")
+            options.append(f"--learner.{name.replace('_', '-')} {near}")
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} cannot be shared evenly by {parts} {of}; give "
+            f"{' and '.join(options)}{otherwise}."
+        )

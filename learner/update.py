@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agents.agent import Agent, TrainState, UpdateBatch, make_agent
 from agents.config import AgentConfig
 from agents.trajectory import Trajectory
-from learner.config import LearnerConfig, fitting_batches
+from learner.config import LearnerConfig, check_shares
 
 AXIS = "devices"
 
@@ -54,12 +54,7 @@ def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> 
     Raises:
       ValueError: in one line.
     """
-    if fitting := fitting_batches(config, num_devices):
-        raise ValueError(
-            f"online_batch {config.online_batch} and replay_batch {config.replay_batch} cannot be "
-            f"shared evenly by {num_devices} devices; give {fitting}, or another "
-            "--devices.learner."
-        )
+    check_shares(config, num_devices, "devices", ", or another --devices.learner")
     if agent.needs_replay and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "

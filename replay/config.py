@@ -4,6 +4,7 @@ import dataclasses
 
 from storage.fields import Count, FieldError, Natural, Pause, Seconds, check_fields
 
+
 @dataclasses.dataclass(frozen=True)
 class ReplayConfig:
     """How much experience is held, and how long anyone waits for it.

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 Config = TypeVar("Config")
 
+MOST_NODES = 1000  # processes of a kind in a run: each has a number below it
 MANY = 2**31 - 1  # what counts and seeds end at: they are 32-bit integers somewhere
 _TOO_LARGE = 10**9  # bounds from here on are named only where they are broken
 _SHOWN = 60  # characters of a value in an error
@@ -49,7 +50,7 @@ class Range:
         if whole or self.low > -_TOO_LARGE:
             words += f" above {self.low:g}" if self.above else f" from {self.low:g}"
         if whole or self.high < _TOO_LARGE:
-            words += " below " if self.below else " up to " if self.above else " to "
+            words += " and below " if self.below else " and up to " if self.above else " to "
             words += f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:g}"
         return words
 
@@ -61,7 +62,7 @@ Several = Annotated[int, Range(2, MANY)]  # for a variance
 Natural = Annotated[int, Range(0, MANY)]
 Seed = Annotated[int, Range(0, MANY)]
 Steps = Annotated[int, Range(1, 10**15)]  # of an environment, or frames
-Nodes = Annotated[int, Range(1, 1000)]  # processes of a kind: each has a number below 1000
+Nodes = Annotated[int, Range(1, MOST_NODES)]
 Few = Annotated[int, Range(0, 1000)]
 Depth = Annotated[int, Range(1, 1000)]  # of a queue or a stack
 Pixels = Annotated[int, Range(1, 4096)]
@@ -161,7 +162,8 @@ def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
       ValueError: fields that do not go together; one line.
     """
     if not isinstance(values, dict):
-        raise FieldError(path[:-1] or cls.__name__, f"is {shown(values)}; allowed are groups of fields")
+        problem = f"is {shown(values)}; allowed are groups of fields"
+        raise FieldError(path[:-1] or cls.__name__, problem)
     hints, fields = field_types(cls), {}
     for name, value in values.items():
         if name not in hints:
@@ -177,7 +179,10 @@ def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
         if required and field.name not in fields:
             allowed = describe(hints[field.name])
             raise FieldError(path + field.name, f"is missing; allowed are {allowed}")
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except FieldError as error:
+        raise FieldError(path + error.path, error.problem) from None
 
 
 def read(hint: Any, value: Any, path: str) -> Any:

@@ -183,7 +183,7 @@ def test_missing_fields_keep_their_defaults():
 
 
 def test_unknown_fields_are_refused():
-    with pytest.raises(ValueError, match="LearnerConfig has no field 'batch'"):
+    with pytest.raises(ValueError, match="learner.'batch' is no field of LearnerConfig"):
         from_dict(TrainConfig, {"learner": {"batch": 4}})
 
 
@@ -250,24 +250,3 @@ def test_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError) as caught:
         load_config(tmp_path / "none")
     assert str(tmp_path / "none") in one_line(caught.value)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"frames": 0},
-        {"frames": -5},
-        {"actors.num_actors": 0},
-        {"actors.envs_per_actor": 0},
-        {"agent.meta.inner_steps": 0},
-        {"agent.meta.target_steps": 0},
-        {"learner.unroll_length": 0},
-        {"replay.min_replay_size": 10_000},
-        {"atari.action_repeat": 0},
-    ],
-)
-def test_values_that_make_no_sense_are_refused(changes):
-    ((name, value),) = changes.items()
-    with pytest.raises(ValueError) as caught:
-        changed(PRESETS["local"]("pong"), name, value)
-    assert name.split(".")[-1] in one_line(caught.value)

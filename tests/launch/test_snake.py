@@ -31,8 +31,6 @@ def test_a_run_its_files_and_what_is_refused(command, tmp_path):
         assert columns[name].shape == (2, 4)
         assert np.all(np.diff(columns[name]) != 0), "it is learned"
     for arguments, words in (
-        ("--inner-steps 0", ["--inner-steps is 0"]),
-        ("--objective mixed --kappa 2", ["--kappa is 2.0"]),
         ("--workdir run", ["run holds a run with"]),
         # The step size falls to 0 over the run.
         ("--workdir run --resume --steps 960", ["steps = 96", "not 960"]),
