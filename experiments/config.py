@@ -46,6 +46,6 @@ def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
     if config.first_seed + config.seeds - 1 > MANY:
         raise FieldError(
             "first_seed",
-            f"is {config.first_seed}; allowed are integers up to {MANY - config.seeds + 1:,}, so "
-            f"that none of {config.seeds} seeds lies above {MANY:,}",
+            f"is {config.first_seed}; allowed are integers up to {MANY - config.seeds + 1}, so "
+            f"that none of {config.seeds} seeds lies above {MANY}",
         )

@@ -40,5 +40,7 @@ def main(arguments: list[str]) -> int:
         rows.append(row)
         if config.json:
             write_json(pathlib.Path(config.json), rows)
+    if not rows:
+        raise ValueError(f"nothing to measure; see bmg benchmark {name} --help.")
     print_table(rows)
     return 0

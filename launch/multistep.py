@@ -31,6 +31,10 @@ class AllConfig(SuiteConfig):
 
     def __post_init__(self):
         check_fields(self)
+        if not (objectives_of(self) or self.fixed):
+            raise ValueError(
+                "nothing to run; give some of --fixed, --n-step, --mixed, --bmg, --mixed-bmg."
+            )
 
 
 def main(

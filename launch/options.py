@@ -177,7 +177,7 @@ def _wide_lines(arguments: list[str]) -> Iterator[None]:
 
 def _plain(text: str) -> str:
     """The parser's own error in one line, without its box, colours and advice."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text)
+    text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]|-{3,}", " ", text)
     text = " ".join(text.split())
     text = re.sub(r"^Missing argument .* argument '(\S+)'.*", r"\1 has no value", text)
     text = re.sub(r"^Required options Missing from .*?: (\S+) .*", r"\1 is missing", text)

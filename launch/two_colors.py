@@ -38,6 +38,8 @@ class AllConfig:
 
     def __post_init__(self):
         check_fields(self)
+        if not self.only or not self.meta_learning_rates:
+            raise ValueError("nothing to run; give --only and --meta-learning-rates some, or not.")
 
 
 @dataclasses.dataclass(frozen=True)

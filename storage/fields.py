@@ -51,7 +51,7 @@ class Range:
             words += f" above {self.low:g}" if self.above else f" from {self.low:g}"
         if whole or self.high < _TOO_LARGE:
             words += " and below " if self.below else " and up to " if self.above else " to "
-            words += f"{self.high:,}" if isinstance(self.high, int) else f"{self.high:g}"
+            words += f"{self.high}" if isinstance(self.high, int) else f"{self.high:g}"
         return words
 
 

@@ -130,6 +130,19 @@ def test_the_lines_themselves_are_valid(inert, line):
     check(inert, *line.split())
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("two-colors all --only", "nothing to run"),
+        ("mrp all --n-step --mixed --bmg --mixed-bmg --no-fixed", "nothing to run"),
+        ("mrp variance --n-step --mixed --bmg --mixed-bmg --oracle 0", "nothing to measure"),
+        ("evaluate", "--workdir is missing"),
+    ],
+)
+def test_nothing_to_do_is_refused(inert, line, words):
+    assert words in inert.refused(*line.split())
+
+
 @FUZZ
 @given(words=command_lines())
 def test_any_command_line(inert, words):
