@@ -11,6 +11,7 @@ from meta.objectives import mixture_weights
 from storage.fields import (
     Count,
     Few,
+    FieldError,
     Lifetimes,
     Lookahead,
     OpenShare,
@@ -171,9 +172,10 @@ class SnakeConfig(LifetimesConfig, ObjectiveConfig):
         super().__post_init__()
         check_lifetimes(self, self.steps_per_update)
         if SIZE % 2 ** len(self.channels):
-            raise ValueError(
-                f"--channels are {len(self.channels)} layers; allowed are up to 2, as each halves "
-                f"the {SIZE}x{SIZE} grid."
+            raise FieldError(
+                "channels",
+                f"has {len(self.channels)} layers; allowed are up to 2, as each halves the "
+                f"{SIZE}x{SIZE} grid",
             )
 
 

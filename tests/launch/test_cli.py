@@ -129,6 +129,7 @@ def test_options_of_every_part(command):
         ("evaluate --workdir nowhere", ["no run in nowhere"]),
         ("evaluate", ["--workdir"]),
         ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),
+        ("benchmark runtimes --runtimes", ["nothing to measure"]),
         ("plot --workdirs nowhere", ["no run in nowhere"]),
     ],
 )
