@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import os
 import re
@@ -135,7 +136,7 @@ def parse_options(cls: type[Config], prog: str, arguments: list[str], default=No
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
-    registry.struct_rule(_without_checks)
+    registry.struct_rule(functools.partial(_without_checks, []))
     options = {} if default is None else {"default": default}
     errors, problem = io.StringIO(), ""
     try:
@@ -200,18 +201,18 @@ def _options(cls: type, prefix: str = "") -> Iterator[str]:
             yield option_of(prefix + name)
 
 
-def _without_checks(info):
+def _without_checks(asked: list[type], info):
     """The parser's rule for dataclasses: it only takes the words apart, and gives a dict for
     `from_dict`, which knows what is allowed and the option's whole name."""
     from tyro.constructors import ConstructorRegistry
 
-    if not dataclasses.is_dataclass(info.type) or info.type in _ASKED:
+    if not dataclasses.is_dataclass(info.type) or info.type in asked:
         return None
-    _ASKED.append(info.type)  # this rule is not asked again: the parser's own answers
+    asked.append(info.type)  # this rule is not asked again: the parser's own answers
     try:
         spec = ConstructorRegistry.get_struct_spec(info)
     finally:
-        _ASKED.remove(info.type)
+        asked.remove(info.type)
     hints = field_types(info.type)
     fields = [_without_check(field, hints[field.name]) for field in spec.fields]
 
@@ -220,9 +221,6 @@ def _without_checks(info):
 
     values.__doc__ = info.type.__doc__  # what --help says of the group
     return dataclasses.replace(spec, instantiate=values, fields=tuple(fields))
-
-
-_ASKED: list[type] = []
 
 
 def _without_check(field, hint):

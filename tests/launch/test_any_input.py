@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from launch import benchmark, isolation, lifetimes, local_pod
 from launch.config import config_file, to_dict
-from launch.local_pod import Layout
 from launch.presets import PRESETS
 from storage.fields import range_of
 from tests.launch.commands import files

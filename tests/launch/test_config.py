@@ -10,7 +10,7 @@ import typing
 import pytest
 
 from environments.scores import GAMES
-from launch.config import TrainConfig, check_same, config_file, load_config, to_dict
+from launch.config import TrainConfig, check_same, load_config, to_dict
 from launch.presets import PRESETS
 from storage.fields import from_dict, range_of
 from tests.launch.configs import get, leaves
