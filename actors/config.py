@@ -5,45 +5,41 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from storage.fields import Environments, Few, Nodes, Pause, Seconds, Threads, check_fields
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorConfig:
     """The processes that stream unrolls. Defaults are BMG App. C.4: 48 environments."""
 
-    num_actors: int = 8
+    num_actors: Nodes = 8
     """Actor processes. The paper gives 48 environments on 2 accelerator cores."""
-    envs_per_actor: int = 6
+    envs_per_actor: Environments = 6
     """Environments of each actor, stepped as one C++ vector and acted on as one batch."""
-    env_threads: int = 1
+    env_threads: Threads = 1
     """Threads that step one actor's environments."""
     inference: Literal["auto", "actor", "server"] = "auto"
     """Who chooses the actions. actor: each actor for itself, on its CPU core. server: the learner's
     process, in one batch for all actors of the host, on devices of its own where there are several
     (--devices.inference). auto: server where there is an accelerator. Unread by the runtime of
     threads, which always batches. Ours."""
-    parts: int = 2
+    parts: Environments = 2
     """Parts of an actor's environments that are stepped in turn, each while the others wait for
     their actions; 1 where an actor chooses them itself, or has but one. Ours."""
-    patience: float = 0.02
+    patience: Pause = 0.02
     """Seconds that a request to the inference server waits at most for those of other actors, to
     make up a batch. Ours."""
-    parameter_interval: float = 0.5
+    parameter_interval: Pause = 0.5
     """Seconds between an actor's looks for newer parameters; unread by the runtime of threads,
     which acts with the newest at every step. Ours."""
-    parameter_timeout: float = 600.0
+    parameter_timeout: Seconds = 600.0
     """Seconds an actor or an evaluator waits for its first parameters before it gives up; longer
     than the learner takes to start. Ours."""
-    report_interval: float = 5.0
+    report_interval: Pause = 5.0
     """Seconds between an actor's reports of where its time goes. Ours."""
 
     def __post_init__(self):
-        if self.num_actors < 1 or self.envs_per_actor < 1:
-            raise ValueError("num_actors and envs_per_actor must be at least 1.")
-        if self.parts < 1 or self.patience < 0:
-            raise ValueError(
-                f"actors' parts {self.parts} and patience {self.patience}: give at least 1, and 0 "
-                "or more seconds."
-            )
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +47,15 @@ class EvaluatorConfig:
     """The processes that play full episodes. The paper scores training episodes alone; a separate
     evaluator with the same no-op starts and raw rewards is ours."""
 
-    num_evaluators: int = 1
+    num_evaluators: Few = 1
     """Evaluator processes; 0 for none."""
-    episodes: int = 10
+    episodes: Environments = 10
     """Episodes of one evaluation, played side by side."""
-    interval: float = 300.0
+    interval: Pause = 300.0
     """Seconds from the end of one evaluation to the start of the next; the last one, of the final
     parameters, always runs."""
-    final_timeout: float = 900.0
+    final_timeout: Pause = 900.0
     """Seconds that the end of a run waits for the last evaluation at most."""
+
+    def __post_init__(self):
+        check_fields(self)

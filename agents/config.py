@@ -5,6 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from storage.fields import (
+    Count,
+    Few,
+    Logit,
+    Lookahead,
+    Natural,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Weight,
+    check_fields,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
@@ -13,48 +26,51 @@ class NetworkConfig:
     torso: Literal["resnet", "dqn", "shallow", "mlp"] = "resnet"
     """resnet: IMPALA's deep torso; dqn: 32-64-64 convolutions; shallow: 16-32, for CPUs;
     mlp: flattened pixels."""
-    channels: tuple[int, ...] = (64, 128, 128, 64)
+    channels: tuple[Count, ...] = (64, 128, 128, 64)
     """Channels of each resnet section; 4x of BMG App. C.4, 1x is 16 32 32 16. Table 2."""
-    residual_blocks: int = 2
+    residual_blocks: Few = 2
     """Residual blocks per resnet section. Table 2."""
-    features: int = 512
+    features: Count = 512
     """Size of the projection from torso to heads ("conv-to-linear feature size"). Table 2."""
-    head_hidden: tuple[int, ...] = (256, 256)
+    head_hidden: tuple[Count, ...] = (256, 256)
     """Hidden layers of each policy and value MLP; empty for linear heads. Table 2."""
     center_frames: bool = False
     """Subtract each frame's mean brightness and amplify what is left: few pixels differ between
     states, and the background they share is learned first otherwise. Ours."""
-    weight_scale: float = 1.0
+    weight_scale: Positive = 1.0
     """Factor on the torso's initial weights, 1 is Haiku's default. Ours."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; parameters, losses and optimisers are float32. auto: bfloat16 where the
     learner has an accelerator. Actors and evaluators on CPUs act in float32. Ours."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """The outer loss's fixed hyper-parameters p, and what is fixed in every loss."""
 
-    discount: float = 0.995
+    discount: Share = 0.995
     """gamma of the outer loss, per agent step. Table 2."""
-    lambda_: float = 1.0
+    lambda_: Share = 1.0
     """lambda of the outer loss's traces. Table 2."""
-    alpha: float = 1.0
+    alpha: Share = 1.0
     """Mixing weight of clipped (1) and unclipped (0) importance ratios. Table 2."""
-    rho_clip: float = 1.0
+    rho_clip: Positive = 1.0
     """rho-bar, clip of the ratios in the temporal differences; never learned. Table 2."""
-    c_clip: float = 1.0
+    c_clip: Positive = 1.0
     """c-bar, clip of the ratios in the traces; never learned. Table 2."""
-    policy_cost: float = 1.0
+    policy_cost: Weight = 1.0
     """epsilon_PG, weight of the policy-gradient loss. Table 2."""
-    entropy_cost: float = 0.01
+    entropy_cost: Weight = 0.01
     """epsilon_EN, weight of the entropy loss, nats. Table 2."""
-    value_cost: float = 0.25
+    value_cost: Weight = 0.25
     """epsilon_TD, weight of half the squared value error. Table 2."""
-    max_entropy: float = 0.9
+    max_entropy: Positive = 0.9
     """No entropy bonus above this share of the uniform policy's entropy; 1 or more: no limit.
     Table 2's "max entropy loss value", read as rlax's entropy clip."""
-    laser_threshold: float = 2.0
+    laser_threshold: Weight = 2.0
     """Replayed states whose KL to the implicit V-trace policy is above this are left out, nats.
     Table 2."""
     advantage: Literal["target", "one_step"] = "target"
@@ -62,44 +78,50 @@ class LossConfig:
     rho (r + gamma G' - v)."""
     reduction: Literal["mean", "sum"] = "mean"
     """Over batch and time; the paper is silent, IMPALA sums."""
-    max_abs_reward: float = 1.0
+    max_abs_reward: Positive = 1.0
     """Rewards are clipped to this magnitude in the losses, after the action repeat. Table 2."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The agent's RMSProp, used by agent and target steps alike."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Initial step size. Table 2."""
-    decay_frames: int = 200_000_000
+    decay_frames: Natural = 200_000_000
     """Environment frames over which the step size falls linearly to 0; 0 keeps it constant.
     Table 2 prints 200 000; read in thousands, as IMPALA decays over the whole run."""
-    decay: float = 0.99
+    decay: ShareBelowOne = 0.99
     """Decay of the second moment ("momentum decay"). Table 2."""
-    epsilon: float = 1e-4
+    epsilon: Positive = 1e-4
     """Added to the second moment. Table 2."""
     epsilon_in_root: bool = True
     """Whether epsilon stands inside the square root; optax's default, the paper is silent."""
-    max_norm: float = 0.3
+    max_norm: Positive = 0.3
     """Clip of the gradient's global norm; 0.2 for BMG with L = 4. Table 2 and App. C.6."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaConfig:
     """Meta-learning: what is learned, from which target, how it is matched."""
 
-    inner_steps: int = 1
+    inner_steps: Lookahead = 1
     """K, agent updates that are backpropagated through; the first K - 1 use replay only."""
-    target_steps: int = 1
+    target_steps: Lookahead = 1
     """L, steps of the bootstrapped target; the first L - 1 use a replay batch each. BMG only."""
     matching: Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2"] = "kl_value"
     """How target and updated agent are compared. BMG only; App. C."""
-    value_weight: float = 0.25
+    value_weight: Weight = 0.25
     """Weight of value matching in kl_value. App. C."""
     target_optimizer: Literal["rmsprop", "sgd"] = "rmsprop"
     """Optimiser of the last target step; sgd with l2 is STACX. App. C.1."""
-    sgd_target_rate: float = 0.5
+    sgd_target_rate: Positive = 0.5
     """Step size of the sgd target step; 0.5 in App. C.1."""
     final_data: Literal["all", "replay"] = "all"
     """Data of the last target step; replay is the ablation "R" of Fig. 13."""
@@ -108,28 +130,31 @@ class MetaConfig:
     continuation: Literal["updated", "recomputed", "target"] = "updated"
     """Where the agent goes on: its update, its update anew under the new meta-parameters (NS),
     or the target (DB). Fig. 17."""
-    extra_replay_batches: int = 0
+    extra_replay_batches: Few = 0
     """Replay batches added to the meta-objective's data; 3 is the ablation "R" of Fig. 14."""
-    auxiliary_tasks: int = 2
+    auxiliary_tasks: Few = 2
     """Tasks beside the main one, each with its own heads and meta-parameters. Table 2."""
-    initial_logit: float = 4.6
+    initial_logit: Logit = 4.6
     """Initial value of each meta-parameter before its sigmoid (0.990 after). STACX."""
-    learning_rate: float = 1e-3
+    learning_rate: Weight = 1e-3
     """Adam's step size. Table 2."""
-    b1: float = 0.9
+    b1: ShareBelowOne = 0.9
     """Adam's beta_1. Table 2."""
-    b2: float = 0.999
+    b2: ShareBelowOne = 0.999
     """Adam's beta_2. Table 2."""
-    epsilon: float = 1e-4
+    epsilon: Positive = 1e-4
     """Adam's epsilon. Table 2."""
-    max_norm: float = 0.0
+    max_norm: Weight = 0.0
     """Clip of the meta-gradient's global norm; 0 for none. Table 2 lists none."""
     differentiation: Literal["mixed", "plain"] = "mixed"
     """How the meta-gradient passes through the agent's gradients: mixed-mode with recomputed steps,
     or reverse over reverse with everything kept. Same result. Ours."""
-    stacx_kl_weight: float = 0.0
+    stacx_kl_weight: Weight = 0.0
     """Weight of KL(updated || old policy) in STACX's outer loss; 1 in the original STACX, 0 in
     BMG's baseline."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,11 +200,6 @@ class AgentConfig:
         return self.num_extra_batches > 0 or replay_target
 
     def __post_init__(self):
-        if self.meta.inner_steps < 1:
-            raise ValueError(f"inner_steps is {self.meta.inner_steps}; give K >= 1.")
-        if self.meta.target_steps < 1:
-            raise ValueError(f"target_steps is {self.meta.target_steps}; give L >= 1.")
-        if self.meta.auxiliary_tasks < 0:
-            raise ValueError(f"auxiliary_tasks is {self.meta.auxiliary_tasks}; give 0 or more.")
+        check_fields(self)
         if self.algorithm != "bmg" and self.meta.continuation == "target":
             raise ValueError("continuation 'target' needs a target; give --agent.algorithm bmg.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from storage.fields import check_fields
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
@@ -13,3 +15,6 @@ class BenchmarkConfig:
     """File for the rows, a JSON list, written as they come; empty for none."""
     quick: bool = False
     """A shorter measurement: less precise."""
+
+    def __post_init__(self):
+        check_fields(self)

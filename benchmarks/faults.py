@@ -25,6 +25,7 @@ from typing import IO, NamedTuple
 import psutil
 
 from benchmarks.config import BenchmarkConfig
+from storage.fields import Seconds
 from storage.processes import PARENT, child_environment, name_of
 from storage.rows import read_rows
 
@@ -48,7 +49,7 @@ class Config(BenchmarkConfig):
 
     only: tuple[str, ...] = ()
     """Faults to try, such as actor-killed; none for all."""
-    seconds: float = 120.0
+    seconds: Seconds = 120.0
     """That each of the two runs lasts whose throughput is compared; a quick one takes a third."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from benchmarks.config import BenchmarkConfig
 from benchmarks.system import end_all, run_and_measure
+from storage.fields import LocalHosts
 
 _RUN = [
     *("--preset", "local", "--game", "pong", "--frames", "10000000000"),
@@ -25,7 +26,7 @@ _ONLINE, _REPLAY = 4, 1  # unrolls of each host in an update
 class Config(BenchmarkConfig):
     """Measure several hosts on this machine."""
 
-    hosts: tuple[int, ...] = (2, 4)
+    hosts: tuple[LocalHosts, ...] = (2, 4)
     """Numbers of hosts."""
     pinned: bool = False
     """Each host on one core, its own as far as there are any; else all share all cores."""

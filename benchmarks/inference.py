@@ -10,13 +10,14 @@ import numpy as np
 
 from benchmarks.config import BenchmarkConfig
 from benchmarks.system import run_and_measure
+from storage.fields import Count
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(BenchmarkConfig):
     """Measure the inference server."""
 
-    rounds: int = 3
+    rounds: Count = 3
     """Runs of each placement, in turn."""
 
 

@@ -33,6 +33,7 @@ from agents.trajectory import Trajectory
 from benchmarks.config import BenchmarkConfig
 from learner.update import with_precision
 from storage.files import whole_file
+from storage.fields import Lookahead, Pause
 
 _ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 _ACTIONS = 6  # Pong's
@@ -65,15 +66,15 @@ class Config(BenchmarkConfig):
     networks: tuple[Literal["shallow", "1x", "2x", "4x"], ...] = ("1x", "2x", "4x")
     """Sizes of BMG App. C.4: channels 16 32 32 16, times 1, 2 and 4; shallow is the local preset's.
     On two cores 1x takes half an hour, 4x most of a day."""
-    horizons: tuple[int, ...] = (1, 2, 4, 8)
+    horizons: tuple[Lookahead, ...] = (1, 2, 4, 8)
     """K of STACX and of BMG with L = 1, and L of BMG with K = 1, one after the other."""
-    plain: tuple[int, ...] = (1, 2)
+    plain: tuple[Lookahead, ...] = (1, 2)
     """K for which reverse-over-reverse differentiation is measured as well."""
     frames: Literal["light", "paper"] = "light"
     """84x84 grey, or the paper's 210x160 RGB; four of them stacked."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
-    seconds: float = 20.0
+    seconds: Pause = 20.0
     """For each case's repetitions, of which there is at least one."""
     output: str = ""
     """Folder for learner.csv and learner.png, figure 16 of the paper anew, written after each row;

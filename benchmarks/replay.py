@@ -51,6 +51,7 @@ from learner.batches import Prefetcher
 from replay.config import ReplayConfig
 from replay.interface import Replay
 from replay.memory import MemoryReplay
+from storage.fields import Count, Few, Nodes, Seconds
 
 _DAY = 86_400.0
 _FRAMES = 200_000_000  # of the paper's run
@@ -66,23 +67,23 @@ _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": 
 class Config(BenchmarkConfig):
     """Measure the replay path alone, as the program has it and with one thing changed at a time."""
 
-    seconds: float = 10.0
+    seconds: Seconds = 10.0
     """That each row is measured for; a quick one takes 4 at most and leaves rows out."""
-    unrolls: int = 96
+    unrolls: Count = 96
     """Different ones that are recorded, of 2.4 MB each, and written over and over."""
     game: str = "pong"
     """Whose frames; they differ in how well they compress."""
-    writers: int = 1
+    writers: Nodes = 1
     """Processes that write."""
-    online_batch: int = 6
+    online_batch: Count = 6
     """Fresh unrolls of an update. BMG Table 2."""
-    replay_batch: int = 12
+    replay_batch: Count = 12
     """Replayed unrolls of each batch of an update. BMG Table 2."""
-    extra_batches: int = 3
+    extra_batches: Few = 3
     """Replay batches of an update beside the main one: (K - 1) + (L - 1)."""
-    unroll_length: int = 20
+    unroll_length: Count = 20
     """Steps of an unroll. BMG Table 2."""
-    replay_capacity: int = 500
+    replay_capacity: Count = 500
     """Unrolls in the replay; the paper's 10,000 are 1.8 GB of compressed Pong in the server, and
     24 GB in one process's memory."""
     atari: AtariConfig = PAPER

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.config import BenchmarkConfig
 from benchmarks.system import run_and_measure
+from storage.fields import Seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Config(BenchmarkConfig):
     options: str = ""
     """More options of `bmg train` for all, such as "--actors.num-actors 8 --agent.network.torso
     resnet"; as one word: --options="..."."""
-    seconds: float = 60.0
+    seconds: Seconds = 60.0
     """That each of the two measurements lasts; a quick one takes a third."""
 
 

@@ -11,6 +11,7 @@ import jax
 from benchmarks.config import BenchmarkConfig
 from experiments.multistep.config import ObjectiveConfig, SnakeConfig
 from experiments.multistep.snake import make_lifetime
+from storage.fields import Count
 
 _FIXED, _ONE_STEP = ObjectiveConfig("fixed"), ObjectiveConfig("n-step", 1)
 _OTHERS = (
@@ -24,7 +25,7 @@ _OTHERS = (
 class Config(BenchmarkConfig):
     """Update A2C on Snake under each objective, in turns."""
 
-    repetitions: int = 10
+    repetitions: Count = 10
     """Turns; medians are told."""
 
 

@@ -11,56 +11,43 @@ import dataclasses
 import numpy as np
 
 from environments import base, scores
+from storage.fields import Count, Depth, Few, Pixels, Share, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
 class AtariConfig:
     """How the games are played and shown. Defaults are BMG Table 2 unless a field says so."""
 
-    height: int = 210
+    height: Pixels = 210
     """Rows of a frame, pixels. Table 2 prints (H, W, D) as 160, 210, 3 with H and W swapped: the
     screen has 210 rows of 160 pixels."""
-    width: int = 160
+    width: Pixels = 160
     """Columns of a frame, pixels. Table 2; see height."""
     grayscale: bool = False
     """One channel of luminance in place of RGB. Table 2 (none)."""
     max_pool: bool = False
     """Maximum over the last two frames of an action repeat (against flicker), else the last frame
     alone. Table 2 (none)."""
-    action_repeat: int = 4
+    action_repeat: Depth = 4
     """Environment frames per agent step; rewards are summed over them. Table 2."""
-    num_stack: int = 4
+    num_stack: Depth = 4
     """Frames that the policy sees at once; they are stacked by the agent, not here. Table 2."""
-    noop_max: int = 30
+    noop_max: Few = 30
     """No-op frames at the start of an episode, uniform in 0 ... noop_max. Table 2 says 30; IMPALA
     draws from 1 ... 30, while the emulator's draw always includes 0."""
-    sticky_actions: float = 0.0
+    sticky_actions: Share = 0.0
     """Probability, per frame, that the emulator repeats its previous action. Table 2 (none)."""
     full_action_space: bool = False
     """All 18 actions in place of the game's minimal set. IMPALA Table G.1 (minimal for experts of
     one game); BMG does not say."""
     zero_discount_on_life_loss: bool = True
     """Discount 0 where a life is lost; the game and the episode's return go on. Table 2."""
-    max_episode_frames: int = 108_000
+    max_episode_frames: Count = 108_000
     """Environment frames, no-ops left out, after which an episode ends (30 minutes); such an end is
     treated as a terminal. Table 2; how it is treated is ours, the paper is silent."""
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "action_repeat", "num_stack", "max_episode_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"Atari's {name} is {getattr(self, name)}; allowed are integers from 1; "
-                    "raise it"
-                )
-        if self.noop_max < 0:
-            raise ValueError(
-                f"Atari's noop_max is {self.noop_max}; allowed are integers from 0; use 0 for none"
-            )
-        if not 0 <= self.sticky_actions <= 1:
-            raise ValueError(
-                f"Atari's sticky_actions is {self.sticky_actions}; allowed are probabilities from "
-                "0 to 1; use 0 for none"
-            )
+        check_fields(self)
 
 
 # BMG Table 2: the whole screen in colour.

@@ -47,5 +47,7 @@ def main(arguments: list[str]) -> int:
                     write_json(pathlib.Path(config.json), rows)
     except KeyboardInterrupt:
         return signals.EXIT_CODE
+    if not rows:
+        raise ValueError(f"nothing to measure; see bmg benchmark {name} --help.")
     print_table(rows)
     return 0

@@ -18,6 +18,7 @@ _COMMANDS = {
     "benchmark": ("launch.benchmark", "measure speed and memory of the system and the experiments"),
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
+_LONGEST = 300  # characters of a word in an error
 _MORE = "bmg COMMAND --help shows a command's options and their defaults."
 
 
@@ -54,6 +55,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def fail(message: str) -> int:
-    """Prints an error in one line; the exit code 2."""
-    print("bmg: " + " ".join(message.split()), file=sys.stderr)
+    """Prints an error in one line, which a terminal takes for nothing but text; the exit code 2."""
+    print("bmg: " + " ".join(_printable(word) for word in message.split()), file=sys.stderr)
     return 2
+
+
+def _printable(word: str) -> str:
+    """Without control characters, and not endless: a path that was typed may be both."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in word[: _LONGEST + 1])
+    return text if len(word) <= _LONGEST else f"{text[:_LONGEST]}..."

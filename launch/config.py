@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import typing
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from actors.config import ActorConfig, EvaluatorConfig
 from agents.config import AgentConfig
 from environments.atari import AtariConfig
-from learner.config import DevicesConfig, HostsConfig, LearnerConfig
+from environments.scores import validate_game
+from learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
 from replay.config import ReplayConfig
+from storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields, from_dict, number
 
 Config = TypeVar("Config")
+
+_LARGEST_FILE = 2**20  # bytes; a configuration has a few thousand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +29,11 @@ class TrainConfig:
     """Where the other defaults come from: local fits two cores, paper is BMG Table 2 in full."""
     game: str = "pong"
     """Atari ROM name, such as pong or ms_pacman, or catch."""
-    frames: int = 2_000_000
+    frames: Steps = 2_000_000
     """Environment frames to train for (agent steps times the action repeat)."""
     workdir: str = ""
     """Run directory; empty for runs/GAME."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds parameters, actions and environments."""
     resume: bool = False
     """Go on from the newest checkpoint in the run directory, with the configuration found there."""
@@ -45,12 +48,12 @@ class TrainConfig:
     """private: the run's processes have a network of their own with nothing but a loopback, where
     the kernel allows it (Linux); nobody else can reach them. host: the machine's. Unread by
     local-threads, which opens no port."""
-    restarts: int = 0
+    restarts: Few = 0
     """How often the run goes on from its newest checkpoint by itself after it has failed."""
-    node_restarts: int = 10
+    node_restarts: Few = 10
     """Deaths of one actor or evaluator within ten minutes, after each of which it starts again; one
     more ends the run."""
-    silence_timeout: float = 600.0
+    silence_timeout: Seconds = 600.0
     """Seconds without a sign of life after which an actor's or an evaluator's process is taken for
     hung, killed and started again; longer than its policy takes to compile."""
     agent: AgentConfig = AgentConfig()
@@ -73,21 +76,13 @@ class TrainConfig:
         return host_folder(self.root, self.hosts.index)
 
     def __post_init__(self):
-        if self.frames < 1:
-            raise ValueError(f"frames is {self.frames}; give a positive number.")
-        if self.learner.online_batch % self.hosts.count or (
-            self.learner.replay_batch % self.hosts.count
-        ):
+        check_fields(self)
+        validate_game(self.game)
+        check_shares(self.learner, self.hosts.count, "hosts")
+        if self.hosts.count * self.actors.num_actors > MOST_NODES:
             raise ValueError(
-                f"online_batch {self.learner.online_batch} and replay_batch "
-                f"{self.learner.replay_batch} cannot be shared evenly by {self.hosts.count} hosts."
-            )
-        for name in ("restarts", "node_restarts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        if self.silence_timeout <= 0:
-            raise ValueError(
-                f"silence_timeout is {self.silence_timeout}; give more than 0 seconds."
+                f"{self.hosts.count} hosts with {self.actors.num_actors} actors each are too many; "
+                f"give --actors.num-actors {MOST_NODES // self.hosts.count} at most."
             )
 
 
@@ -106,26 +101,6 @@ _SHARED = (
 def to_dict(config) -> dict[str, Any]:
     """A configuration as JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_dict(cls, values: dict[str, Any]):
-    """A configuration from JSON values; fields that are missing keep their defaults.
-
-    Raises:
-      ValueError: for a field that is not known, in one line.
-    """
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}.")
-    fields = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = from_dict(hints[name], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        fields[name] = value
-    return cls(**fields)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -210,9 +185,19 @@ def load_config(workdir: pathlib.Path, cls: type[Config] = TrainConfig) -> Confi
     Raises:
       ValueError: no run there, or not readable; one line.
     """
+    path = config_file(workdir)
     try:
-        return from_dict(cls, json.loads(config_file(workdir).read_text()))
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError("it is too large")
+        # Python may refuse to read integers of many digits, which no field takes.
+        values = json.loads(path.read_text("utf-8"), parse_int=number)
     except FileNotFoundError:
-        raise ValueError(f"no run in {workdir} ({config_file(workdir)} is missing).") from None
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{config_file(workdir)} cannot be read: {error}") from None
+        raise ValueError(f"no run in {workdir} ({path} is missing).") from None
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply.") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    try:
+        return from_dict(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from launch import environment
 from launch.config import fixed_fields, load_config
 from launch.options import parse_options
+from storage.fields import Environments, Seed, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +17,13 @@ class EvaluateConfig:
 
     workdir: str
     """Run directory of `bmg train`."""
-    episodes: int = 10
+    episodes: Environments = 10
     """Full episodes, played side by side."""
-    seed: int = 1
+    seed: Seed = 1
     """Seeds episodes and actions; other than the run's own, so that episodes are new."""
 
     def __post_init__(self):
-        if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; give at least 1.")
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
     import pathlib
 
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
+    environment.clean()
     config = load_config(pathlib.Path(options.workdir))
     config = dataclasses.replace(config, workdir=options.workdir)
 
@@ -63,17 +65,17 @@ def main(arguments: list[str]) -> int:
     )
     for problem in problems:
         print(problem)
-    environment = make(
+    games = make(
         config.game, options.episodes, options.seed, 0, config.atari, num_threads=0
     )
     returns = play_episodes(
-        environment,
+        games,
         jax.jit(acting_policy(agent.network)),
         main_task_params(found.state.agent.params),
         jax.random.PRNGKey(options.seed),
         should_stop=lambda: False,
     )
-    environment.close()
+    games.close()
     mean_return = float(np.mean(returns))
     result = {
         "game": config.game,
@@ -86,6 +88,6 @@ def main(arguments: list[str]) -> int:
         "returns": [float(x) for x in returns],
         "protocol": protocol(config),
     }
-    write_json(config.path / "evaluation.json", result)
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2), flush=True)
+    write_json(config.path / "evaluation.json", result)  # which may be read-only
     return 0

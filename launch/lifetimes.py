@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from launch import environment, signals
 from launch.config import check_workdir, config_file, load_config, to_dict
-from launch.options import parse_options
+from launch.options import parse_options, peek
 
 RESULTS = "results.csv"
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
@@ -44,15 +43,13 @@ def parse(experiment: Experiment, arguments: list[str]):
     Raises:
       ValueError: bad input, one line.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--workdir", default=experiment.config.workdir)
-    first.add_argument("--resume", action="store_true")
-    known, _ = first.parse_known_args(arguments)
+    known = peek(arguments, ("workdir",), ("resume",))
+    workdir = known.get("workdir", experiment.config.workdir)
     default = None
-    if known.resume and config_file(pathlib.Path(known.workdir)).exists():
+    if known.get("resume") and config_file(pathlib.Path(workdir)).exists():
         # The directory may have been moved: the one that was named is meant.
-        saved = load_config(pathlib.Path(known.workdir), experiment.config)
-        default = dataclasses.replace(saved, workdir=known.workdir)
+        saved = load_config(pathlib.Path(workdir), experiment.config)
+        default = dataclasses.replace(saved, workdir=workdir)
     return parse_options(experiment.config, f"bmg {experiment.command}", arguments, default)
 
 

@@ -10,7 +10,7 @@ is gone with the processes. Elsewhere they share this machine's loopback.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import os
 import pathlib
 import socket
@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 from launch import environment, signals
 from launch.config import host_folder
+from launch.options import option_of, take
+from storage.fields import FieldError, LocalHosts, Natural, check_fields, from_dict, number
 
 _PORT = 8476  # of the coordinator, in a network of its own
 _LEAVE_SECONDS = 60.0  # that the other hosts have beyond --hosts.timeout when one has ended
@@ -35,12 +37,17 @@ OPTIONS are those of bmg train; --actors.* and --replay.* count on each host, ba
 schedules are those of all hosts together."""
 
 
-class Layout(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Layout:
     """How this machine is shared between hosts."""
 
-    hosts: int
-    devices: int  # of each host
-    cores: int  # of each host; 0, all share all
+    hosts: LocalHosts = 2
+    devices_per_host: LocalHosts = 1
+    cores_per_host: Natural = 0
+    """0: all share all."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 class Networks(NamedTuple):
@@ -82,24 +89,17 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> tuple[Layout, list[str]]:
     """The layout, and the options of `bmg train`."""
-    parser = argparse.ArgumentParser(
-        prog="bmg pod local", add_help=False, allow_abbrev=False, exit_on_error=False
-    )
-    parser.add_argument("--hosts", type=int, default=2)
-    parser.add_argument("--devices-per-host", type=int, default=1)
-    parser.add_argument("--cores-per-host", type=int, default=0)
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(Layout)]
+    given, options = take(arguments, names)
+    if None in given.values():
+        name = next(name for name, text in given.items() if text is None)
+        raise ValueError(f"--{name} has no value; see bmg pod local --help.")
     try:
-        known, options = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; see bmg pod local --help.") from None
-    layout = Layout(known.hosts, known.devices_per_host, known.cores_per_host)
-    if layout.hosts < 1 or layout.devices < 1 or layout.cores < 0:
-        raise ValueError(
-            f"hosts {layout.hosts}, devices-per-host {layout.devices} and cores-per-host "
-            f"{layout.cores}: give at least 1, at least 1, and 0 or more."
-        )
-    if layout.hosts > 250:
-        raise ValueError(f"{layout.hosts} hosts wanted; at most 250 fit into one local network.")
+        numbers = {name: number(text) for name, text in given.items()}
+        layout = from_dict(Layout, {n.replace("-", "_"): x for n, x in numbers.items()})
+    except FieldError as error:
+        option = option_of(error.path)
+        raise ValueError(f"{option} {error.problem}; see bmg pod local --help.") from None
     return layout, options
 
 
@@ -154,7 +154,7 @@ def _start(
     from launch.train import own_command
     from storage.processes import PARENT, name_of
 
-    flags = f"--xla_force_host_platform_device_count={layout.devices}"
+    flags = f"--xla_force_host_platform_device_count={layout.devices_per_host}"
     variables = environment.expected(
         hand_on(networks.why_open),
         JAX_PLATFORMS="cpu",
@@ -192,11 +192,11 @@ def _start(
 
 def _cores(layout: Layout, index: int) -> str:
     """A host's cores, such as `2,3`; empty for all."""
-    if not layout.cores:
+    if not layout.cores_per_host:
         return ""
     there = sorted(os.sched_getaffinity(0))
-    first = index * layout.cores
-    return ",".join(str(there[(first + i) % len(there)]) for i in range(layout.cores))
+    first = index * layout.cores_per_host
+    return ",".join(str(there[(first + i) % len(there)]) for i in range(layout.cores_per_host))
 
 
 def _console(root: pathlib.Path, index: int) -> pathlib.Path:

@@ -8,6 +8,7 @@ import pathlib
 from experiments.multistep.config import MrpConfig, MrpVarianceConfig
 from launch import multistep
 from launch.lifetimes import Experiment
+from storage.fields import Count, Lifetimes, check_fields
 
 _USAGE = """
 bmg mrp all        run every objective
@@ -20,9 +21,9 @@ bmg mrp figures    redraw the paper's figures 4 and 5 from such runs
 class AllConfig(multistep.AllConfig):
     """Run every objective, one after the other; go on where it was stopped (figure 4)."""
 
-    seeds: int = 5
+    seeds: Lifetimes = 5
     """Lifetimes of each. Figure 4."""
-    steps: int = MrpConfig.steps
+    steps: Count = MrpConfig.steps
     """Environment steps of each lifetime, 320 an update."""
     root: str = "runs/mrp"
     """Folder of the run directories."""
@@ -38,6 +39,9 @@ class FiguresConfig:
     """Run directory of `bmg mrp variance`; figure 5 is left out where it holds nothing."""
     output: str = "docs/multistep"
     """Folder for the pictures."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:

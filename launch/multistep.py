@@ -17,6 +17,7 @@ from experiments.multistep.config import (
 from launch import lifetimes
 from launch.lifetimes import Experiment, load_runs, parse, run, run_each
 from launch.options import parse_options
+from storage.fields import Seed, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,15 @@ class AllConfig(SuiteConfig):
 
     fixed: bool = True
     """The agent whose hyper-parameters stay as they are as well."""
-    first_seed: int = 0
+    first_seed: Seed = 0
     """The first one's seed; the others follow."""
 
     def __post_init__(self):
-        objectives_of(self)
+        check_fields(self)
+        if not (objectives_of(self) or self.fixed):
+            raise ValueError(
+                "nothing to run; give some of --fixed, --n-step, --mixed, --bmg, --mixed-bmg."
+            )
 
 
 def main(

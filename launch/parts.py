@@ -39,10 +39,11 @@ from learner.update import (
     with_precision,
 )
 from replay.interface import Replay
+from storage.fields import MOST_NODES
 
 # Every start of an actor or an evaluator has a number of its own, and with it seeds of its own,
 # over all stretches of a run: start s of actor i is 2000 s + i, of evaluator i 2000 s + 1000 + i.
-_NODES_OF_A_KIND = 1000
+_NODES_OF_A_KIND = MOST_NODES
 
 
 class LearnerSays(Protocol):

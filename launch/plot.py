@@ -9,6 +9,7 @@ import pathlib
 from launch.config import load_config
 from launch.options import check_name, parse_options
 from launch.tables import print_table
+from storage.fields import check_fields
 
 _KINDS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".eps")
 
@@ -24,6 +25,9 @@ class PlotConfig:
     """Picture to write, of the kind that the name ends in; a folder gets curves.png."""
     metrics: tuple[str, ...] = ("training/return", "evaluation/return")
     """Metrics to draw, a panel each; every name in metrics.jsonl will do."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import pathlib
 from experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
 from launch import multistep
 from launch.lifetimes import Experiment
+from storage.fields import Count, Lifetimes, check_fields
 
 _USAGE = """
 bmg snake all        run every objective
@@ -20,9 +21,9 @@ bmg snake figures    redraw the paper's figure 3 and table 1 from such runs
 class AllConfig(multistep.AllConfig):
     """Run every objective, one after the other; go on where it was stopped (figure 3)."""
 
-    seeds: int = 1
+    seeds: Lifetimes = 1
     """Lifetimes of each; the paper has 3."""
-    steps: int = SnakeConfig.steps
+    steps: Count = SnakeConfig.steps
     """Environment steps of each lifetime."""
     root: str = "runs/snake"
     """Folder of the run directories."""
@@ -38,6 +39,9 @@ class FiguresConfig:
     """Run directory of `bmg snake variance`; the table lacks deviations where it holds nothing."""
     output: str = "docs/multistep"
     """Folder for the pictures."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from launch.tpu_scripts import CODE
+from storage.fields import Natural, check_fields, shown
 
 # Cores or chips of the smallest slice that has whole hosts; larger ones are multiples of 8.
 _SMALLEST = {"v2": 8, "v3": 8, "v4": 8, "v5litepod": 1, "v5p": 8, "v6e": 1}
@@ -28,6 +29,7 @@ class Slice:
     """Print the commands that would be executed, one per line, and execute nothing."""
 
     def __post_init__(self):
+        check_fields(self)
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", self.name):
             raise ValueError(
                 f"name is {self.name!r}; give small letters, digits and hyphens, a letter first."
@@ -116,15 +118,10 @@ class Status(Workers):
 class Logs(Results):
     """Show a worker's console until the run ends, or bring its run directory as it is now."""
 
-    worker: int = 0
+    worker: Natural = 0
     """Which worker's."""
     fetch: bool = False
     """Bring its run directory to --results, in place of the console."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.worker < 0:
-            raise ValueError(f"worker is {self.worker}; give 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +140,15 @@ def check_accelerator_type(value: str) -> None:
     """
     generation, _, size = value.partition("-")
     smallest = _SMALLEST.get(generation)
-    if smallest and re.fullmatch("[1-9][0-9]*", size):
+    if smallest and re.fullmatch("[1-9][0-9]{0,5}", size):
         if int(size) % 8 == 0 or (smallest == 1 and int(size) in (1, 4)):
             return
-    generation, size = re.fullmatch(r"(.*?)(?:[-_ ]+(\d+))?", value.lower(), re.DOTALL).groups()
+    pattern, near_value = r"(.*?)(?:[-_ ]+([0-9]{1,6}))?", value[:100].lower()
+    generation, size = re.fullmatch(pattern, near_value, re.DOTALL).groups()
     generation = _OTHER_NAMES.get(generation, generation)
     (near,) = difflib.get_close_matches(generation, _SMALLEST, n=1, cutoff=0.0)
     allowed = ", ".join(f"{x}-SIZE" for x in _SMALLEST)
     raise ValueError(
-        f"accelerator type is {value!r}; give {allowed}, with a SIZE of 8, 16, 32 and so on "
+        f"accelerator type is {shown(value)}; give {allowed}, with a SIZE of 8, 16, 32 and so on "
         f"(v5litepod and v6e also 1 and 4), such as {near}-{max(8, round(int(size or 8) / 8) * 8)}."
     )

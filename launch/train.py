@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -23,10 +23,11 @@ from launch.config import (
     load_config,
     to_dict,
 )
-from launch.options import check_name, parse_options
+from launch.options import check_name, parse_options, peek
 from launch.presets import PRESETS
 from launch.runtime import check_runtime, choose_runtime
 from launch.status import LEARNER, Notes, Status, clear_statuses, log_file
+from storage.fields import number
 
 _LOG_LINES = 20  # of a failed node's log, shown
 _RESTART_DELAY = 5.0  # seconds between a failure and the next try
@@ -106,25 +107,21 @@ def own_command() -> list[str]:
 
 def parse(arguments: list[str]) -> TrainConfig:
     """The command line on top of its preset, or of the run that is resumed."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="local")
-    first.add_argument("--game", default="pong")
-    first.add_argument("--workdir", default="")
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--hosts.index", dest="index", type=int, default=0)
-    known, _ = first.parse_known_args(arguments)
-    check_name("preset", known.preset, PRESETS)
-    from environments.scores import validate_game
-
-    default = PRESETS[known.preset](validate_game(known.game))
-    root = dataclasses.replace(default, workdir=known.workdir).root
+    known = peek(arguments, ("preset", "game", "workdir", "hosts.index"), ("resume",))
+    preset = known.get("preset", "local")
+    check_name("preset", preset, PRESETS)
+    default = PRESETS[preset](known.get("game", "pong"))
+    workdir = known.get("workdir", "")
+    root = pathlib.Path(workdir) if workdir else default.root
+    index = number(known.get("hosts.index", "0"))
+    index = index if isinstance(index, int) else 0  # whatever is wrong with it is said below
     # All hosts but the first have a part of it, which may be all that there is on their disks.
-    for folder in (host_folder(root, known.index), root):
-        if known.resume and config_file(folder).exists():
+    for folder in (host_folder(root, index), root):
+        if known.get("resume") and config_file(folder).exists():
             # The directory may have been moved: the one that was named is meant.
-            default = dataclasses.replace(load_config(folder), workdir=known.workdir)
+            default = dataclasses.replace(load_config(folder), workdir=workdir)
             break
-    if known.index:  # the first host evaluates
+    if index:  # the first host evaluates
         evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
         default = dataclasses.replace(default, evaluator=evaluator)
     return parse_options(TrainConfig, "bmg train", arguments, default)

@@ -10,6 +10,7 @@ from experiments.two_colors.config import TwoColorsConfig
 from launch import lifetimes
 from launch.lifetimes import Experiment, load_runs, run_each
 from launch.options import parse_options
+from storage.fields import Count, Lifetimes, Weight, check_fields
 
 _USAGE = """
 bmg two-colors all       run every method of the paper's figures
@@ -21,19 +22,24 @@ bmg two-colors figures   redraw the paper's figures from such runs
 class AllConfig:
     """Run every method of the paper's figures, one after the other; go on where it was stopped."""
 
-    seeds: int = 8
+    seeds: Lifetimes = 8
     """Lifetimes of each method."""
-    steps: int = 1_000_000
+    steps: Count = 1_000_000
     """Environment steps of each lifetime of the actor-critic; the paper has 10 million."""
-    q_lambda_steps: int = 500_000
+    q_lambda_steps: Count = 500_000
     """The same for Q(lambda), which learns at every step and is slower."""
-    meta_learning_rates: tuple[float, ...] = (1e-4,)
+    meta_learning_rates: tuple[Weight, ...] = (1e-4,)
     """Every meta-learned method runs once with each; the figures show the best. The paper's
     candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4."""
     root: str = "runs/two_colors"
     """Folder of the run directories."""
     only: tuple[str, ...] = ("*",)
     """Only the methods of these names, or of patterns such as 'mg-*'."""
+
+    def __post_init__(self):
+        check_fields(self)
+        if not self.only or not self.meta_learning_rates:
+            raise ValueError("nothing to run; give --only and --meta-learning-rates some, or not.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,9 @@ class FiguresConfig:
     """Folder of the run directories, as `bmg two-colors all` leaves it."""
     output: str = "docs/two_colors"
     """Folder for the pictures."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+
+from storage.fields import (
+    Count,
+    Depth,
+    Devices,
+    Few,
+    Natural,
+    Nodes,
+    Pause,
+    Seconds,
+    check_fields,
+    shown,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,16 +24,14 @@ class DevicesConfig:
     """How a host's devices are shared between learning and acting. Ours; with eight devices the
     defaults are the paper's split (BMG App. C.4: 6 learn, 2 act)."""
 
-    learner: int = 0
+    learner: Devices = 0
     """Devices of each host that learn; 0 for all that do not act."""
-    inference: int = 0
+    inference: Devices = 0
     """Devices of each host that choose actions, where the inference server does; 0 for a quarter of
     them: 2 of 8. The learner's first one alone acts as well."""
 
     def __post_init__(self):
-        for name in ("learner", "inference"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"devices {name} is {getattr(self, name)}; give 0 or more.")
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,37 +40,34 @@ class HostsConfig:
     own, and all of them make the same updates. Batches, schedules and frames are those of all hosts
     together. Ours."""
 
-    count: int = 1
+    count: Nodes = 1
     """How many there are."""
-    index: int = 0
+    index: Few = 0
     """Which of them this is; 0 writes checkpoints, TensorBoard and results, and evaluates."""
     coordinator: str = ""
     """ADDRESS:PORT at which host 0 waits for the others, the same on all hosts."""
-    start_timeout: float = 600.0
+    start_timeout: Seconds = 600.0
     """Seconds within which all hosts have come, and then within which they have made the first
     update: compilation and the first data included."""
-    timeout: float = 180.0
+    timeout: Seconds = 180.0
     """Seconds of an update, waiting for data included, after which a host is taken for missing; the
     run then ends on all others."""
-    check_updates: int = 1000
+    check_updates: Count = 1000
     """Updates after which it is checked again that all hosts hold the same state, bit for bit."""
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 <= self.index < self.count:
             raise ValueError(
                 f"hosts index is {self.index} of {self.count}; give 0 to {self.count - 1}, or "
                 "another --hosts.count."
             )
         address, _, port = self.coordinator.rpartition(":")
-        if self.count > 1 and not (address and port.isdecimal() and 0 < int(port) < 65536):
+        fits = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
+        if self.count > 1 and not (address and fits):
             raise ValueError(
-                f"hosts coordinator is {self.coordinator!r}; give host 0's ADDRESS:PORT, such as "
-                "10.0.0.1:8476."
-            )
-        if self.start_timeout <= 0 or self.timeout <= 0 or self.check_updates < 1:
-            raise ValueError(
-                f"hosts start_timeout {self.start_timeout}, timeout {self.timeout} and "
-                f"check_updates {self.check_updates}: give more than 0, more than 0 and at least 1."
+                f"hosts coordinator is {shown(self.coordinator)}; give host 0's ADDRESS:PORT, such "
+                "as 10.0.0.1:8476."
             )
 
 
@@ -66,37 +75,58 @@ class HostsConfig:
 class LearnerConfig:
     """Batches, and how often things leave the learner."""
 
-    unroll_length: int = 20
+    unroll_length: Count = 20
     """T, agent steps per unroll. Table 2."""
-    online_batch: int = 6
+    online_batch: Count = 6
     """Unrolls of each batch straight from the actors, each used once. Table 2."""
-    replay_batch: int = 12
+    replay_batch: Natural = 12
     """Unrolls of each batch from replay; 0 for none. Table 2."""
     platform: str = ""
     """JAX platform of the learner (cpu, cuda, tpu); empty takes the best there is."""
-    publish_interval: int = 1
+    publish_interval: Count = 1
     """Learner updates between publications of parameters to the actors. Ours."""
-    prefetch: int = 1
+    prefetch: Depth = 1
     """Batches waiting on the device; more hides latency and adds policy lag. Ours."""
     skip_update: bool = False
     """Leave the update out and only consume the data, to measure the rest of the system. Ours."""
-    profile_updates: int = 0
+    profile_updates: Natural = 0
     """Updates of which a JAX profiler trace is written to the run directory's `profile/`, after the
     first ten; TensorBoard's profile plugin and Perfetto show it. Ours."""
-    log_rows: int = 200
+    log_rows: Count = 200
     """Rows of a run in metrics.jsonl and TensorBoard, evenly over its frames. Ours."""
-    log_interval: float = 60.0
+    log_interval: Pause = 60.0
     """Seconds after which a row is written even so; 0 for one after each update. Ours."""
-    checkpoint_interval: float = 300.0
+    checkpoint_interval: Pause = 300.0
     """Seconds between checkpoints. Ours."""
-    checkpoints_kept: int = 2
+    checkpoints_kept: Count = 2
     """Newest checkpoints kept. Ours."""
 
     def __post_init__(self):
-        if self.unroll_length < 1 or self.online_batch < 1 or self.replay_batch < 0:
-            raise ValueError(
-                f"unroll_length {self.unroll_length}, online_batch {self.online_batch} and "
-                f"replay_batch {self.replay_batch}: give at least 1, 1 and 0."
-            )
-        if self.profile_updates < 0:
-            raise ValueError(f"profile_updates is {self.profile_updates}; give 0 or more.")
+        check_fields(self)
+
+
+def check_shares(config: LearnerConfig, parts: int, of: str, otherwise: str = "") -> None:
+    """Refuses batches that cannot be shared evenly by so many parts.
+
+    Args:
+      config: with the batches.
+      parts: how many.
+      of: what they are, such as hosts.
+      otherwise: what else the user can do.
+
+    Raises:
+      ValueError: in one line, with the nearest sizes that can.
+    """
+    given, options = [], []
+    for name in ("online_batch", "replay_batch"):
+        size = getattr(config, name)
+        if size % parts:
+            below = size // parts * parts
+            near = f"{below} or {below + parts}" if below else f"{parts}"
+            given.append(f"{name} {size}")
+            options.append(f"--learner.{name.replace('_', '-')} {near}")
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} cannot be shared evenly by {parts} {of}; give "
+            f"{' and '.join(options)}{otherwise}."
+        )

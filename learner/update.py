@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from agents.agent import Agent, TrainState, UpdateBatch, make_agent
 from agents.config import AgentConfig
 from agents.trajectory import Trajectory
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, check_shares
 
 AXIS = "devices"
 
@@ -54,13 +54,7 @@ def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> 
     Raises:
       ValueError: in one line.
     """
-    for name in ("online_batch", "replay_batch"):
-        size = getattr(config, name)
-        if size % num_devices:
-            raise ValueError(
-                f"{name} {size} cannot be shared evenly by {num_devices} devices; give a multiple "
-                f"of {num_devices}, or another --devices.learner."
-            )
+    check_shares(config, num_devices, "devices", ", or another --devices.learner")
     if agent.needs_replay and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "

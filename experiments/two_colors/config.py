@@ -6,33 +6,44 @@ import dataclasses
 from typing import Literal
 
 from environments import two_colors
-from experiments.config import LifetimesConfig, check_integers, check_lifetimes
+from experiments.config import LifetimesConfig, check_lifetimes
+from storage.fields import (
+    Count,
+    Lifetimes,
+    Lookahead,
+    OpenShare,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Weight,
+    check_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig:
     """The actor-critic and its entropy weight (BMG App. B.2)."""
 
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Step size of SGD on policy and critic, and of the last target step. Table 1."""
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: Weight = 1.0
     """The gradients of policy and critic are each scaled down to this norm; 0 for never. Ours:
     without it lifetimes are lost before 10 million steps; see docs/two_colors.md."""
-    rollout_length: int = 16
+    rollout_length: Count = 16
     """N, environment steps per update; losses are means over them. Table 1."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma. Table 1."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Count, ...] = (256, 256)
     """Hidden layers of the policy and of the critic. Table 1."""
-    entropy_weight: float = 0.1
+    entropy_weight: Weight = 0.1
     """Method fixed: the weight of the policy's entropy, which the paper tunes. Ours."""
-    meta_hidden: tuple[int, ...] = (32,)
+    meta_hidden: tuple[Count, ...] = (32,)
     """Hidden layers of the network that gives the entropy weight. Table 1."""
-    meta_inputs: int = 10
+    meta_inputs: Count = 10
     """Most recent rollouts whose mean reward it is shown. App. B.2."""
-    initial_entropy_weight: float = 0.5
+    initial_entropy_weight: OpenShare = 0.5
     """What it gives at first, about. Ours."""
-    meta_regularization: float = 0.0
+    meta_regularization: Weight = 0.0
     """Weight of the entropy in the meta-objective or the last target step, epsilon_meta; the paper
     has 0 and 0.1. App. B.2."""
     final_objective: Literal["true", "learned"] = "true"
@@ -44,31 +55,37 @@ class ActorCriticConfig:
     kl_reduction: Literal["mean", "sum"] = "mean"
     """Over the states of a rollout. Ours: Table 1 averages losses."""
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class QLambdaConfig:
     """Peng's Q(lambda) and its epsilon-greedy exploration (BMG App. B.3)."""
 
-    learning_rate: float = 3e-5
+    learning_rate: Positive = 3e-5
     """Of Adam. Table 1."""
-    trace_decay: float = 0.7
+    trace_decay: Share = 0.7
     """Lambda. Table 1."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma. Table 1."""
-    gradient_decay: float = 0.9
+    gradient_decay: ShareBelowOne = 0.9
     """Moving average of the gradients, before Adam; of agent and meta-learner. Table 1."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[Count, ...] = (256, 256)
     """Hidden layers of the action values. Table 1."""
-    epsilon: float = 0.1
+    epsilon: Share = 0.1
     """Method fixed: share of random actions, which the paper tunes. Ours."""
-    meta_hidden: tuple[int, ...] = (32,)
+    meta_hidden: tuple[Count, ...] = (32,)
     """Hidden layers of the network that gives epsilon. Table 1."""
-    meta_inputs: int = 50
+    meta_inputs: Count = 50
     """Most recent rewards it is shown. App. B.3."""
-    initial_epsilon: float = 0.5
+    initial_epsilon: OpenShare = 0.5
     """What it gives at first, about. Ours."""
-    epsilon_floor: float = 1e-3
+    epsilon_floor: OpenShare = 1e-3
     """Smallest epsilon that can be learned: the KL has no bound where it is 0. Ours."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 _MATCHING = {"actor-critic": ("kl-1", "kl-2", "symmetric"), "q-lambda": ("policy", "value")}
@@ -83,20 +100,20 @@ class TwoColorsConfig(LifetimesConfig):
     """The inner learner."""
     method: Literal["fixed", "mg", "bmg"] = "bmg"
     """Nothing is meta-learned; the ordinary meta-gradient (actor-critic only); bootstrapped."""
-    inner_steps: int = 1
+    inner_steps: Lookahead = 1
     """K, updates that are backpropagated through. Actor-critic only: Q(lambda) needs none."""
-    target_steps: int = 7
+    target_steps: Lookahead = 7
     """L, updates to the bootstrapped target. BMG only."""
     matching: Literal["kl-1", "kl-2", "symmetric", "policy", "value"] | None = None
     """BMG's matching function: kl-1 is KL(target, agent), kl-2 the reverse; with q-lambda policy or
     value. Left out: kl-1, with q-lambda value."""
-    meta_learning_rate: float = 1e-4
+    meta_learning_rate: Weight = 1e-4
     """Of Adam; the paper's candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4. Table 1."""
-    seeds: int = 8
+    seeds: Lifetimes = 8
     """How many lifetimes."""
-    steps: int = 200_000
+    steps: Count = 200_000
     """Environment steps of each lifetime; the paper has 10 million."""
-    flip_every: int = two_colors.FLIP_EVERY
+    flip_every: Count = two_colors.FLIP_EVERY
     """Environment steps between flips of the rewards. App. B.1."""
     respawn: two_colors.Respawn = "collected"
     """What is placed anew after a collection: the collected square, or everything. App. B.1."""
@@ -111,13 +128,8 @@ class TwoColorsConfig(LifetimesConfig):
         return self.matching or ("kl-1" if self.agent == "actor-critic" else "value")
 
     def __post_init__(self):
+        check_fields(self)
         check_lifetimes(self, self.actor_critic.rollout_length)
-        check_integers(self, inner_steps=1, target_steps=1, flip_every=1)
-        if self.actor_critic.max_gradient_norm < 0:
-            raise ValueError(
-                f"--actor-critic.max-gradient-norm is {self.actor_critic.max_gradient_norm}; "
-                "allowed are numbers from 0, and 0 turns it off."
-            )
         for kind, name, allowed in (
             ("--method", self.method, _METHODS[self.agent]),
             ("--matching", self.matching_name, _MATCHING[self.agent]),

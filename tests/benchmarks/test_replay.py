@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import multiprocessing
 
@@ -70,8 +69,10 @@ def test_the_rows_tell_of_all_that_an_update_reads(only):
 
 def test_a_process_that_fails_ends_the_measurement():
     """One line that says so; the others have ended too."""
+    config = tiny("copies")
+    object.__setattr__(config, "online_batch", -1)  # which no configuration can have
     with pytest.raises(RuntimeError, match="ended early"):
-        list(replay.measure(dataclasses.replace(tiny("copies"), online_batch=-1)))
+        list(replay.measure(config))
     assert not multiprocessing.active_children()
 
 

@@ -283,22 +283,6 @@ def test_close_ends_the_threads():
     assert threads() == before
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"height": 0}, "height is 0"),
-        ({"action_repeat": 0}, "action_repeat is 0"),
-        ({"noop_max": -1}, "noop_max is -1"),
-        ({"sticky_actions": 1.5}, "sticky_actions is 1.5"),
-        ({"max_episode_frames": 0}, "max_episode_frames is 0"),
-    ],
-)
-def test_refuses_wrong_configurations(change, message):
-    with pytest.raises(ValueError, match=message) as error:
-        dataclasses.replace(atari.PAPER, **change)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("seeds", [[1, 2, 3], [4, 4], [-1, 0]])
 def test_refuses_wrong_seeds(seeds):
     with pytest.raises(ValueError, match="2 different integers"):

@@ -58,20 +58,19 @@ def test_what_is_too_long_is_refused_and_what_was_there_stays():
 def test_a_writer_that_is_killed_leaves_something_whole():
     board, address = Board.share(NODES)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    seen = set()
     for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, address], env=environment, stdout=subprocess.PIPE
         ) as writer:
             assert writer.stdout.readline() == b"ready\n"
-            for _ in range(200):
+            seen = set()
+            while len(seen) < 20:  # however slowly they take turns
                 status = board.get("actor_0")
                 assert len(status["text"]) == status["number"] % 5_000
                 seen.add(status["number"])
             writer.send_signal(signal.SIGKILL)
         status = Board.at(NODES, address).get("actor_0")  # with no memory of what was before
         assert len(status["text"]) == status["number"] % 5_000
-    assert len(seen) > 20
     assert board.beats("actor_0") > 100 and board.get("learner") is None
 
 

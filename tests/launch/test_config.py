@@ -10,20 +10,16 @@ import typing
 import pytest
 
 from environments.scores import GAMES
-from launch.config import TrainConfig, check_same, config_file, from_dict, load_config, to_dict
+from launch.config import TrainConfig, check_same, load_config, to_dict
 from launch.presets import PRESETS
+from storage.fields import from_dict, range_of
+from tests.launch.configs import get, leaves
 
 
 def one_line(error: BaseException) -> str:
     text = str(error)
     assert text and "\n" not in text
     return text
-
-
-def get(config, name: str):
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
 
 
 # BMG Table 2, in the words of this project; the table's own words where they differ.
@@ -112,15 +108,6 @@ def test_every_preset_of_every_game_survives_its_file(preset):
         assert hash(again) == hash(config)
 
 
-def leaves(cls, prefix: str = ""):
-    """(dotted name, type) of every field of a configuration."""
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            yield from leaves(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name, hint
-
-
 def changed(config, name: str, value):
     """`config` with one field, given by its dotted name, replaced."""
     head, _, rest = name.partition(".")
@@ -129,24 +116,38 @@ def changed(config, name: str, value):
     return dataclasses.replace(config, **{head: value})
 
 
-def test_each_field_survives_its_file_and_says_what_it_is():
+# Where the number above or below does not go together with the others.
+OTHER = {"replay.min_replay_size": 6, "hosts.count": 1, "hosts.index": 1}
+
+
+def another(name: str, hint, before):
+    """A value that such a field may have in place of the one before."""
+    if hint is bool:
+        return not before
+    if hint is str:
+        return {
+            "game": "catch", "workdir": "a b/c", "learner.platform": "cpu",
+            "hosts.coordinator": "10.0.0.2:8476",
+        }[name]  # fmt: skip
+    if allowed := range_of(hint):
+        near = [before + 2, before - 2] if hint.__origin__ is int else [before + 0.5, before / 2]
+        return OTHER.get(name) or next(x for x in near if x in allowed and x != before)
+    if typing.get_origin(hint) is typing.Literal:
+        return next(x for x in typing.get_args(hint) if x != before)
+    return (1, 2, 3)
+
+
+def test_each_field_survives_its_file():
     config = PRESETS["local"]("pong")
+    for name, value in {
+        "learner.replay_batch": 2,
+        "hosts": dataclasses.replace(config.hosts, count=2, coordinator="10.0.0.1:8476"),
+    }.items():
+        config = changed(config, name, value)
     seen = 0
-    for name, hint in leaves(TrainConfig):
-        before = get(config, name)
-        if hint is bool:
-            value = not before
-        elif hint in (int, float):
-            value = before  # values below keep every check satisfied
-        elif hint is str:
-            value = {
-                "game": "catch", "workdir": "a b/c", "learner.platform": "cpu",
-                "hosts.coordinator": "10.0.0.1:8476",
-            }[name]  # fmt: skip
-        elif typing.get_origin(hint) is typing.Literal:
-            value = typing.get_args(hint)[-1]
-        else:
-            value = (1, 2, 3)
+    for _, name, hint in leaves(TrainConfig):
+        value = another(name, hint, get(config, name))
+        assert value != get(config, name), name
         new = changed(config, name, value)
         again = from_dict(TrainConfig, json.loads(json.dumps(to_dict(new))))
         assert get(again, name) == value and again == new, name
@@ -183,7 +184,7 @@ def test_missing_fields_keep_their_defaults():
 
 
 def test_unknown_fields_are_refused():
-    with pytest.raises(ValueError, match="LearnerConfig has no field 'batch'"):
+    with pytest.raises(ValueError, match="learner.'batch' is no field of LearnerConfig"):
         from_dict(TrainConfig, {"learner": {"batch": 4}})
 
 
@@ -236,38 +237,7 @@ def test_what_a_resumed_run_may_change(name, value):
     check_same(changed(saved, name, value), saved)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[1]", '"text"', '{"agent": 3}', '{"frames": "many"}']
-)
-def test_a_broken_file_is_refused(tmp_path, content):
-    config_file(tmp_path).write_text(content)
-    with pytest.raises(ValueError) as caught:
-        load_config(tmp_path)
-    one_line(caught.value)
-
-
 def test_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError) as caught:
         load_config(tmp_path / "none")
     assert str(tmp_path / "none") in one_line(caught.value)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"frames": 0},
-        {"frames": -5},
-        {"actors.num_actors": 0},
-        {"actors.envs_per_actor": 0},
-        {"agent.meta.inner_steps": 0},
-        {"agent.meta.target_steps": 0},
-        {"learner.unroll_length": 0},
-        {"replay.min_replay_size": 10_000},
-        {"atari.action_repeat": 0},
-    ],
-)
-def test_values_that_make_no_sense_are_refused(changes):
-    ((name, value),) = changes.items()
-    with pytest.raises(ValueError) as caught:
-        changed(PRESETS["local"]("pong"), name, value)
-    assert name.split(".")[-1] in one_line(caught.value)

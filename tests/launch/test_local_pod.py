@@ -28,13 +28,18 @@ POD = (
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--hosts 0", ["hosts 0", "at least 1"]),
-        ("--hosts two", ["--hosts", "two"]),
-        ("--hosts 251", ["at most 250"]),
-        ("--hosts 2 --devices-per-host 0", ["devices-per-host 0"]),
-        ("--hosts 2 --cores-per-host -1", ["cores-per-host -1"]),
+        ("--hosts 0", ["--hosts is 0", "from 1 to 250"]),
+        ("--hosts", ["--hosts has no value"]),
+        ("--hosts two", ["--hosts is 'two'"]),
+        ("--hosts 251", ["--hosts is 251", "to 250"]),
+        ("--hosts 2 --devices-per-host 0", ["--devices-per-host is 0"]),
+        ("--hosts 2 --cores-per-host -1", ["--cores-per-host is -1"]),
+        ("--hosts 2 --game catch", ["replay_batch 1", "2 hosts", "--learner.replay-batch 2;"]),
         ("--hosts 2 --framez 3", ["--framez", "--frames"]),
-        ("--hosts 3 --game catch", ["online_batch 4", "3 hosts"]),
+        (
+            "--hosts 3 --game catch",
+            ["online_batch 4", "3 hosts", "online-batch 3 or 6 and", "replay-batch 3;"],
+        ),
         ("--hosts 2 --game catchh", ["'catchh'", "'catch'"]),
     ],
 )

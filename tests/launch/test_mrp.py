@@ -38,9 +38,7 @@ def test_a_run_its_files_and_going_on(command, tmp_path):
 def test_what_is_refused_leaves_everything_as_it_was(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", STEPS)[0] == 0
     for arguments, words in (
-        ("--inner-steps 0", ["--inner-steps is 0"]),
-        ("--kappa 2 --objective mixed", ["--kappa is 2.0"]),
-        ("--adam-momentum 1", ["--adam-momentum is 1.0", "from 0, below 1"]),
+        ("--accumulative-trace 1 --objective bmg", ["--accumulative-trace", "n-step and mixed"]),
         ("--workdir run", ["run holds a run with"]),
         ("--workdir run --resume --inner-steps 3", ["inner_steps = 2", "not 3"]),
         ("--workdir nowhere --resume", ["no run to resume in nowhere"]),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 
 from experiments.multistep import estimators
 from experiments.records import read_csv
 from experiments.runner import Runner
+from launch import signals
 from tests.launch.commands import json_of
 
 SMALL = (
@@ -31,8 +35,6 @@ def test_a_run_its_files_and_what_is_refused(command, tmp_path):
         assert columns[name].shape == (2, 4)
         assert np.all(np.diff(columns[name]) != 0), "it is learned"
     for arguments, words in (
-        ("--inner-steps 0", ["--inner-steps is 0"]),
-        ("--objective mixed --kappa 2", ["--kappa is 2.0"]),
         ("--workdir run", ["run holds a run with"]),
         # The step size falls to 0 over the run.
         ("--workdir run --resume --steps 960", ["steps = 96", "not 960"]),
@@ -73,31 +75,45 @@ def test_every_objective_runs_and_is_drawn(command, tmp_path):
 
 
 def test_a_stopped_measurement_goes_on_as_if_nothing_had_been(command, tmp_path, monkeypatch):
-    """Ctrl-C between two points, and while one is measured."""
+    """Asked to stop between two points; ended while one is measured, as what takes too long is."""
     options = (
         "mrp variance --steps 12000 --points 2 --draws 2 --estimates 2 --seeds 1 --oracle 0 "
         "--n-step 1 --mixed --bmg --mixed-bmg"
     ).split()
     assert command(*options, "--workdir", "whole")[0] == 0
     advance, measure = Runner.advance, estimators.measure
-    asked = {"advance": 0, "measure": 0}
+    asked, calls = threading.Event(), {"advance": 0, "measure": 0}
 
-    def stopping(name, times, function):
-        def call(*arguments):
-            asked[name] += 1
-            if asked[name] == times:
-                raise KeyboardInterrupt
-            return function(*arguments)
+    @contextlib.contextmanager
+    def orderly(limit, at_once):
+        asked.clear()
+        yield asked
 
-        return call
+    class Ended(BaseException):
+        pass
 
-    # Chunks of 1,920 steps: the fourth begins at 5,760; points are at 3,000 and 9,000 or after.
-    monkeypatch.setattr(Runner, "advance", stopping("advance", 4, advance))
-    monkeypatch.setattr(estimators, "measure", stopping("measure", 2, measure))
-    assert command(*options, "--workdir", "parts")[0] == 130
-    assert asked == {"advance": 4, "measure": 1}
-    assert command("mrp", "variance", "--workdir", "parts", "--resume")[0] == 130
-    assert asked["measure"] == 2
+    def advance_and_stop(runner):
+        calls["advance"] += 1
+        advance(runner)
+        if calls["advance"] == 4:
+            asked.set()
+
+    def measure_and_end(*arguments):
+        calls["measure"] += 1
+        if calls["measure"] == 2:
+            raise Ended
+        measure(*arguments)
+
+    # Chunks of 1,920 steps: the fourth ends at 7,680; points are at 3,000 and 9,000 or after.
+    monkeypatch.setattr(signals, "orderly", orderly)
+    monkeypatch.setattr(Runner, "advance", advance_and_stop)
+    monkeypatch.setattr(estimators, "measure", measure_and_end)
+    code, out, _ = command(*options, "--workdir", "parts")
+    assert code == 130 and "go on with: bmg mrp variance --workdir parts --resume" in out
+    assert calls == {"advance": 4, "measure": 1}
+    with pytest.raises(Ended):
+        command("mrp", "variance", "--workdir", "parts", "--resume")
+    assert calls == {"advance": 5, "measure": 2}
     assert command("mrp", "variance", "--workdir", "parts", "--resume")[0] == 0
     parts, whole = (tmp_path / name / "estimates.csv" for name in ("parts", "whole"))
     assert parts.read_bytes() == whole.read_bytes()

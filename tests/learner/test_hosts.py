@@ -144,12 +144,11 @@ def test_a_port_that_is_taken_is_refused():
     ("values", "word"),
     [
         ({"count": 2, "index": 2, "coordinator": "a:1"}, "0 to 1"),
-        ({"count": 2, "index": -1, "coordinator": "a:1"}, "0 to 1"),
         ({"count": 2}, "ADDRESS:PORT"),
         ({"count": 2, "coordinator": "host"}, "ADDRESS:PORT"),
         ({"count": 2, "coordinator": "host:99999"}, "ADDRESS:PORT"),
-        ({"timeout": 0.0}, "more than 0"),
-        ({"check_updates": 0}, "at least 1"),
+        ({"count": 2, "coordinator": "host:" + "9" * 5000}, "ADDRESS:PORT"),
+        ({"count": 2, "coordinator": "host:٣"}, "ADDRESS:PORT"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values, word):

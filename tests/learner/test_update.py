@@ -176,8 +176,8 @@ PLAIN = AgentConfig(algorithm="impala")
 @pytest.mark.parametrize(
     ("learner", "agent", "devices", "words"),
     [
-        ({"online_batch": 6}, BMG, 4, ["online_batch 6", "4 devices", "multiple of 4"]),
-        ({"replay_batch": 13}, BMG, 2, ["replay_batch 13", "2 devices", "multiple of 2"]),
+        ({"online_batch": 6}, BMG, 4, ["online_batch 6", "4 devices", "online-batch 4 or 8"]),
+        ({"replay_batch": 13}, BMG, 2, ["replay_batch 13", "2 devices", "replay-batch 12 or 14"]),
         ({"replay_batch": 0}, AgentConfig(meta=MetaConfig(target_steps=2)), 1, ["replay_batch"]),
         ({"replay_batch": 0}, AgentConfig(meta=MetaConfig(inner_steps=2)), 1, ["replay_batch"]),
         (
@@ -214,14 +214,6 @@ def test_batches_that_can_be_used_are_accepted(learner, agent, devices):
 def test_make_sharded_agent_checks_the_batch():
     with pytest.raises(ValueError, match="online_batch 6 cannot be shared evenly by 4 devices"):
         fakes.make_agent(config=LearnerConfig(), num_devices=4)
-
-
-@pytest.mark.parametrize("sizes", [{"unroll_length": 0}, {"online_batch": 0}, {"replay_batch": -1}])
-def test_sizes_that_make_no_sense_are_refused(sizes):
-    with pytest.raises(ValueError) as caught:
-        LearnerConfig(**sizes)
-    ((name, given),) = sizes.items()
-    assert f"{name} {given}" in fakes.one_line(caught.value)
 
 
 def broken(batch):

