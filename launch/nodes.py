@@ -124,6 +124,13 @@ def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
         return make_tables(signature(config, spec), config.replay)
 
 
+def no_checkpointer():
+    """See `replay.server.NoCheckpointer`."""
+    from replay.server import NoCheckpointer
+
+    return NoCheckpointer()
+
+
 def _replay(config: TrainConfig, spec: EnvironmentSpec, client, should_stop, node: Node):
     from launch.parts import signature
     from replay.remote import RemoteReplay

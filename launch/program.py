@@ -39,7 +39,9 @@ def make_program(
     program = lp.Program("bmg")
     with program.group(status.REPLAY):
         replay = program.add_node(
-            lp.ReverbNode(functools.partial(nodes.replay_tables, config, spec))
+            lp.ReverbNode(
+                functools.partial(nodes.replay_tables, config, spec), nodes.no_checkpointer
+            )
         )
     with program.group(status.LEARNER):
         learner = program.add_node(

@@ -12,6 +12,17 @@ from replay.interface import ONLINE, REPLAY
 from replay.signature import Signature
 
 
+class NoCheckpointer(reverb.checkpointers.CheckpointerBase):
+    """A server's checkpoints are not wanted: what the replay held is filled anew. Reverb's own
+    default makes a temporary directory, which a killed process leaves behind."""
+
+    def __init__(self):
+        pass
+
+    def internal_checkpointer(self) -> None:
+        """Nothing."""
+
+
 def table_names(config: ReplayConfig) -> tuple[str, ...]:
     """Returns the tables' names, in the order in which a writer makes its items."""
     return (REPLAY, ONLINE) if config.replay_capacity else (ONLINE,)

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -66,6 +67,14 @@ class Run:
         out, err = self.process.communicate(timeout=max(deadline - time.monotonic(), 10.0))
         return self.process.returncode, out, err
 
+    def wait_for_the_end_of_all(self, timeout: float = START_TIMEOUT) -> None:
+        """Waits until the command, which was killed, and all its descendants are gone."""
+        self.process.wait(timeout)
+        deadline = time.monotonic() + timeout
+        while self.left():
+            assert time.monotonic() < deadline, f"{self.left()} are left after {timeout} s"
+            time.sleep(0.1)
+
     def interrupt(self) -> None:
         """Ctrl-C: the terminal sends SIGINT to the whole process group."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -84,12 +93,17 @@ def alive(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def started(*arguments: str, cwd: pathlib.Path, optimized: bool = False) -> Iterator[Run]:
+def started(
+    *arguments: str,
+    cwd: pathlib.Path,
+    optimized: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Run]:
     """`bmg` in a session of its own; whatever is left of it at the end is killed."""
     process = subprocess.Popen(
         [*BMG, *map(str, arguments)],
         cwd=cwd,
-        env=environment(optimized),
+        env={**environment(optimized), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,9 +123,9 @@ def started(*arguments: str, cwd: pathlib.Path, optimized: bool = False) -> Iter
         process.communicate(timeout=30)
 
 
-def bmg(*arguments: str, cwd: pathlib.Path, timeout: float) -> tuple[int, str, str]:
+def bmg(*arguments: str, cwd: pathlib.Path, timeout: float, **how) -> tuple[int, str, str]:
     """Runs `bmg` to its end; asserts that no process is left. (exit code, stdout, stderr)."""
-    with started(*arguments, cwd=cwd) as run:
+    with started(*arguments, cwd=cwd, **how) as run:
         result = run.finish(timeout)
         assert run.left() == []
     return result

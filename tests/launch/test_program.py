@@ -292,20 +292,70 @@ def test_ctrl_c_before_anything_happened(tmp_path, runtime):
 
 @pytest.mark.launchpad
 def test_actors_ask_the_inference_server(tmp_path):
-    """One of two is killed meanwhile: it asks again, and the run ends by itself."""
+    """One of two is killed meanwhile and asks again; the run goes on later, and ends by itself."""
     workdir = tmp_path / "run"
-    options = "--actors.num-actors 2 --actors.inference server --frames 120000"
-    with started(*CATCH, *options.split(), "--workdir", workdir, cwd=tmp_path) as run:
+    options = ["--actors.num-actors", "2", "--actors.inference", "server", "--workdir", workdir]
+    with started(*CATCH, *options, *ENDLESS, cwd=tmp_path) as run:
         run.wait_for(learning(workdir))
         psutil.Process(nodes_of(workdir)["actor_0"]["pid"]).kill()
-        code, out, err = run.finish(120)
+
+        def is_back() -> bool:
+            last = learner_rows(workdir)[-1]
+            return last["nodes/restarts"] == 1 and last["actors/reporting"] == 2
+
+        run.wait_for(is_back)
+        run.interrupt()
+        code, out, err = run.finish(LEAVE)
         assert_nothing_left(run, workdir)
-    assert code == 0, out + err
-    assert "actor_0 died" in out
+    assert code == 130 and "actor_0 died" in out, out + err
     rows = learner_rows(workdir)
     occupancy = [row["inference/occupancy"] for row in rows if "inference/occupancy" in row]
     assert 0.3 < max(occupancy) <= 1.0
-    assert rows[-1]["inference/steps_per_second"] > 0 and rows[-1]["nodes/restarts"] == 1
+    assert rows[-1]["inference/steps_per_second"] > 0
+    frames = str(int(rows[-1]["learner/frames"]) + 8_000)
+    code, out, err = bmg(
+        "train", "--resume", "--workdir", workdir, "--frames", frames, cwd=tmp_path, timeout=150
+    )
+    assert code == 0, out + err
+
+
+def test_a_run_directory_that_is_removed_ends_the_run_no_sooner(tmp_path, runtime):
+    """The run comes to its end, and writes what it still has to write."""
+    workdir = tmp_path / "runs/catch"
+    with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
+        run.wait_for(learning(workdir))
+        shutil.rmtree(workdir)
+        run.wait_for(lambda: learner_rows(workdir))
+        run.process.send_signal(signal.SIGTERM)
+        code, out, err = run.finish(LEAVE)
+        assert run.left() == []
+    assert code == 130, out + err
+    assert "had been removed while the run went on" in out
+    results = json_of(workdir / "results.json")
+    assert checkpoints_of(workdir)[-1] == f"checkpoint_{results['updates']:010d}.npz"
+
+
+def test_nothing_is_left_behind(tmp_path, runtime):
+    """Neither by a run that ends nor, once it goes on, by one whose launcher was killed."""
+    workdir, folder = tmp_path / "run", tmp_path / "temporary"
+    folder.mkdir()
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    options = [*CATCH, *runtime, "--workdir", workdir]
+    variables = {"TMPDIR": str(folder)}
+    with started(*options, *ENDLESS, cwd=tmp_path, variables=variables) as run:
+        run.wait_for(learning(workdir))
+        run.process.kill()
+        run.wait_for_the_end_of_all()
+    assert list(folder.iterdir()) == []
+    (workdir / "checkpoints/checkpoint_0000000009.npz.4711.tmp").write_bytes(b"half")
+    (workdir / "results.json.4711.tmp").write_bytes(b"half")
+    code, out, err = bmg(
+        "train", "--resume", "--workdir", workdir, "--frames", "8000", cwd=tmp_path, timeout=150,
+        variables=variables,
+    )  # fmt: skip
+    assert code == 0, out + err
+    assert not list(workdir.rglob("*.tmp")) and not (workdir / "jobs").exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_terminating_the_launcher_ends_the_run_in_order(tmp_path, runtime):
