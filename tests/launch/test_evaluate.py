@@ -61,6 +61,13 @@ def test_the_newest_that_can_be_used_is_evaluated(command, tmp_path):
     assert len(problems) == 4 and all(x.isprintable() and len(x) < 500 for x in problems)
     assert all(str(path.name) in problem for path, problem in zip(reversed(lies), problems))
 
+    # A run that cannot be written to has its score as well, and a line about the file.
+    (tmp_path / "run/evaluation.json").unlink()
+    (tmp_path / "run/evaluation.json").mkdir()
+    code, out, err = command("evaluate", "--workdir", "run", "--episodes", "3")
+    assert code == 2 and json.loads("{" + out.partition("{")[2]) == expected
+    assert len(err.splitlines()) == 1 and "evaluation.json" in err
+
     for path in folder.glob("*[!9].npz"):
         if path not in lies[:2]:
             path.unlink()
