@@ -55,8 +55,8 @@ class _Watch:
         self._writer.setblocking(False)
         self._lock = threading.Lock()  # signals, a parent that is gone: one at a time
         # One that is ignored (nohup, a job in the background of a script) stays so.
-        self._numbers = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
-        self._before = {number: signal.getsignal(number) for number in self._numbers}
+        self._before = {number: signal.getsignal(number) for number in _ENDING}
+        self._numbers = [n for n in _ENDING if self._before[n] is not signal.SIG_IGN]
         self._wakeup_before = signal.set_wakeup_fd(
             self._writer.fileno(), warn_on_full_buffer=False
         )
@@ -67,8 +67,9 @@ class _Watch:
             threading.Thread(target=self._follow, args=(parent,), daemon=True).start()
 
     def take(self) -> None:
-        for number in self._numbers:
-            signal.signal(number, self._in_main_thread)
+        for number in _ENDING:
+            answered = number in self._numbers
+            signal.signal(number, self._in_main_thread if answered else signal.SIG_IGN)
 
     def restore(self) -> None:
         for number, handler in self._before.items():

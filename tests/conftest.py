@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib.util
 import os
+import signal
 import sys
 
 import pytest
@@ -21,6 +22,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 gc.set_threshold(50_000, 50, 100)
 # A persistent cache could hand a test a program compiled from other code or for another machine.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+# A shell's job in the background ignores Ctrl-C, and so would every command that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # rlax, the oracle of some tests, cannot be imported after TensorFlow (which Reverb brings): its
 # TensorFlow Probability then looks for a newer TensorFlow. The other way round both work.

@@ -150,6 +150,18 @@ def test_what_is_ignored_stays_ignored():
         assert process.poll() is None
 
 
+def test_what_is_ignored_is_also_kept_from_libraries():
+    """Launchpad answers Ctrl-C for itself, whatever was there before."""
+    program = orderly().replace("  BUSY", "").replace(
+        "  print(\"ready\"", "  signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "  signals.take()\n  print(\"ready\"", 1
+    )  # fmt: skip
+    with running(program, ignored="INT") as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert ended(process) == (7, "asked\nended by itself\n")
+
+
 def test_signals_that_come_between_two_programs_are_not_lost():
     """Blocked in the first, answered in the one that is executed in its place."""
     second = "from launch import signals, cli; import time\nwith signals.handled(): time.sleep(60)"
