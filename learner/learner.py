@@ -231,7 +231,7 @@ class Learner:
             self._metrics.close()
         if self._hosts is not None:
             self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
-        if left is not None:
+        if left is not None and not should_stop():  # all may have been asked at once
             raise left
         if self._not_saved:
             raise NotSavedError(self._what_is_lost(complete))
