@@ -88,7 +88,7 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
                 state, metrics = agent.update(state, agent.shard(batch))
                 jax.block_until_ready(metrics)
             if update == 1 or timeout == DEADLINE:
-                hosts.started()  # so that the one that is missed is the one that is missing
+                hosts.started()  # from now on the time above is meant: not while the first compile
         end = ""
     except (HostLeft, HostsDiffer, HostMissing) as error:
         end = f"{type(error).__name__}: {error}"
