@@ -7,6 +7,7 @@ import os
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if "jax" in sys.modules:
     raise RuntimeError("JAX was imported before tests/conftest.py could set its devices")
@@ -21,6 +22,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 gc.set_threshold(50_000, 50, 100)
 # A persistent cache could hand a test a program compiled from other code or for another machine.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+# The same examples each time, on any machine: however long one takes, or drawing it.
+settings.register_profile(
+    "tests", database=None, derandomize=True, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("tests")
 
 # rlax, the oracle of some tests, cannot be imported after TensorFlow (which Reverb brings): its
 # TensorFlow Probability then looks for a newer TensorFlow. The other way round both work.

@@ -165,6 +165,10 @@ class Cloud:
                 pass
         return [process for process in found if commands.alive(process)]
 
+    def wait_for_the_end(self) -> None:
+        """Of the run on every worker: `bmg pod run` waits for the first one's alone."""
+        eventually(lambda: self.processes() == [])
+
     def running(self) -> bool:
         """Whether the run goes on everywhere."""
         return all((home / "bmg/run/pod/pid").exists() for home in self.homes) and all(
@@ -181,7 +185,7 @@ def cloud(request, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     yield cloud
     try:
-        eventually(lambda: cloud.processes() == [])
+        cloud.wait_for_the_end()
     finally:
         for process in cloud.processes():
             process.kill()
@@ -272,6 +276,7 @@ def test_resuming_ships_the_code_again_and_keeps_the_run(cloud):
     code, _, err = cloud("resume")
     assert code == 1 and "worker 1: no run to resume in" in err and cloud.processes() == []
     assert cloud("run", "--results", "a")[0] == 0
+    cloud.wait_for_the_end()
     (cloud.project / "launch" / "new.py").write_text("3")
     (cloud.project / "launch" / "code.py").unlink()
     subprocess.run(["git", "-C", str(cloud.project), "add", "--all"], check=True)
@@ -292,8 +297,8 @@ def test_a_run_that_fails_brings_what_there_is(cloud):
     eventually(lambda: len(cloud.verbs()) == 4)  # its console is shown
     cloud.put("finish")
     assert run.result() == 1 and content("runs/bmg/config.json")
-    ended = "worker 1: ended with exit code 1 | host 1 goes\n"
-    eventually(lambda: ended in cloud("status")[1])  # the other one's end was waited for alone
+    cloud.wait_for_the_end()
+    assert "worker 1: ended with exit code 1 | host 1 goes\n" in cloud("status")[1]
     with pytest.raises(ValueError, match="runs/bmg holds a run already; give another --results"):
         cloud("run")
 
