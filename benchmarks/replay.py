@@ -55,7 +55,7 @@ from storage.fields import Count, Few, Nodes, Seconds
 
 _DAY = 86_400.0
 _FRAMES = 200_000_000  # of the paper's run
-_START = 60.0  # seconds that a process may take to start, and the first batch to come
+_START = 240.0  # seconds that a process may take to start, and the first batch to come
 _WARM_UP = 3  # updates before the measurement
 _ENVS = 24  # emulators that record
 # Of glibc's: freed blocks of an unroll's size are kept, and not taken anew from the system, page

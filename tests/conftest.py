@@ -8,6 +8,7 @@ import signal
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if "jax" in sys.modules:
     raise RuntimeError("JAX was imported before tests/conftest.py could set its devices")
@@ -26,6 +27,12 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 # A shell's job in the background ignores Ctrl-C, and so would every command that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same examples each time, on any machine: however long one takes, or drawing it.
+settings.register_profile(
+    "tests", database=None, derandomize=True, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("tests")
 
 # rlax, the oracle of some tests, cannot be imported after TensorFlow (which Reverb brings): its
 # TensorFlow Probability then looks for a newer TensorFlow. The other way round both work.

@@ -1,10 +1,14 @@
-"""Calls that wait, watched from a test."""
+"""Calls that wait, watched from a test, whose verdict must not depend on how fast the machine is."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
+
+# Seconds. It only ends what hangs, below the limit of pyproject.toml for a whole test: nothing that
+# works takes nearly as long, on a slow machine or beside other work.
+DEADLINE = 240.0
 
 
 class Call:
@@ -26,14 +30,29 @@ class Call:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def result(self, within: float):
-        """Returns or raises what the call did; fails if it still runs after `within` seconds."""
-        self._thread.join(within)
-        assert not self.running, f"still blocked after {within} s"
+    def result(self):
+        """Returns or raises what the call did; fails if it never ends."""
+        self._thread.join(DEADLINE)
+        assert not self.running, f"still blocked after {DEADLINE} s"
         value, error = self._outcome[0]
         if error is not None:
             raise error
         return value
+
+
+class Stop:
+    """Stands in for `should_stop`, which everyone who waits asks now and then; counts that."""
+
+    def __init__(self):
+        self.asked = 0
+        self._is_set = False
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
 
 
 class Clock:
@@ -47,8 +66,33 @@ class Clock:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    """Waits until a condition holds; fails if it does not within 10 s."""
-    deadline = time.monotonic() + 10.0
+    """Waits until a condition holds; fails if it never does."""
+    deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "did not come true within 10 s"
+        assert time.monotonic() < deadline, f"did not come true within {DEADLINE} s"
         time.sleep(0.02)
+
+
+def steadily(condition: Callable[[], object]) -> None:
+    """Fails unless a condition goes on to hold, at each of many looks.
+
+    Looks are counted, not seconds: where others get on slowly, so do they.
+    """
+    for _ in range(30):
+        assert condition(), "was true, and is not any more"
+        time.sleep(0.01)
+
+
+def waits(call: Call, stop: Stop, done: Sized = ()) -> bool:
+    """Whether a call is blocked: it asks three times in a row whether to stop, and nothing is added
+    to `done` meanwhile. False if it ends instead."""
+    asked, length = stop.asked, len(done)
+
+    def settled() -> bool:
+        nonlocal asked, length
+        if len(done) != length:
+            asked, length = stop.asked, len(done)
+        return stop.asked >= asked + 3 or not call.running
+
+    eventually(settled)
+    return call.running

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from actors import inference as inference_module
 from actors.inference import AskedToStop, BatchedInference, LocalInference, Newest, Request
 from actors.rollout import Rollout, observation_shape
 from actors.shared import SharedRequests
@@ -21,7 +24,7 @@ from environments.atari import LIGHT
 from environments.factory import make
 from tests.actors import fakes
 from tests.actors.fakes import never
-from tests.waiting import Call, eventually
+from tests.waiting import DEADLINE, Call, eventually
 
 NUM_ENVS, STACK = 3, 2
 LONG = 1_000.0  # seconds of patience: a batch goes when it is full
@@ -87,27 +90,37 @@ def test_each_request_gets_its_own_answer(batched, sizes):
     requests = [request(seed, size) for seed, size in enumerate(sizes)]
     answers = [inference.ask(one) for one in requests]
     for one, answer in zip(requests, answers):
-        actions, expected = Call(answer).result(20.0), alone(Policy(), parameters, one)
+        actions, expected = Call(answer).result(), alone(Policy(), parameters, one)
         np.testing.assert_array_equal(actions.action, expected.action)
         np.testing.assert_array_equal(actions.logits, expected.logits)
         assert actions.action.shape == (len(one.age),)
     assert policy.sizes == [4 * NUM_ENVS]
 
 
-def test_a_batch_goes_when_it_is_full_or_its_oldest_request_has_waited(batched):
+def test_a_batch_goes_when_it_is_full_or_its_oldest_request_has_waited(batched, monkeypatch):
+    looks = []  # at the clock: of who asks, and of the server when there is something to wait for
+
+    def monotonic() -> float:
+        looks.append(threading.current_thread())
+        return time.monotonic()
+
+    clock = types.SimpleNamespace(monotonic=monotonic)
+    monkeypatch.setattr(inference_module, "time", clock)
     policy = Policy()
     inference = batched(policy, slots=2, patience=0.3)
     inference.warm_up(request(0))
     start = time.monotonic()
-    Call(inference.ask(request(1))).result(20.0)
+    Call(inference.ask(request(1))).result()
     assert time.monotonic() - start >= 0.3
     inference = batched(policy, slots=2)
     inference.warm_up(request(0))
+    looks.clear()
     first = Call(inference.ask(request(1)))
-    time.sleep(0.2)
-    assert first.running, "half a batch waits"
-    Call(inference.ask(request(2))).result(20.0)
-    first.result(20.0)
+    eventually(lambda: set(looks) - {threading.current_thread()})
+    Call(inference.ask(request(2))).result()
+    first.result()
+    eventually(lambda: inference._counts.requests == 2)
+    assert inference.metrics()["inference/occupancy"] == 1.0, "half a batch waits"
     assert set(policy.sizes) == {2 * NUM_ENVS}, "and whatever is in it, it has one shape"
 
 
@@ -124,7 +137,7 @@ def test_what_is_drawn_depends_on_actor_step_and_environment_alone(batched):
     asked = [request(9, actor=actor, step=step) for actor in range(3) for step in range(4)]
     together, single = batched(draw, slots=12), batched(draw)
     answers = [together.ask(one) for one in asked]
-    draws = np.concatenate([Call(answer).result(20.0).logits for answer in answers])
+    draws = np.concatenate([Call(answer).result().logits for answer in answers])
     assert len(np.unique(draws)) == 12 * NUM_ENVS
     for one, expected in zip(reversed(asked), reversed(draws.reshape(12, NUM_ENVS, 1))):
         np.testing.assert_array_equal(single.ask(one)().logits, expected)
@@ -144,12 +157,12 @@ def test_an_error_reaches_everyone_in_the_batch_and_the_learner(batched):
     inference.check()
     for call in [Call(inference.ask(request(i))) for i in range(2)]:
         with pytest.raises(ValueError, match="device lost"):
-            call.result(within=10.0)
+            call.result()
     with pytest.raises(RuntimeError, match="inference failed: device lost"):
         inference.check()
     parameters.publish(1.0, 1)  # nobody is left waiting, and the thread is still there
     for call in [Call(inference.ask(request(i))) for i in range(2)]:
-        assert call.result(within=20.0).action.shape == (NUM_ENVS,)
+        assert call.result().action.shape == (NUM_ENVS,)
 
 
 def test_who_waits_is_told_of_the_end(batched):
@@ -157,26 +170,24 @@ def test_who_waits_is_told_of_the_end(batched):
     waiting = Call(inference.ask(request(1)))
     inference.close()
     with pytest.raises(AskedToStop):
-        waiting.result(within=10.0)
+        waiting.result()
     with pytest.raises(AskedToStop):
         inference.ask(request(2))
 
 
 def test_several_devices_take_a_batch_each(batched):
+    together = threading.Barrier(3, timeout=DEADLINE)
+
     class Slow(fakes.Newest):
-        busy = most = 0
+        """No batch is answered before all three are begun."""
 
         def wait(self, should_stop):
-            Slow.busy += 1
-            Slow.most = max(Slow.most, Slow.busy)
-            time.sleep(0.2)
-            Slow.busy -= 1
+            together.wait()
             return super().wait(should_stop)
 
     inference = batched(Policy(), Slow(), devices=3)
     for call in [Call(inference.ask(request(i))) for i in range(3)]:
-        call.result(within=20.0)
-    assert Slow.most == 3
+        call.result()
 
 
 def test_metrics_count_since_the_last_look(batched):
@@ -202,7 +213,7 @@ def test_many_actors_for_long(batched):
             np.testing.assert_array_equal(logits, stacked.reshape(NUM_ENVS, -1))
 
     for call in [Call(lambda seed=seed: play(seed)) for seed in range(6)]:
-        call.result(within=60.0)
+        call.result()
 
 
 @pytest.mark.usefixtures("quick_compilation")
@@ -233,7 +244,7 @@ def test_the_server_gives_the_trajectories_of_actors_that_choose_themselves(batc
     asking = [Call(lambda a=actor: play(a, [2, 2], server)) for actor in range(2)]
     for actor, call in enumerate(asking):
         expected = play(actor, [num_envs], LocalInference(policy, parameters))
-        for ours, theirs in zip(call.result(within=60.0), expected):
+        for ours, theirs in zip(call.result(), expected):
             for name, x, y in zip(ours._fields, ours, theirs):
                 if name == "behaviour_logits":  # sums in another order
                     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
@@ -262,9 +273,9 @@ def test_another_process_reads_what_an_actor_shares():
         rows = shared.put(part)
         assert rows == (first, end - first)
         asked.put(rows)
-        for x, y in zip(part, answers.get(timeout=60.0)):
+        for x, y in zip(part, answers.get(timeout=DEADLINE)):
             np.testing.assert_array_equal(x, y)
         whole = request(4 + end, 5)
     asked.put(None)
-    reader.join(timeout=30.0)
+    reader.join(timeout=DEADLINE)
     assert reader.exitcode == 0

@@ -11,6 +11,8 @@ import pytest
 
 from actors.parameters import LocalParameters, ParameterClient
 from agents.messages import VersionedParameters
+from tests.actors.fakes import never
+from tests.waiting import DEADLINE, Call, Stop, eventually, waits
 
 
 def published(version: int, final: bool = False, value: float | None = None):
@@ -37,7 +39,7 @@ class Learner:
 def make_client():
     clients = []
 
-    def make(learner, interval: float = 3600.0, timeout: float = 30.0) -> ParameterClient:
+    def make(learner, interval: float = 3600.0, timeout: float = DEADLINE) -> ParameterClient:
         # So long an interval leaves one look to the thread; the test takes the others itself.
         clients.append(ParameterClient(learner, interval, timeout))
         return clients[-1]
@@ -48,7 +50,7 @@ def make_client():
 
 
 def now(client: ParameterClient) -> VersionedParameters:
-    latest = client.wait(lambda: False)
+    latest = client.wait(never)
     assert latest is not None
     return latest
 
@@ -111,29 +113,21 @@ def test_a_failure_leaves_what_is_at_hand(make_client):
 
 def test_waiting_ends_when_asked_to_stop(make_client):
     client = make_client(Learner())
-    stop = threading.Event()
-    answers = []
-    waiting = threading.Thread(target=lambda: answers.append(client.wait(stop.is_set)))
-    waiting.start()
-    time.sleep(0.3)
-    assert not answers, "there is nothing to give yet"
+    stop = Stop()
+    waiting = Call(lambda: client.wait(stop))
+    assert waits(waiting, stop), "there is nothing to give yet"
     stop.set()
-    waiting.join(10.0)
-    assert answers == [None]
+    assert waiting.result() is None
 
 
 def test_close_ends_the_looks(make_client):
-    learner = Learner()
+    learner, before = Learner(), set(threading.enumerate())
     client = make_client(learner, interval=0.01)
-    deadline = time.monotonic() + 10.0
-    while len(learner.asked) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(learner.asked) >= 3, "the thread looks again and again"
+    (thread,) = set(threading.enumerate()) - before
+    eventually(lambda: len(learner.asked) >= 3)
+    assert thread.is_alive(), "the thread looks again and again"
     client.close()
-    time.sleep(0.2)  # a look may be on its way
-    asked = len(learner.asked)
-    time.sleep(0.2)
-    assert len(learner.asked) == asked
+    eventually(lambda: not thread.is_alive())
 
 
 def test_parameters_of_the_same_process_are_the_newest_at_every_call():
@@ -151,6 +145,6 @@ def test_nobody_waits_for_ever_for_the_first_parameters(make_client):
     client = make_client(Learner(), timeout=0.5)
     start = time.monotonic()
     with pytest.raises(TimeoutError, match="no parameters within 0.5 s") as caught:
-        client.wait(lambda: False)
-    assert 0.3 < time.monotonic() - start < 10.0
+        Call(lambda: client.wait(never)).result()
+    assert time.monotonic() - start >= 0.5
     assert "\n" not in str(caught.value)

@@ -255,7 +255,7 @@ def test_what_is_no_table_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-@settings(max_examples=100, database=None, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=100), at=st.integers(0, len(TABLE)))
 def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, content, at):
     path = tmp_path_factory.getbasetemp() / "bytes.csv"

@@ -18,9 +18,9 @@ import pytest
 
 from launch import cli, train
 from launch.train import look_at_devices
+from tests.waiting import DEADLINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-START_TIMEOUT = 120.0  # seconds until something is to be seen of a run
 BMG = [sys.executable, "-c", "from launch.cli import main; main()"]  # what the `bmg` script does
 
 
@@ -44,7 +44,7 @@ class Run:
         with contextlib.suppress(psutil.NoSuchProcess):
             self.children |= set(psutil.Process(self.process.pid).children(recursive=True))
 
-    def wait_for(self, condition, timeout: float = START_TIMEOUT):
+    def wait_for(self, condition, timeout: float = DEADLINE):
         """Waits until condition() is true, and returns it; the run must not end before."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -53,12 +53,12 @@ class Run:
             if result:
                 return result
             if self.process.poll() is not None:
-                out, err = self.process.communicate(timeout=30)
+                out, err = self.process.communicate(timeout=DEADLINE)
                 raise AssertionError(f"ended with {self.process.returncode}:\n{out}\n{err}")
             time.sleep(0.1)
         raise AssertionError(f"not within {timeout} s")
 
-    def finish(self, timeout: float) -> tuple[int, str, str]:
+    def finish(self, timeout: float = DEADLINE) -> tuple[int, str, str]:
         """(exit code, stdout, stderr), once it ended by itself."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -67,7 +67,7 @@ class Run:
         out, err = self.process.communicate(timeout=max(deadline - time.monotonic(), 10.0))
         return self.process.returncode, out, err
 
-    def wait_for_the_end_of_all(self, timeout: float = START_TIMEOUT) -> None:
+    def wait_for_the_end_of_all(self, timeout: float = DEADLINE) -> None:
         """Waits until the command, which was killed, and all its descendants are gone."""
         self.process.wait(timeout)
         deadline = time.monotonic() + timeout
@@ -120,10 +120,12 @@ def started(
                 child.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=DEADLINE)
 
 
-def bmg(*arguments: str, cwd: pathlib.Path, timeout: float, **how) -> tuple[int, str, str]:
+def bmg(
+    *arguments: str, cwd: pathlib.Path, timeout: float = DEADLINE, **how
+) -> tuple[int, str, str]:
     """Runs `bmg` to its end; asserts that no process is left. (exit code, stdout, stderr)."""
     with started(*arguments, cwd=cwd, **how) as run:
         result = run.finish(timeout)

@@ -21,7 +21,7 @@ from tests.launch.commands import files
 from tests.launch.configs import get, numbers
 
 FUZZ = settings(
-    database=None, derandomize=True, deadline=None, max_examples=150,
+    max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

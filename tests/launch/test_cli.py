@@ -15,6 +15,7 @@ from launch.config import config_file, load_config, to_dict
 from launch.presets import PRESETS
 from replay import memory
 from tests.launch import commands
+from tests.waiting import DEADLINE
 
 
 def save_run(folder: pathlib.Path, preset: str = "local", game: str = "catch", **changes):
@@ -302,7 +303,7 @@ def test_help_imports_nothing_heavy(arguments):
         env=commands.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=True,
     )
     assert result.stdout.splitlines()[-1] == "[]"
@@ -314,7 +315,8 @@ def test_the_console_script_is_installed():
     if not script.exists():
         pytest.skip("not installed in this environment")
     result = subprocess.run(
-        [script, "trian"], env=commands.environment(), capture_output=True, text=True, timeout=60
+        [script, "trian"], env=commands.environment(), capture_output=True, text=True,
+        timeout=DEADLINE,
     )
     assert result.returncode == 2 and "Did you mean train?" in result.stderr
 
@@ -341,7 +343,7 @@ def test_the_saved_configuration_survives_a_full_disk(small_disk, tmp_path):
         except OSError:
             pass
     code, _, err = commands.bmg(
-        "train", "--resume", "--workdir", small_disk / "run", cwd=tmp_path, timeout=120
+        "train", "--resume", "--workdir", small_disk / "run", cwd=tmp_path
     )
     assert code in (1, 2) and "No space left" in err
     assert load_config(small_disk / "run") == saved

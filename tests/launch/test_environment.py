@@ -11,6 +11,7 @@ import pytest
 
 from launch import environment
 from tests.launch import commands
+from tests.waiting import DEADLINE
 
 DROPPED = (
     "http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy no_proxy NO_PROXY grpc_proxy "
@@ -95,14 +96,14 @@ def test_a_run_in_a_hostile_environment(tmp_path):
     arguments = "train --game catch --frames 4000 --evaluator.num-evaluators 0 --workdir run".split()
     process = subprocess.run(
         [*commands.BMG, *arguments], cwd=tmp_path, env={**commands.environment(), **hostile},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
     for name in hostile.keys() - {"LC_ALL"}:
         assert f"left out {name} (" in process.stdout
     # Without any of it the run is the same one.
     code, out, err = commands.bmg(
-        *"train --resume --workdir run --frames 4800".split(), cwd=tmp_path, timeout=240
+        *"train --resume --workdir run --frames 4800".split(), cwd=tmp_path
     )
     assert code == 0 and "another agent" not in out + err, out + err
     assert "left out" not in out

@@ -12,6 +12,7 @@ import pytest
 
 from launch import isolation
 from tests.launch.commands import environment, learner_rows, nodes_of, started
+from tests.waiting import DEADLINE
 
 # Says whether its network is private, and what it sees of it. numpy brings threads along.
 PROGRAM = """
@@ -21,7 +22,7 @@ from launch import isolation
 
 why_not = isolation.enter([sys.executable, *sys.orig_argv[1:]])
 server = socket.create_server(("localhost", 0))
-client = socket.create_connection(server.getsockname(), timeout=5)
+client = socket.create_connection(server.getsockname(), timeout=60)
 print(json.dumps({
     "why_not": why_not, "arguments": sys.argv[1:], "pid": os.getpid(), "uid": os.getuid(),
     "interfaces": [name for _, name in socket.if_nameindex()],
@@ -36,7 +37,7 @@ def entered(*arguments: str, **env: str) -> tuple[int, dict]:
         [sys.executable, "-c", PROGRAM, *arguments],
         env={**environment(), **env}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     return process.pid, json.loads(out)
 
@@ -104,11 +105,11 @@ def test_the_ports_of_a_run(tmp_path, network, request):
         reached = set()
         for port in ports:
             with socket.socket() as peer:
-                peer.settimeout(5)
+                peer.settimeout(60)
                 if peer.connect_ex(("127.0.0.1", port)) == 0:
                     reached.add(port)
         run.interrupt()
-        code, out, err = run.finish(60)
+        code, out, err = run.finish()
     assert code == 130, out + err
     if network == "private":
         assert reached == set()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from launch import output
 from tests.launch import commands
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
 
@@ -25,7 +26,7 @@ def test_a_reader_that_goes_away_is_no_error():
             assert process.stdout.readline().startswith("usage: bmg")
             process.stdout.close()
             assert process.stderr.read() == ""
-            assert process.wait(60) == 0
+            assert process.wait(DEADLINE) == 0
 
 
 def test_a_program_goes_on_without_its_reader(tmp_path):
@@ -42,7 +43,7 @@ def test_a_program_goes_on_without_its_reader(tmp_path):
     ) as process:  # fmt: skip
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait(60) == 0
+        assert process.stderr.read() == b"" and process.wait(DEADLINE) == 0
     assert (tmp_path / "done").exists()
 
 

@@ -141,7 +141,7 @@ def damaged(draw) -> bytes:
 
 
 @settings(
-    max_examples=40, database=None, derandomize=True, deadline=None,
+    max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(content=st.one_of(st.binary(max_size=300), damaged(), CHANGED_ROWS))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import time
 
 import pytest
 
 from environments.factory import make, make_spec
-from launch import parts
+from launch import parts, threads
 from launch.presets import PRESETS
 from launch.threads import Threads
 from learner.config import DevicesConfig
+from tests.launch.commands import rows_of
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ENDLESS = 10**9
@@ -55,6 +56,8 @@ def start(tmp_path, monkeypatch):
             return Fragile(environment, next(lasting))
 
         monkeypatch.setattr(parts, "make", fragile)
+        # Neither is a learner that compiles for long a stall, nor a run that cannot be stopped.
+        monkeypatch.setattr(threads, "_LEAVE_SECONDS", DEADLINE)
         config = PRESETS["local"]("catch")
         config = dataclasses.replace(
             config,
@@ -63,6 +66,7 @@ def start(tmp_path, monkeypatch):
             actors=dataclasses.replace(config.actors, num_actors=1, parts=1, report_interval=0.1),
             devices=DevicesConfig(learner=1, inference=1),
             learner=dataclasses.replace(config.learner, log_interval=0.1),
+            replay=dataclasses.replace(config.replay, stall_after=DEADLINE),
             evaluator=dataclasses.replace(config.evaluator, num_evaluators=0),
             **changes,
         )
@@ -77,9 +81,9 @@ def start(tmp_path, monkeypatch):
         assert program.stop()
 
 
-def wait_for(program: Threads, condition, timeout: float = 60.0) -> str:
+def wait_for(program: Threads, condition) -> str:
     """Polls as the launcher does, until the condition holds or the run is over; its state."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + DEADLINE
     while (state := program.poll()) == "running" and not condition():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.05)
@@ -87,9 +91,7 @@ def wait_for(program: Threads, condition, timeout: float = 60.0) -> str:
 
 
 def last_metrics(tmp_path) -> dict:
-    path = tmp_path / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else {}
+    return [{}, *rows_of(tmp_path)][-1]
 
 
 def test_an_environment_that_throws_costs_its_actor_a_second(start, tmp_path):

@@ -110,23 +110,21 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     endless = ("two-colors", *options, "--steps", "1000000000", "--workdir", "parts")
     with commands.started(*endless, cwd=tmp_path) as run:
         run.wait_for(lambda: list(workdir.glob("checkpoints/*.npz")))
-        code, _, err = commands.bmg(
-            "two-colors", "--workdir", "parts", "--resume", cwd=tmp_path, timeout=60
-        )
+        code, _, err = commands.bmg("two-colors", "--workdir", "parts", "--resume", cwd=tmp_path)
         assert code == 2 and f"in use by a run that goes on (process {run.process.pid})" in err
         run.process.send_signal(signal.SIGTERM)
-        code, out, err = run.finish(60)
+        code, out, err = run.finish()
     assert code == 130, err
     assert "go on with: bmg two-colors --workdir parts --resume" in out
     result = json.loads((workdir / "results.json").read_text())
     assert result["complete"] is False and result["steps"] > 0
     steps = str(result["steps"] + 5_000)
     code, _, err = commands.bmg(
-        "two-colors", "--workdir", "parts", "--resume", "--steps", steps, cwd=tmp_path, timeout=120
+        "two-colors", "--workdir", "parts", "--resume", "--steps", steps, cwd=tmp_path
     )
     assert code == 0, err
     code, _, err = commands.bmg(
-        "two-colors", *options, "--steps", steps, "--workdir", "whole", cwd=tmp_path, timeout=240
+        "two-colors", *options, "--steps", steps, "--workdir", "whole", cwd=tmp_path
     )
     assert code == 0, err
     parts, whole = ((tmp_path / name / "results.csv").read_bytes() for name in ("parts", "whole"))

@@ -18,6 +18,7 @@ from learner.config import LearnerConfig
 from learner.learner import Learner, RunInfo
 from learner.update import ShardedAgent, frames_per_update, make_sharded_agent
 from storage import checkpoint
+from tests.waiting import DEADLINE
 
 SHAPE, NUM_STACK, NUM_ACTIONS, LENGTH, ACTION_REPEAT = (3, 4, 1), 2, 3, 5, 4
 OBSERVATION_SHAPE = (3, 4, NUM_STACK)
@@ -100,7 +101,7 @@ def run_info(workdir: pathlib.Path, updates: int, **changes) -> RunInfo:
         protocol={"seed": 3},
         versions={"python": "3.10"},
         num_evaluators=0,
-        final_timeout=20.0,
+        final_timeout=DEADLINE,
         identity={"game": "catch", "seed": 3},
     )
     return info._replace(**changes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from agents.agent import UpdateBatch
 from learner.batches import Prefetcher, read_info
 from tests.learner import fakes
+from tests.waiting import DEADLINE, eventually, steadily
 
 
 def never() -> bool:
@@ -84,9 +84,9 @@ def test_no_more_than_its_depth_is_taken_ahead(make):
 
     prefetcher = make(online(), numbered(0, 4), depth=2)
     prefetcher.get(never)
-    time.sleep(0.5)
     # One was given, two wait, one more is in the thread's hands.
-    assert len(taken) == 4
+    eventually(lambda: len(taken) >= 4)
+    steadily(lambda: len(taken) == 4)
 
 
 def test_the_end_of_a_sampler_ends_the_batches(make):
@@ -119,7 +119,7 @@ def test_get_ends_when_asked_to_stop(make):
     release = threading.Event()
 
     def online():
-        release.wait(30.0)
+        release.wait(DEADLINE)
         yield from numbered(0, 2)
 
     asked = itertools.count()
@@ -131,11 +131,17 @@ def test_get_ends_when_asked_to_stop(make):
 
 
 def test_closing_ends_the_thread_though_its_queue_is_full(make):
-    before = set(threading.enumerate())
-    prefetcher = make(numbered(0, 2), numbered(0, 4), depth=1)
+    taken, before = [], set(threading.enumerate())
+
+    def online():
+        for batch in numbered(0, 2):
+            taken.append(batch)
+            yield batch
+
+    prefetcher = make(online(), numbered(0, 4), depth=1)
     (thread,) = set(threading.enumerate()) - before
     prefetcher.get(never)
-    time.sleep(0.3)  # by now the queue is full again
+    eventually(lambda: len(taken) == 3)  # by now the queue is full again
     assert thread.is_alive()
     prefetcher.close()
-    assert not thread.is_alive()
+    eventually(lambda: not thread.is_alive())

@@ -7,7 +7,6 @@ import errno
 import itertools
 import os
 import threading
-import time
 
 import jax
 import pytest
@@ -18,6 +17,7 @@ from storage import checkpoint
 from storage.checkpoint import CheckpointError
 from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, never, results_of, rows_of, run
+from tests.waiting import DEADLINE, Call, Stop, eventually
 
 FRAMES_PER_UPDATE = 2 * 5 * 4
 REPORT = {"environment": 0.5, "inference": 0.25, "writing": 0.125, "steps_per_second": 100.0}
@@ -49,7 +49,7 @@ def test_stopping_before_any_data_came(agent, tmp_path):
     waiting = threading.Event()
 
     def nothing():
-        waiting.wait(30.0)
+        waiting.wait(DEADLINE)
         return
         yield
 
@@ -147,14 +147,16 @@ def test_checkpoints_come_on_an_interval_and_the_newest_stay(agent, tmp_path):
     learner = fakes.make_learner(agent, tmp_path, 5, {"checkpoint_interval": 0.0})
     seen = []
 
-    def online():
-        for batch in fakes.online_stream():
-            seen.append(tuple(checkpoints_of(tmp_path)))
-            yield batch
+    def between_updates():
+        names = checkpoints_of(tmp_path)
+        if names not in seen:
+            seen.append(names)
+        return False
 
-    run(learner, online())
-    assert checkpoints_of(tmp_path) == ["checkpoint_0000000004.npz", "checkpoint_0000000005.npz"]
-    assert any("checkpoint_0000000001.npz" in names for names in seen)
+    run(learner, should_stop=between_updates)
+    one, two, three, four, five = (f"checkpoint_000000000{i}.npz" for i in range(1, 6))
+    assert seen == [[], [one], [one, two], [two, three], [three, four]]
+    assert checkpoints_of(tmp_path) == [four, five]
 
 
 def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatch):
@@ -209,35 +211,24 @@ def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch, 
     assert not (tmp_path / "results.json").exists()
 
 
-def evaluating(learner, delay: float = 0.0):
-    """An evaluator: waits for the final parameters and reports on them."""
+def test_the_end_waits_for_the_last_evaluation(agent, tmp_path):
+    learner, stop = fakes.make_learner(agent, tmp_path, 2, num_evaluators=1), Stop()
 
     def evaluate():
-        deadline = time.monotonic() + 30.0
-        while time.monotonic() < deadline:
-            published = learner.get_parameters(10**9)
-            if published is not None:
-                assert published.final
-                time.sleep(delay)
-                learner.report_evaluation(
-                    tuple(Evaluation(published.version, published.frames, 1.0, 0.0, 10, True))
-                )
-                return
-            time.sleep(0.01)
+        """As an evaluator does with the final parameters, once the learner has waited for a while."""
+        eventually(lambda: learner.get_parameters(10**9))
+        version, frames, final = learner.get_parameters(10**9)[1:]
+        assert final
+        asked = stop.asked
+        eventually(lambda: stop.asked >= asked + 3)
+        learner.report_evaluation(tuple(Evaluation(version, frames, 1.0, 0.0, 10, True)))
 
-    thread = threading.Thread(target=evaluate, daemon=True)
-    thread.start()
-    return thread
-
-
-def test_the_end_waits_for_the_last_evaluation(agent, tmp_path):
-    learner = fakes.make_learner(agent, tmp_path, 2, num_evaluators=1)
-    thread = evaluating(learner, delay=0.5)
-    assert run(learner) is True
-    thread.join(10.0)
+    evaluating = Call(evaluate)
+    assert run(learner, should_stop=stop) is True
     results = results_of(tmp_path)
     assert results["evaluation_return"] == 1.0 and results["human_normalized_score"] == 1.0
     assert results["evaluation"]["version"] == 2 and results["evaluation"]["final"] is True
+    evaluating.result()
     assert rows_of(tmp_path)[-1]["evaluation/return"] == 1.0
     # And it is in the checkpoint.
     resumed = fakes.make_learner(agent, tmp_path, 2, resume=True)

@@ -9,7 +9,6 @@ import pathlib
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from learner.config import HostsConfig
 from learner.hosts import _checksum, check_port, code_digest
 from storage import checkpoint
 from tests.learner import fakes, host
+from tests.waiting import DEADLINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,7 @@ def together(scenario: str, folder, count: int = 2, devices: int = 1) -> list[tu
         for index in range(count)
     ]  # fmt: skip
     try:
-        ended = [process.communicate(timeout=120) for process in processes]
+        ended = [process.communicate(timeout=DEADLINE) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -103,14 +103,12 @@ def test_all_leave_when_one_is_asked_to_stop(tmp_path):
 
 @pytest.mark.parametrize("scenario", ["dies", "hangs"])
 def test_a_missing_host_ends_the_others(tmp_path, scenario):
-    start = time.monotonic()
     (code, said), *_ = together(scenario, tmp_path)
     assert code != 0
     text = said.get("end") or said.get("missing") or ""
     assert "a host is missing before update 3" in text and "--resume" in text, said
     if scenario == "hangs":
         assert "no answer within 5 s" in text
-    assert time.monotonic() - start < 100
 
 
 def test_one_bit_that_differs_is_noticed(tmp_path):

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
+from learner import learner as learner_module
 from learner.learner import NotFiniteError, Report, summarise_reports
 from learner.metrics import MetricsWriter, read_metrics
 from learner.update import first
@@ -99,6 +100,13 @@ def test_the_learning_rate_falls_with_frames(agent, tmp_path):
     assert rates[119] > 0 and rates[120:] == [0.0] * 10
 
 
+@pytest.fixture
+def reports_stay(monkeypatch):
+    """An actor counts as one that reports, however long the updates take to compile."""
+    monkeypatch.setattr(learner_module, "_REPORTS_MISSED", math.inf)
+
+
+@pytest.mark.usefixtures("reports_stay")
 def test_everything_of_the_list_is_in_tensorboard(agent, tmp_path):
     returns = [1.0, None, -1.0, 0.5]
     learner = fakes.make_learner(agent, tmp_path, 4)
@@ -200,6 +208,7 @@ def test_metrics_of_a_line_are_means_over_its_updates(agent, tmp_path):
         assert row[name] == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
 
+@pytest.mark.usefixtures("reports_stay")
 def test_what_is_not_finite_is_left_out_and_counted(agent, tmp_path):
     learner = fakes.make_learner(agent, tmp_path, 1)
     learner.report("actor_0", {**REPORT, "inference": math.nan, "writing": math.inf})

@@ -264,7 +264,7 @@ SESSIONS = st.lists(
 )
 
 
-@settings(max_examples=40, database=None, derandomize=True, deadline=None)
+@settings(max_examples=40)
 @given(sessions=SESSIONS)
 def test_any_sessions_leave_curves_that_never_run_backwards(sessions):
     """Both files show the same, and each row is in exactly one of kept and abandoned."""
@@ -292,7 +292,7 @@ def test_any_sessions_leave_curves_that_never_run_backwards(sessions):
             assert written == list(range(1, number + 1))
 
 
-@settings(max_examples=60, database=None, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(content=st.binary(max_size=200), start=st.integers(0, 100))
 def test_any_file_can_be_continued(content, start):
     """A learner that finds anything there keeps what is whole, and its own rows can be read."""

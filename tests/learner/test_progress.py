@@ -113,7 +113,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(
     changes=st.dictionaries(st.sampled_from(sorted(HEADER)), json_values, max_size=3),
     evaluation=st.dictionaries(st.sampled_from(sorted(EVALUATION)), json_values, max_size=2),

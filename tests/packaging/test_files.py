@@ -22,6 +22,8 @@ from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+from tests.waiting import DEADLINE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -178,7 +180,7 @@ def test_a_wheel_holds_every_module_and_the_data(tmp_path):
         shutil.copy(ROOT / name, copy / name)
     build = "from setuptools import build_meta; build_meta.build_wheel('out')"
     done = subprocess.run(
-        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, timeout=DEADLINE
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = (copy / "out").glob("bmg-*.whl")

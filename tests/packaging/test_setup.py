@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE, eventually
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "sh bash cat cksum dirname mkdir mv rm sed sleep tail touch chmod make printf".split()
 
@@ -24,7 +26,7 @@ def python(version: str) -> str:
     return f"""case $2 in
 *base_prefix*) echo "$PREFIX/bin/python{version}";;
 *version_info*) echo {version};;
-*fcntl*) exec {shlex.quote(sys.executable)} "$@";;
+*fcntl*) echo >>"$PREFIX/lockers"; exec {shlex.quote(sys.executable)} "$@";;
 pytest)
   case "$*" in *"-m slow"*) exit ${{SLOW_STATUS:-0}};; *) exit ${{QUICK_STATUS:-0}};; esac;;
 esac"""
@@ -33,12 +35,12 @@ esac"""
 OLD = {"uname": LINUX, "python3_10": python("3.10")}
 WITHOUT_LIBRARY = f"""case $2 in *CDLL*) exit 1;; esac
 {python("3.10")}"""
-# What it installs is the Python that it was given, its last argument.
+# What it installs is the Python that it was given, its last argument; HELD, once it may.
 UV = """case $1 in sync)
   for python; do :; done
   echo "$UV_PROJECT_ENVIRONMENT $@" >>"$PREFIX/syncs"
   mkdir -p $UV_PROJECT_ENVIRONMENT/bin
-  sleep 0.5
+  until [ -z "$HELD" ] || [ -e "$PREFIX/go" ]; do sleep 0.02; done
   for name in $UV_PROJECT_ENVIRONMENT/bin/python $UV_PROJECT_ENVIRONMENT/bin/bmg; do
     echo '#!/bin/sh' >$name
     echo '[ -z "$IMPORT_ERROR" ] || { echo "$IMPORT_ERROR"; exit 1; }' >>$name
@@ -80,7 +82,7 @@ class Machine:
     def run(self, *command: str, **env: str) -> tuple[int, list[str]]:
         """Exit status and printed lines."""
         process = self.start(*command, **env)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=DEADLINE)
         return process.returncode, output.splitlines()
 
     def syncs(self) -> list[str]:
@@ -226,9 +228,14 @@ def test_a_moved_or_half_made_environment_is_made_anew(tmp_path):
 
 def test_parallel_set_ups_install_once(tmp_path):
     machine = Machine(tmp_path, **OLD, uv=UV)
-    processes = [machine.start() for _ in range(3)]
+    processes = [machine.start(HELD="yes") for _ in range(3)]
+    lockers = machine.prefix / "lockers"
+    try:  # all of them come before the first one is done
+        eventually(lambda: lockers.exists() and lockers.read_text() == 3 * "\n")
+    finally:
+        (machine.prefix / "go").touch()
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=DEADLINE)
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(machine.syncs()) == 1
 

@@ -9,17 +9,20 @@ import pickle
 import signal
 import subprocess
 import sys
+import types
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tree
 
+from replay import waiting
 from replay.config import ReplayConfig
 from replay.memory import MemoryReplay
+from tests.waiting import DEADLINE, Clock
 
 ROOT = pathlib.Path(__file__).parents[2]
-HARD_TIMEOUT = 60.0
+HARD_TIMEOUT = 330.0  # seconds: pytest's own limit, which comes first, cannot end C++
 
 
 class Inner(NamedTuple):
@@ -75,15 +78,29 @@ def config():
         max_unconfirmed=2,
         samples_in_flight=2,
         prefetch_batches=1,
-        write_timeout=20.0,
-        sample_timeout=20.0,
+        write_timeout=DEADLINE,
+        sample_timeout=DEADLINE,
         close_timeout=0.5,
         poll_interval=0.1,
     )
 
 
 @pytest.fixture
-def serve(signature):
+def clock(monkeypatch):
+    """The clock of everyone who waits: no wait becomes long or ends but by it."""
+    clock = Clock()
+    monkeypatch.setattr(waiting, "time", types.SimpleNamespace(monotonic=clock))
+    return clock
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """A server that is there is waited for, however slowly it answers."""
+    monkeypatch.setattr("replay.client.INFO_TIMEOUT", int(DEADLINE))
+
+
+@pytest.fixture
+def serve(signature, patience):
     """Starts servers in this process; Reverb then takes a short cut past the network to sample."""
     from replay.backend import reverb
     from replay.server import make_tables
@@ -174,6 +191,8 @@ def make_replay(request, signature):
     """
     # Servers are asked for here, so that they outlive the handles: one that stops while a sampler
     # is open waits for it.
+    if request.param != "memory":
+        request.getfixturevalue("patience")
     fixture = {"here": "serve", "remote": "shared_remote"}.get(request.param)
     servers = fixture and request.getfixturevalue(fixture)
     handles = []

@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+from tests.waiting import DEADLINE
+
 
 def test_config_imports_neither_reverb_nor_tensorflow():
     code = (
@@ -13,5 +15,5 @@ def test_config_imports_neither_reverb_nor_tensorflow():
     )
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True,
-                          timeout=60)
+                          timeout=DEADLINE)
     assert done.returncode == 0, done.stderr

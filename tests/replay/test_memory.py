@@ -11,6 +11,7 @@ from environments import atari
 from replay.config import ReplayConfig
 from replay.memory import MemoryReplay, check_memory, free_memory, memory_needed
 from tests.replay.conftest import never
+from tests.waiting import DEADLINE
 
 PAPERS = ReplayConfig(online_capacity=8, replay_capacity=10_000, min_replay_size=8)
 
@@ -106,7 +107,7 @@ def test_many_threads_lose_and_double_nothing(signature, config, make_unroll):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30.0)
+        thread.join(DEADLINE)
     assert not failures and not any(thread.is_alive() for thread in threads)
     expected = sorted(1_000 * w + i for w in range(4) for i in range(per_writer))
     assert sorted(read[0] + read[1]) == expected

@@ -4,8 +4,6 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -21,11 +19,11 @@ from replay.server import make_tables  # noqa: E402
 from replay.writer import Writer  # noqa: E402
 from tests.replay.conftest import never  # noqa: E402
 from tests.replay.test_waiting import fill  # noqa: E402
-from tests.waiting import Call, eventually  # noqa: E402
+from tests.waiting import DEADLINE, Call, Stop, eventually, steadily, waits  # noqa: E402
 
 
 @pytest.fixture(params=["here", "remote"])
-def address_of(request):
+def address_of(request, patience):
     """Starts a server of a configuration, here and remotely in turn, and returns its address."""
     if request.param == "here":
         return request.getfixturevalue("serve")
@@ -37,12 +35,11 @@ def test_full_queue_holds_the_writer_back_until_sampled(
         address_of, signature, config, make_unroll, max_unconfirmed):
     config = dataclasses.replace(config, online_capacity=3, max_unconfirmed=max_unconfirmed)
     address = address_of(config)
-    written = []
-    writer = Writer(address, signature, config, never)
+    stop, written = Stop(), []
+    writer = Writer(address, signature, config, stop)
     writing = Call(lambda: fill(writer, make_unroll, written))
     eventually(lambda: len(written) > 3)
-    time.sleep(0.5)
-    assert writing.running
+    assert waits(writing, stop, written)
     assert 3 < len(written) <= 3 + max_unconfirmed
     counts = occupancy(address)
     assert counts["replay/online_size"] == 3
@@ -50,7 +47,7 @@ def test_full_queue_holds_the_writer_back_until_sampled(
     assert 3 <= counts["replay/replay_size"] <= len(written)
     with Sampler(address, ONLINE, 5, signature, config, never) as online:
         indices = np.concatenate([next(online).index for _ in range(10)])
-    assert writing.result(within=10.0)
+    assert writing.result()
     writer.close()
     np.testing.assert_array_equal(indices, np.arange(50))
 
@@ -64,8 +61,7 @@ def test_sampler_takes_no_more_than_it_says_ahead(
         next(online)
         taken = 4 + 4 * config.prefetch_batches + config.samples_in_flight
         eventually(lambda: occupancy(address)["replay/online_sampled"] >= taken)
-        time.sleep(0.3)
-        assert occupancy(address)["replay/online_sampled"] == taken
+        steadily(lambda: occupancy(address)["replay/online_sampled"] == taken)
 
 
 def test_another_signature_than_the_servers_is_refused(serve, signature, config):
@@ -85,7 +81,7 @@ def test_no_replay_table_is_made_without_capacity(signature, config):
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
 def test_dead_server_ends_every_wait(
-        mortal, signature, config, make_unroll, how):
+        mortal, clock, signature, config, make_unroll, how):
     config = dataclasses.replace(
         config, write_timeout=1.5, sample_timeout=1.5, close_timeout=0.3)
     address = mortal.serve(config)
@@ -97,7 +93,7 @@ def test_dead_server_ends_every_wait(
     assert fill(writer, make_unroll, [], count=10)
     next(online), next(replay)
     mortal.send(how)
-    waits = [
+    calls = [
         Call(lambda: fill(writer, make_unroll, [])),
         Call(lambda: list(online)),
         Call(lambda: list(replay)),
@@ -105,24 +101,31 @@ def test_dead_server_ends_every_wait(
         Call(lambda: late_writer.append(make_unroll(0))),
         Call(lambda: occupancy(address)),
     ]
-    for wait in waits:
+
+    def time_passes():
+        clock.now += 0.1
+        return not any(call.running for call in calls)
+
+    eventually(time_passes)
+    for call in calls:
         with pytest.raises(TimeoutError, match="gives no answer") as caught:
-            wait.result(within=8.0)
+            call.result()
         assert "\n" not in str(caught.value)
     for closable in (writer, online, replay, late, late_writer):
-        Call(closable.close).result(within=2.0)
+        Call(closable.close).result()
 
 
 def test_stop_frees_those_who_wait_for_a_server(
         signature, config, make_unroll):
     address = f"localhost:{portpicker.pick_unused_port()}"
-    stop = threading.Event()
-    writer = Writer(address, signature, config, stop.is_set)
-    sampler = Sampler(address, ONLINE, 2, signature, config, stop.is_set)
-    waits = [Call(lambda: writer.append(make_unroll(0))), Call(lambda: not list(sampler))]
-    time.sleep(0.5)
-    stop.set()
-    assert [wait.result(within=3.0) for wait in waits] == [False, True]
+    stops = [Stop(), Stop()]
+    writer = Writer(address, signature, config, stops[0])
+    sampler = Sampler(address, ONLINE, 2, signature, config, stops[1])
+    calls = [Call(lambda: writer.append(make_unroll(0))), Call(lambda: not list(sampler))]
+    assert all(map(waits, calls, stops))
+    for stop in stops:
+        stop.set()
+    assert [call.result() for call in calls] == [False, True]
 
 
 _FORGETFUL = """
@@ -159,7 +162,7 @@ def test_process_that_closes_nothing_exits(config):
     server = reverb.Server(make_tables((np.zeros(3, np.float32),), config), port=None)
     done = subprocess.run(
         [sys.executable, "-c", _FORGETFUL, f"localhost:{server.port}"],
-        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=40)
+        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=DEADLINE)
     server.stop()
     assert done.stdout.split() == ["timeout"] * 3, done.stderr
     assert done.returncode == 0, done.stderr

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import pytest
 
-from replay import waiting
 from replay.waiting import Wait
-from tests.waiting import Call, Clock, eventually
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(waiting.time, "monotonic", clock)
-    return clock
+from tests.replay.test_waiting import fill
+from tests.waiting import Call, Stop, eventually, waits
 
 
 def test_a_wait_is_over_after_its_limit_and_says_once_that_it_is_long(clock):
@@ -59,31 +51,37 @@ def test_rare_looks_are_no_suspension(clock):
     assert looks == 3
 
 
-def test_a_stalled_writer_names_the_table(make_replay, config, make_unroll):
-    said = []
+def test_a_stalled_writer_names_the_table(make_replay, clock, config, make_unroll):
+    said, written, stop = [], [], Stop()
     config = dataclasses.replace(config, online_capacity=2, stall_after=0.3)
-    replay = make_replay(config, on_stall=said.append)()
-    writing = Call(lambda: [replay.append(make_unroll(i)) for i in range(6)])
+    replay = make_replay(config, stop, on_stall=said.append)()
+    writing = Call(lambda: fill(replay, make_unroll, written, count=6))
+    eventually(lambda: len(written) >= 2 and replay.occupancy()["replay/online_size"] == 2)
+    assert waits(writing, stop, written) and said == []
+    clock.now += 0.4
     eventually(lambda: said)
     assert "table online holds 2 of at most 2 unrolls" in said[0] and "learner" in said[0]
-    time.sleep(0.6)
-    assert len(said) == 1 and writing.running, "one line for each wait, and it goes on"
+    clock.now += 0.6
+    assert waits(writing, stop, written)
+    assert len(said) == 1, "one line for each wait, and it goes on"
     online = replay.sample_online(6)
     assert next(online).index.tolist() == list(range(6))
-    writing.result(within=5.0)
+    assert writing.result()
 
 
 @pytest.mark.parametrize("table", ["online", "replay"])
-def test_a_stalled_sampler_names_the_table(make_replay, config, make_unroll, table):
-    said = []
+def test_a_stalled_sampler_names_the_table(make_replay, clock, config, make_unroll, table):
+    said, stop = [], Stop()
     config = dataclasses.replace(config, stall_after=0.3)
-    handle = make_replay(config, on_stall=said.append)
+    handle = make_replay(config, stop, on_stall=said.append)
     batches = getattr(handle(), f"sample_{table}")(2)
     sampling = Call(lambda: next(batches))
+    assert waits(sampling, stop) and said == []
+    clock.now += 0.4
     eventually(lambda: said)
     assert f"table {table} holds 0 of" in said[0] and "actors" in said[0]
     writer = handle()
     for i in range(10):
         assert writer.append(make_unroll(i))
-    assert sampling.result(within=5.0).index.shape == (2,)
+    assert sampling.result().index.shape == (2,)
     assert len(said) == 1

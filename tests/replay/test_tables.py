@@ -98,7 +98,7 @@ def test_online_gives_each_unroll_once_and_in_order(make_replay, config, make_un
     writing = Call(lambda: write(handle(), [make_unroll(i) for i in range(count)]))
     online = handle().sample_online(batch_size)
     indices = np.concatenate([next(online).index for _ in range(20)])
-    writing.result(within=10.0)
+    writing.result()
     np.testing.assert_array_equal(indices, np.arange(count))
 
 
@@ -112,7 +112,7 @@ def test_two_writers_interleave_and_each_keeps_its_order(make_replay, config, ma
     online = handle().sample_online(6)
     indices = np.concatenate([next(online).index for _ in range(10)])
     for writer in writing:
-        writer.result(within=10.0)
+        writer.result()
     for start in starts:
         own = indices[(indices >= start) & (indices < start + 1_000)]
         np.testing.assert_array_equal(own, start + np.arange(30))

@@ -1,14 +1,12 @@
 """Nobody waits for ever, in memory or over Reverb: full queues, empty tables, requests to stop."""
 
 import dataclasses
-import threading
-import time
 
 import numpy as np
 import pytest
 
-from tests.replay.test_tables import write
-from tests.waiting import Call, eventually
+from tests.replay.test_tables import arrived, write
+from tests.waiting import Call, Stop, eventually, waits
 
 
 def fill(replay, make_unroll, written, count=50):
@@ -21,12 +19,11 @@ def fill(replay, make_unroll, written, count=50):
 
 
 def test_full_queue_holds_the_writer_back_until_sampled(make_replay, config, make_unroll):
-    handle = make_replay(dataclasses.replace(config, online_capacity=3))
-    written = []
+    stop, written = Stop(), []
+    handle = make_replay(dataclasses.replace(config, online_capacity=3), stop)
     writing = Call(lambda: fill(handle(), make_unroll, written))
     eventually(lambda: len(written) >= 3)
-    time.sleep(0.5)
-    assert writing.running
+    assert waits(writing, stop, written)
     assert 3 <= len(written) <= 3 + config.max_unconfirmed
     reader = handle()
     counts = reader.occupancy()
@@ -35,36 +32,33 @@ def test_full_queue_holds_the_writer_back_until_sampled(make_replay, config, mak
     assert 3 <= counts["replay/replay_size"] <= len(written)
     online = reader.sample_online(5)
     indices = np.concatenate([next(online).index for _ in range(10)])
-    assert writing.result(within=10.0)
+    assert writing.result()
     np.testing.assert_array_equal(indices, np.arange(50))
 
 
 def test_stop_frees_a_blocked_writer(make_replay, config, make_unroll):
-    stop = threading.Event()
-    replay = make_replay(dataclasses.replace(config, online_capacity=2), stop.is_set)()
-    written = []
+    stop, written = Stop(), []
+    replay = make_replay(dataclasses.replace(config, online_capacity=2), stop)()
     writing = Call(lambda: fill(replay, make_unroll, written))
     eventually(lambda: len(written) >= 2)
-    time.sleep(0.5)
-    assert writing.running
+    assert waits(writing, stop, written)
     stop.set()
-    assert writing.result(within=2.0) is False
-    Call(replay.close).result(within=2.0)
+    assert writing.result() is False
+    Call(replay.close).result()
     with pytest.raises(RuntimeError, match="closed"):
         replay.append(make_unroll(0))
 
 
 @pytest.mark.parametrize("table", ["sample_online", "sample_replay"])
 def test_stop_frees_a_starved_sampler(make_replay, config, table):
-    stop = threading.Event()
-    replay = make_replay(config, stop.is_set)()
+    stop = Stop()
+    replay = make_replay(config, stop)()
     batches = getattr(replay, table)(2)
     sampling = Call(lambda: list(batches))
-    time.sleep(0.5)
-    assert sampling.running
+    assert waits(sampling, stop)
     stop.set()
-    assert sampling.result(within=2.0) == []
-    Call(replay.close).result(within=2.0)
+    assert sampling.result() == []
+    Call(replay.close).result()
     assert list(batches) == []
 
 
@@ -80,34 +74,47 @@ def test_a_closed_replay_gives_nothing_more(make_replay, config, make_unroll, ta
     assert list(batches) == []
 
 
-def test_writer_gives_up_with_the_tables_state(make_replay, config, make_unroll):
+def test_writer_gives_up_with_the_tables_state(make_replay, clock, config, make_unroll):
     config = dataclasses.replace(config, online_capacity=2, write_timeout=0.5, close_timeout=0.2)
-    replay = make_replay(config)()
+    stop, written = Stop(), []
+    replay = make_replay(config, stop)()
+    writing = Call(lambda: fill(replay, make_unroll, written))
+    eventually(lambda: len(written) >= 2 and replay.occupancy()["replay/online_size"] == 2)
+    clock.now += 0.4
+    assert waits(writing, stop, written)
+    clock.now += 0.2
     with pytest.raises(TimeoutError, match="table online holds 2 of at most 2 unrolls") as caught:
-        fill(replay, make_unroll, [])
+        writing.result()
     assert "learner" in str(caught.value) and "\n" not in str(caught.value)
     replay.close()  # the queue is still full
 
 
 def test_sampler_gives_up_with_the_tables_state_and_loses_nothing(
-        make_replay, config, make_unroll):
-    handle = make_replay(dataclasses.replace(config, sample_timeout=0.5))
+        make_replay, clock, config, make_unroll):
+    stop = Stop()
+    handle = make_replay(dataclasses.replace(config, sample_timeout=0.5), stop)
     writer, online = handle(), handle().sample_online(3)
     assert fill(writer, make_unroll, [], count=2)  # one short of a batch
+    sampling = Call(lambda: next(online))
+    eventually(lambda: writer.occupancy()["replay/online_sampled"] == 2)
+    clock.now += 0.4
+    assert waits(sampling, stop)
+    clock.now += 0.2
     with pytest.raises(TimeoutError, match="table online holds 0 of at most 100 unrolls, "
                                            "2 inserted, 2 sampled") as caught:
-        next(online)
+        sampling.result()
     assert "actors" in str(caught.value) and "\n" not in str(caught.value)
     assert writer.append(make_unroll(2))
     np.testing.assert_array_equal(next(online).index, [0, 1, 2])
 
 
 def test_replay_waits_for_its_minimum_size(make_replay, config, make_unroll):
-    handle = make_replay(dataclasses.replace(config, min_replay_size=6))
+    stop = Stop()
+    handle = make_replay(dataclasses.replace(config, min_replay_size=6), stop)
     writer, replayed = handle(), handle().sample_replay(2)
     assert fill(writer, make_unroll, [], count=5)
+    arrived(writer, 5)
     sampling = Call(lambda: next(replayed))
-    time.sleep(0.5)
-    assert sampling.running
+    assert waits(sampling, stop)
     assert writer.append(make_unroll(5))
-    assert sampling.result(within=5.0).index.shape == (2,)
+    assert sampling.result().index.shape == (2,)

@@ -20,7 +20,7 @@ from tests.learner import fakes
 
 # Nothing may be printed about a foreign file beside the one line.
 pytestmark = pytest.mark.filterwarnings("error")
-bounded = settings(max_examples=250, deadline=None, derandomize=True, database=None)
+bounded = settings(max_examples=250)
 
 STATE = {"w": np.float32([1.5, -2.0]), "n": np.int32(7)}
 NAMES = [f"[{name!r}]" for name in STATE]

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from storage.files import owned, remove_leftovers, whole_file
+from tests.waiting import DEADLINE
 
 
 def test_a_second_owner_is_told_who_the_first_is(tmp_path):
@@ -28,7 +29,7 @@ def test_a_second_owner_is_told_who_the_first_is(tmp_path):
 def test_a_killed_owner_owns_nothing(tmp_path):
     code = (
         "import pathlib, sys, time; from storage.files import owned\n"
-        "with owned(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(60)"
+        "with owned(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -39,7 +40,7 @@ def test_a_killed_owner_owns_nothing(tmp_path):
             pass
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=DEADLINE)
     with owned(tmp_path):
         pass
 
@@ -57,7 +58,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     code = (
         "import pathlib, sys, time; from storage.files import whole_file\n"
         "with whole_file(pathlib.Path(sys.argv[1])) as file:\n"
-        "    file.write(bytes(9999)); print('half', flush=True); time.sleep(60)"
+        "    file.write(bytes(9999)); print('half', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
@@ -66,7 +67,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         assert process.stdout.readline() == "half\n"
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=DEADLINE)
     (left,) = set(path.parent.iterdir()) - before
     assert left.name.startswith(path.name) and not path.exists()
     remove_leftovers(path.parent)
