@@ -36,13 +36,18 @@ class StepAux(NamedTuple):
     clipped: jax.Array  # [] 1 where the gradient was clipped
 
 
+def num_devices(axis_name: str | None) -> int:
+    """Of the mapped axis; 1 without one."""
+    return 1 if axis_name is None else jax.lax.psum(1, axis_name)
+
+
 def mean_over_devices(tree, axis_name: str | None):
     """`pmean` inside a mapped function, the identity outside (axis_name None).
 
     All arrays in one sum: between hosts each sum costs a round trip, and not every backend of XLA
     joins them.
     """
-    if axis_name is None or jax.lax.psum(1, axis_name) == 1:
+    if num_devices(axis_name) == 1:
         return tree
     packed, unpack = ravel_pytree(tree)
     return unpack(jax.lax.pmean(packed, axis_name))
@@ -80,7 +85,7 @@ def reduction_scale(config: LossConfig, sequences: Sequences, axis_name: str | N
     """What turns a device's mean loss into the configured reduction over the global batch."""
     if config.reduction == "mean":
         return 1
-    return sequences.action.size * (1 if axis_name is None else jax.lax.psum(1, axis_name))
+    return sequences.action.size * num_devices(axis_name)
 
 
 class ActorCritic(NamedTuple):

@@ -20,7 +20,7 @@ from agents.actor_critic import (
     mean_over_devices,
 )
 from agents.bmg import bmg_objective
-from agents.config import AgentConfig
+from agents.config import AgentConfig, MetaConfig
 from agents.impala import fixed_hyperparameters
 from agents.losses import Hyperparameters
 from agents.networks import Network, make_network
@@ -224,6 +224,7 @@ def meta_update(
         agent = core.unroll(step, meta_params, state.agent, inner_batches, key).states[-1]
     new_meta, metrics = track_gradient(state.meta, gradient, state.updates)
     new_meta = new_meta._replace(params=meta_params, opt_state=opt_state)
+    metrics |= step_size_metrics(state.meta.params, new_meta, meta)
     metrics |= {f"meta/{name}": value for name, value in result.metrics.items()}
     metrics |= hyperparameter_metrics(hyperparameters(meta_params, config.loss))
     return agent, new_meta, result.aux[-1], metrics
@@ -258,6 +259,25 @@ def track_gradient(
         ),
     }
     return meta._replace(gradient=gradient, gradient_mean=mean, gradient_square=square), metrics
+
+
+def step_size_metrics(
+    before: MetaParameters, meta: MetaState, config: MetaConfig
+) -> dict[str, jax.Array]:
+    """How far the logits moved, and what share of Adam's whole steps the largest one took.
+
+    Adam divides by sqrt(v) + epsilon: where the root mean square of a meta-gradient is far below
+    epsilon, its steps are that much smaller than the step size, and lost in float32 in the end.
+    """
+    moved = jax.tree.map(lambda new, old: jnp.max(jnp.abs(new - old)), meta.params, before)
+    count = optax.tree.get(meta.opt_state, "count")
+    second_moments = jax.tree.map(jnp.max, optax.tree.get(meta.opt_state, "nu"))
+    largest = jnp.max(jnp.stack(jax.tree.leaves(second_moments)))
+    root = jnp.sqrt(largest / (1.0 - config.b2**count.astype(jnp.float32)))
+    return {
+        "meta/update_size": jnp.max(jnp.stack(jax.tree.leaves(moved))),
+        "meta/step_share": root / (root + config.epsilon),
+    }
 
 
 def step_metrics(aux: StepAux) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import jax
 
-from agents.actor_critic import ActorCritic, AgentState, loss_gradient, make_step
+from agents.actor_critic import ActorCritic, AgentState, loss_gradient, make_step, num_devices
 from agents.config import MetaConfig
 from agents.impala import fixed_hyperparameters
 from agents.networks import Network, main_task_params
@@ -23,16 +23,18 @@ from meta.core import Objective, Step
 from meta.objectives import bootstrapped
 
 
-def matching_function(config: MetaConfig) -> matching.Matching:
-    """The matching function of that name (BMG appendix C)."""
-    return {
+def matching_function(config: MetaConfig, num_devices: int) -> matching.Matching:
+    """The matching function of that name (BMG appendix C), of one of so many devices."""
+    if config.matching in ("l2", "l2_norm"):
+        return matching.squared_l2 if config.matching == "l2" else matching.l2
+    mean = {
         "kl": matching.kl,
         "reverse_kl": matching.reverse_kl,
         "symmetric_kl": matching.symmetric_kl,
         "value": matching.value,
         "kl_value": matching.kl_and_value(config.value_weight),
-        "l2": matching.squared_l2,
     }[config.matching]
+    return mean if config.matching_reduction == "mean" else matching.summed(mean, num_devices)
 
 
 def predict_main_task(network: Network):
@@ -76,7 +78,7 @@ def bmg_objective(own: ActorCritic, meta: MetaConfig, learned_step: Step) -> Obj
         target_step=learned_step,
         final_step=final_step,
         predict=predict_main_task(own.network),
-        matching=matching_function(meta),
+        matching=matching_function(meta, num_devices(own.axis_name)),
         num_target_steps=meta.target_steps,
         continue_from="target" if meta.continuation == "target" else "updated",
     )

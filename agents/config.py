@@ -19,6 +19,10 @@ from storage.fields import (
 )
 
 
+Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
+Reduction = Literal["mean", "sum"]
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """The network: a torso shared by all tasks, then separate MLPs per task."""
@@ -76,7 +80,7 @@ class LossConfig:
     advantage: Literal["target", "one_step"] = "target"
     """Policy gradient's advantage: rho (G - v) as BMG Eq. 4 prints it, or IMPALA's
     rho (r + gamma G' - v)."""
-    reduction: Literal["mean", "sum"] = "mean"
+    reduction: Reduction = "mean"
     """Over batch and time; the paper is silent, IMPALA sums."""
     max_abs_reward: Positive = 1.0
     """Rewards are clipped to this magnitude in the losses, after the action repeat. Table 2."""
@@ -115,8 +119,11 @@ class MetaConfig:
     """K, agent updates that are backpropagated through; the first K - 1 use replay only."""
     target_steps: Lookahead = 1
     """L, steps of the bootstrapped target; the first L - 1 use a replay batch each. BMG only."""
-    matching: Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2"] = "kl_value"
-    """How target and updated agent are compared. BMG only; App. C."""
+    matching: Matching = "kl_value"
+    """How target and updated agent are compared; l2 is the squared distance of the parameters, l2_norm
+    its root. BMG only; App. C."""
+    matching_reduction: Reduction = "mean"
+    """Over the states of the batch, of all but l2 and l2_norm. The paper does not say."""
     value_weight: Weight = 0.25
     """Weight of value matching in kl_value. App. C."""
     target_optimizer: Literal["rmsprop", "sgd"] = "rmsprop"

@@ -12,6 +12,7 @@ _COMMANDS = {
     "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
     "pod": ("launch.pod", "several hosts as one run: a Cloud TPU slice, or processes here"),
     "evaluate": ("launch.evaluate", "play episodes with a run's newest checkpoint"),
+    "diagnose": ("launch.diagnose", "a run's meta-gradients under each reading of the paper"),
     "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
     "mrp": ("launch.mrp", "multi-step meta-gradients on the Markov reward process"),
     "snake": ("launch.snake", "multi-step meta-gradients of A2C on Snake"),

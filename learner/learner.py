@@ -20,6 +20,7 @@ from agents.trajectory import Trajectory
 from environments.scores import human_normalized_score
 from learner.batches import BatchInfo, Prefetcher
 from learner.config import LearnerConfig
+from learner.health import MetaLearnerWatch
 from learner.hosts import HostLeft, Hosts
 from learner.metrics import MetricsWriter
 from learner.profile import Profile
@@ -91,6 +92,7 @@ class Learner:
         self._failing: set[str] = set()  # what could not be written at the last try
         self._saved: int | None = None  # updates of the newest checkpoint
         self._not_saved: list[str] = []  # at the end
+        self._watch = MetaLearnerWatch()
         self._directory = info.workdir / "checkpoints"
         state = agent.agent.init(jax.random.PRNGKey(info.seed))
         self._progress = Progress()
@@ -331,6 +333,8 @@ class Learner:
             metrics["training/human_normalized_score"] = human_normalized_score(
                 self._info.game, mean_return
             )
+        if line := self._watch.look(self._progress.updates, metrics):
+            self._say(line)
         with self._lock:
             metrics |= summarise_reports(self._reports, time.monotonic())
             self._write(self.frames, metrics)

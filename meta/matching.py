@@ -1,7 +1,8 @@
 """Matching functions mu(target, online): how far the updated learner is from its target.
 
 Each compares two `Outputs` and returns a scalar that is zero where they agree. Means run over
-every leading axis, so the scale does not depend on the batch (BMG section 5.2 and appendix C).
+every leading axis, so the scale does not depend on the batch (BMG section 5.2 and appendix C);
+`summed` makes sums of them.
 """
 
 from __future__ import annotations
@@ -65,6 +66,27 @@ def kl_and_value(weight: float) -> Matching:
         return kl(target, online) + weight * value(target, online)
 
     return matching
+
+
+def summed(matching: Matching, copies: int = 1) -> Matching:
+    """A matching function of predictions as a sum over all their leading axes.
+
+    Args:
+      matching: a mean over them.
+      copies: of the same size, on other devices, whose results are averaged later.
+    """
+
+    def total(target: Outputs, online: Outputs) -> jax.Array:
+        states = online.logits[..., 0].size
+        return states * copies * matching(target, online)
+
+    return total
+
+
+def l2(target: Outputs, online: Outputs) -> jax.Array:
+    """Euclidean distance of the parameters, as BMG section 5.2 prints it; its slope is finite at 0.
+    """
+    return jnp.sqrt(squared_l2(target, online) + jnp.finfo(jnp.float32).tiny)
 
 
 def squared_l2(target: Outputs, online: Outputs) -> jax.Array:

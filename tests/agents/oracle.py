@@ -279,12 +279,14 @@ def main_parameters(params):
     return np.concatenate([params[n][k].ravel() for n in names for k in sorted(params[n])])
 
 
-def match(name, target, params, tau: Data, weight=0.25):
+def match(name, target, params, tau: Data, weight=0.25, reduction="mean"):
     """mu(target, u_0) over all states of tau."""
     (logits_t, v_t), (logits, v) = predict(target, tau.s), predict(params, tau.s)
     forward = np.mean(kl(softmax(logits_t), softmax(logits)))
     reverse = np.mean(kl(softmax(logits), softmax(logits_t)))
     error = np.mean((v_t - v) ** 2)
+    if reduction == "sum":
+        forward, reverse, error = (v.size * x for x in (forward, reverse, error))
     return {
         "kl": forward,
         "reverse_kl": reverse,
@@ -292,6 +294,7 @@ def match(name, target, params, tau: Data, weight=0.25):
         "value": error,
         "kl_value": forward + weight * error,
         "l2": np.sum((main_parameters(target) - main_parameters(params)) ** 2),
+        "l2_norm": np.linalg.norm(main_parameters(target) - main_parameters(params)),
     }[name]
 
 

@@ -129,8 +129,14 @@ def test_the_meta_optimiser_is_adam(max_norm):
             g *= max_norm / norm
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         mean, square = first / (1 - 0.9**update), second / (1 - 0.999**update)
-        w = w - 1e-3 * mean / (np.sqrt(square) + 1e-4)
+        step, root = 1e-3 * mean / (np.sqrt(square) + 1e-4), np.sqrt(np.max(square))
+        w = w - step
         np.testing.assert_allclose(np.stack(state.meta.params), w, rtol=1e-6)
+        # Differences of float32 numbers near 4.6 are multiples of 5e-7.
+        np.testing.assert_allclose(
+            metrics["meta/update_size"], np.max(np.abs(step)), rtol=1e-3, atol=5e-7
+        )
+        np.testing.assert_allclose(metrics["meta/step_share"], root / (root + 1e-4), rtol=1e-4)
     assert np.max(np.abs(w - 4.6)) > 1e-5
 
 

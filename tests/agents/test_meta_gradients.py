@@ -146,7 +146,10 @@ def expected_update(config: AgentConfig) -> Expected:
             target = oracle.rms_step(*bootstrap, g, rms)
 
         def meta_loss(w):
-            return oracle.match(meta.matching, target[0], agent(w)[0], tau_objective)
+            return oracle.match(
+                meta.matching, target[0], agent(w)[0], tau_objective,
+                reduction=meta.matching_reduction,
+            )  # fmt: skip
 
     else:
         # The gradient in u(w) is the semi-gradient: targets and ratios stay at the unperturbed w.
@@ -190,13 +193,17 @@ def assert_same_agent(actual, expected):
 
 STACX = agent_config("stacx")
 BMG = agent_config("bmg")
-MATCHINGS = ("kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2")
+MATCHINGS = ("kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm")
 CASES = {
     "stacx": STACX,
     "stacx K=2": agent_config("stacx", inner_steps=2),
     "stacx K=2 plain": agent_config("stacx", inner_steps=2, differentiation="plain"),
     "stacx kl, more data": agent_config("stacx", stacx_kl_weight=1.0, extra_replay_batches=1),
     **{f"bmg {name}": agent_config("bmg", matching=name) for name in MATCHINGS},
+    "bmg kl_value summed": agent_config("bmg", matching_reduction="sum"),
+    "bmg symmetric_kl summed, more data": agent_config(
+        "bmg", matching="symmetric_kl", matching_reduction="sum", extra_replay_batches=1
+    ),
     "bmg K=2": agent_config("bmg", inner_steps=2),
     "bmg L=2": agent_config("bmg", target_steps=2),
     "bmg K=2 L=2, more data": agent_config(

@@ -53,7 +53,7 @@ VARIANTS = {
     # The target's last step on replay alone needs each device to know which part is online.
     "bmg": dataclasses.replace(
         fakes.AGENT,
-        meta=MetaConfig(target_steps=2, final_data="replay"),
+        meta=MetaConfig(target_steps=2, final_data="replay", matching_reduction="sum"),
         loss=dataclasses.replace(fakes.AGENT.loss, max_entropy=2.0),
     ),
     "impala": dataclasses.replace(

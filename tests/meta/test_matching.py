@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,3 +115,33 @@ def test_shapes_that_would_broadcast_are_refused():
         matching.value(target, online._replace(value=online.value[:, :1]))
     with pytest.raises(AssertionError):
         matching.kl(target, online._replace(logits=online.logits[:1]))
+
+
+def test_a_sum_is_the_mean_over_all_states_times_their_number():
+    key = jax.random.split(jax.random.PRNGKey(0), 4)
+    target = Outputs(jax.random.normal(key[0], (3, 5, 4)), jax.random.normal(key[1], (3, 5)))
+    online = Outputs(jax.random.normal(key[2], (3, 5, 4)), jax.random.normal(key[3], (3, 5)))
+    for mean in (matching.kl, matching.value, matching.kl_and_value(0.25)):
+        each = [
+            mean(Outputs(a, b), Outputs(c, d))
+            for a, b, c, d in zip(
+                target.logits.reshape(15, 4), target.value.ravel(),
+                online.logits.reshape(15, 4), online.value.ravel(),
+            )
+        ]  # fmt: skip
+        total = matching.summed(mean)(target, online)
+        np.testing.assert_allclose(total, sum(each), rtol=1e-5)
+        np.testing.assert_allclose(matching.summed(mean, 2)(target, online), 2 * total)
+
+
+def test_the_plain_distance_has_a_slope_at_zero():
+    params = {"w": jnp.array([3.0, 4.0])}
+    zero = jax.tree.map(jnp.zeros_like, params)
+
+    def distance(online):
+        return matching.l2(Outputs(None, params=zero), Outputs(None, params=online))
+
+    value, slope = jax.value_and_grad(distance)(params)
+    np.testing.assert_allclose(value, 5.0, rtol=1e-6)
+    np.testing.assert_allclose(slope["w"], [0.6, 0.8], rtol=1e-6)
+    assert np.isfinite(jax.grad(distance)(zero)["w"]).all()
