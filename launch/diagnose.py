@@ -11,7 +11,7 @@ from launch import environment
 from launch.config import fixed_fields, load_config
 from launch.options import parse_options
 from launch.tables import print_table
-from storage.fields import Natural, Seed, Several, check_fields
+from storage.fields import Count, Natural, Seed, Several, check_fields
 
 # BMG Table 3: variance of the meta-gradient, and "norm variance", read as the ratio of norm and
 # variance; by game and column. Of Ms Pacman one row of the extracted text is there twice.
@@ -35,8 +35,8 @@ class DiagnoseConfig:
     batches: Several = 16
     """Batches of fresh unrolls, played with the checkpoint's policy; each gives a meta-gradient."""
     burn_in: Natural = 20
-    """Unrolls that are played before the first batch. """
-    online: Natural = 6
+    """Unrolls that are played before the first batch."""
+    online: Count = 6
     """Unrolls of a batch that count as fresh. BMG Table 2."""
     replay: Natural = 12
     """Unrolls of a batch that count as replayed: from the same policy. BMG Table 2."""
@@ -47,8 +47,6 @@ class DiagnoseConfig:
 
     def __post_init__(self):
         check_fields(self)
-        if self.online < 1:
-            raise ValueError(f"online is {self.online}; allowed are integers from 1.")
 
 
 def main(arguments: list[str]) -> int:
