@@ -18,7 +18,6 @@ from storage.fields import (
     check_fields,
 )
 
-
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
 Reduction = Literal["mean", "sum"]
 
@@ -120,8 +119,8 @@ class MetaConfig:
     target_steps: Lookahead = 1
     """L, steps of the bootstrapped target; the first L - 1 use a replay batch each. BMG only."""
     matching: Matching = "kl_value"
-    """How target and updated agent are compared; l2 is the squared distance of the parameters, l2_norm
-    its root. BMG only; App. C."""
+    """How target and updated agent are compared; l2 is the squared distance of the parameters,
+    l2_norm its root. BMG only; App. C."""
     matching_reduction: Reduction = "mean"
     """Over the states of the batch, of all but l2 and l2_norm. The paper does not say."""
     value_weight: Weight = 0.25

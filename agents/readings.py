@@ -41,8 +41,9 @@ class Reading(NamedTuple):
         return f"loss {self.loss}, matching {self.matching}, epsilon {where}"
 
 
+_REDUCTIONS = ("mean", "sum")
 READINGS = tuple(
-    Reading(*choice) for choice in itertools.product(("mean", "sum"), ("mean", "sum"), (True, False))
+    Reading(*choice) for choice in itertools.product(_REDUCTIONS, _REDUCTIONS, (True, False))
 )
 
 

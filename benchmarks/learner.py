@@ -32,8 +32,8 @@ from agents.config import AgentConfig, MetaConfig, NetworkConfig
 from agents.trajectory import Trajectory
 from benchmarks.config import BenchmarkConfig
 from learner.update import with_precision
-from storage.files import whole_file
 from storage.fields import Lookahead, Pause
+from storage.files import whole_file
 
 _ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 _ACTIONS = 6  # Pong's

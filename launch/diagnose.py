@@ -8,7 +8,7 @@ import math
 import pathlib
 
 from launch import environment
-from launch.config import fixed_fields, load_config
+from launch.config import load_config
 from launch.options import parse_options
 from launch.tables import print_table
 from storage.fields import Count, Natural, Seed, Several, check_fields
@@ -16,11 +16,15 @@ from storage.fields import Count, Natural, Seed, Several, check_fields
 # BMG Table 3: variance of the meta-gradient, and "norm variance", read as the ratio of norm and
 # variance; by game and column. Of Ms Pacman one row of the extracted text is there twice.
 TABLE_3 = {
-    "kangaroo": {"kl": (0.05, 49), "kl_value": (0.002, 68), "l2": (2.3e-9, 47),
-                 "stacx": (6.4e-4, 44)},
-    "ms_pacman": {"kl": (90, 2.1), "kl_value": (0.8, 7.9), "l2": (9.6e-7, 4.2), "stacx": (0.9, 2.1)},
-    "star_gunner": {"kl": (4.2, 6.1), "kl_value": (1.5, 6.6), "l2": (1.9e-7, 11.7),
-                    "stacx": (0.06, 6.5)},
+    "kangaroo": {
+        "kl": (0.05, 49), "kl_value": (0.002, 68), "l2": (2.3e-9, 47), "stacx": (6.4e-4, 44),
+    },
+    "ms_pacman": {
+        "kl": (90, 2.1), "kl_value": (0.8, 7.9), "l2": (9.6e-7, 4.2), "stacx": (0.9, 2.1),
+    },
+    "star_gunner": {
+        "kl": (4.2, 6.1), "kl_value": (1.5, 6.6), "l2": (1.9e-7, 11.7), "stacx": (0.06, 6.5),
+    },
 }  # fmt: skip
 
 
@@ -62,29 +66,15 @@ def main(arguments: list[str]) -> int:
     if config.agent.algorithm == "impala":
         raise ValueError(f"{config.path} is a run of impala, which meta-learns nothing.")
 
-    import functools
-
-    import jax
-
     from actors.rollout import observation_shape
     from agents import readings
-    from agents.agent import make_agent
     from agents.config import AgentConfig, MetaConfig, OptimizerConfig
     from environments.factory import make_spec
-    from learner.progress import check_checkpoint
-    from learner.update import frames_per_update
-    from storage import checkpoint
+    from launch.parts import load_newest
     from storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
-    shape = observation_shape(spec)
-    agent = make_agent(config.agent, shape, spec.num_actions, 1)
-    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
-    frames = frames_per_update(config.learner, spec.action_repeat)
-    found, problems = checkpoint.load_newest(
-        config.path / "checkpoints", template, fixed_fields(config),
-        functools.partial(check_checkpoint, frames_per_update=frames),
-    )  # fmt: skip
+    _, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
     # Table 2, but for the network and what learned: the size depends on where the agent is.
@@ -97,7 +87,7 @@ def main(arguments: list[str]) -> int:
     )
     batches = play(config, spec, found.state, options)
     sizes = readings.measure(
-        table_2, shape, spec.num_actions, found.state, batches,
+        table_2, observation_shape(spec), spec.num_actions, found.state, batches,
         lambda what: print(f"measuring {what}", flush=True),
     )  # fmt: skip
     rows = [

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from launch import environment
-from launch.config import fixed_fields, load_config
+from launch.config import load_config
 from launch.options import parse_options
 from storage.fields import Environments, Seed, check_fields
 
@@ -32,7 +32,6 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: no run, no usable checkpoint; one line.
     """
-    import functools
     import pathlib
 
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
@@ -44,25 +43,15 @@ def main(arguments: list[str]) -> int:
     import numpy as np
 
     from actors.evaluator import play_episodes
-    from actors.rollout import observation_shape
-    from agents.agent import acting_policy, make_agent
+    from agents.agent import acting_policy
     from agents.networks import main_task_params
     from environments.factory import make, make_spec
     from environments.scores import human_normalized_score
-    from launch.parts import protocol
-    from learner.progress import check_checkpoint
-    from learner.update import frames_per_update
-    from storage import checkpoint
+    from launch.parts import load_newest, protocol
     from storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
-    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
-    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
-    frames = frames_per_update(config.learner, spec.action_repeat)
-    usable = functools.partial(check_checkpoint, frames_per_update=frames)
-    found, problems = checkpoint.load_newest(
-        config.path / "checkpoints", template, fixed_fields(config), usable
-    )
+    agent, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
     games = make(

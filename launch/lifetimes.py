@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import pathlib
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

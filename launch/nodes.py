@@ -29,7 +29,7 @@ from launch.status import (
 )
 from storage.processes import is_running
 
-LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher, as `storage.processes.name_of` has it
+LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's `storage.processes.name_of`
 CALL_DEADLINE = 30.0  # seconds of a call to the learner
 _ANSWER_INTERVAL = 0.2  # seconds between looks at whether to stop
 _LEAVE_SECONDS = 15.0  # that a node without a launcher takes to leave in order

@@ -21,7 +21,7 @@ from actors.evaluator import run_evaluator
 from actors.inference import BatchedInference, Inference, Request
 from actors.parameters import LocalParameters, Parameters
 from actors.rollout import Rollout, observation_shape, trajectory_signature
-from agents.agent import acting_policy
+from agents.agent import Agent, acting_policy, make_agent
 from agents.config import AgentConfig
 from agents.messages import Evaluation
 from agents.networks import make_network
@@ -32,6 +32,7 @@ from launch.config import TrainConfig, fixed_fields, shared_fields, to_dict
 from learner.hosts import Hosts, code_digest, join
 from learner.learner import Learner, RunInfo
 from learner.placement import Devices
+from learner.progress import check_checkpoint
 from learner.update import (
     empty_trajectories,
     frames_per_update,
@@ -39,6 +40,7 @@ from learner.update import (
     with_precision,
 )
 from replay.interface import Replay
+from storage import checkpoint
 from storage.fields import MOST_NODES
 
 # Every start of an actor or an evaluator has a number of its own, and with it seeds of its own,
@@ -108,6 +110,25 @@ def join_hosts(config: TrainConfig) -> None:
     root = pathlib.Path(__file__).resolve().parents[1]
     versions = {"python": sys.version.split()[0], "jax": jax.__version__}
     join(config.hosts, {**shared_fields(config), **versions, "code": code_digest(root)})
+
+
+def load_newest(
+    config: TrainConfig, spec: EnvironmentSpec
+) -> tuple[Agent, checkpoint.Checkpoint, list[str]]:
+    """A run's agent, its newest checkpoint that can be used, and a line for each newer one that
+    cannot.
+
+    Raises:
+      CheckpointError: none can; one line.
+    """
+    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
+    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    frames = frames_per_update(config.learner, spec.action_repeat)
+    usable = functools.partial(check_checkpoint, frames_per_update=frames)
+    found, problems = checkpoint.load_newest(
+        config.path / "checkpoints", template, fixed_fields(config), usable
+    )
+    return agent, found, problems
 
 
 def learn(

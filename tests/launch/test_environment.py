@@ -13,22 +13,23 @@ from launch import environment
 from tests.launch import commands
 from tests.waiting import DEADLINE
 
-DROPPED = (
-    "http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy no_proxy NO_PROXY grpc_proxy "
-    "GRPC_POLL_STRATEGY GRPC_DNS_RESOLVER GRPC_EXPERIMENTS JAX_ENABLE_X64 JAX_DEFAULT_MATMUL_PRECISION "
-    "JAX_DEFAULT_PRNG_IMPL JAX_DEFAULT_DTYPE_BITS JAX_NUMPY_RANK_PROMOTION JAX_NUMPY_DTYPE_PROMOTION "
-    "JAX_THREEFRY_PARTITIONABLE JAX_RANDOM_SEED_OFFSET JAX_ENABLE_CUSTOM_PRNG NPY_PROMOTION_STATE "
-    "PYTHONWARNINGS PYTHONINSPECT PYTHONOPTIMIZE MPLBACKEND TF_CONFIG CLUSTER_SPEC"
-).split()
-NAMED = (
-    "XLA_FLAGS XLA_PYTHON_CLIENT_MEM_FRACTION JAX_PLATFORMS JAX_DISABLE_JIT JAX_DEBUG_NANS "
-    "JAX_COMPILATION_CACHE_DIR GRPC_VERBOSITY GRPC_TRACE LIBTPU_INIT_ARGS PYTHONMALLOC TF_XLA_FLAGS"
-).split()
-KEPT = (
-    "PATH HOME LANG LC_ALL TMPDIR PYTHONPATH PYTHONHOME PYTHONHASHSEED PYTHONUNBUFFERED OMP_NUM_THREADS "
-    "TF_CPP_MIN_LOG_LEVEL CUDA_VISIBLE_DEVICES GRPC_DEFAULT_SSL_ROOTS_FILE_PATH TF2_BEHAVIOR "
-    "TPU_SKIP_MDS_QUERY"
-).split()
+DROPPED = """
+    http_proxy https_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY all_proxy no_proxy NO_PROXY grpc_proxy
+    GRPC_POLL_STRATEGY GRPC_DNS_RESOLVER GRPC_EXPERIMENTS JAX_ENABLE_X64 NPY_PROMOTION_STATE
+    JAX_DEFAULT_MATMUL_PRECISION JAX_DEFAULT_PRNG_IMPL JAX_DEFAULT_DTYPE_BITS JAX_ENABLE_CUSTOM_PRNG
+    JAX_NUMPY_RANK_PROMOTION JAX_NUMPY_DTYPE_PROMOTION JAX_THREEFRY_PARTITIONABLE
+    JAX_RANDOM_SEED_OFFSET PYTHONWARNINGS PYTHONINSPECT PYTHONOPTIMIZE MPLBACKEND TF_CONFIG
+    CLUSTER_SPEC
+""".split()
+NAMED = """
+    XLA_FLAGS XLA_PYTHON_CLIENT_MEM_FRACTION JAX_PLATFORMS JAX_DISABLE_JIT JAX_DEBUG_NANS
+    JAX_COMPILATION_CACHE_DIR GRPC_VERBOSITY GRPC_TRACE LIBTPU_INIT_ARGS PYTHONMALLOC TF_XLA_FLAGS
+""".split()
+KEPT = """
+    PATH HOME LANG LC_ALL TMPDIR PYTHONPATH PYTHONHOME PYTHONHASHSEED PYTHONUNBUFFERED
+    OMP_NUM_THREADS TF_CPP_MIN_LOG_LEVEL CUDA_VISIBLE_DEVICES GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
+    TF2_BEHAVIOR TPU_SKIP_MDS_QUERY
+""".split()
 
 
 def test_the_list():
@@ -76,7 +77,8 @@ def test_of_a_launchers_own_variables_nothing_is_said():
     ours = environment.expected(variables, XLA_FLAGS="--a --b", JAX_PLATFORMS="cpu")
     environment.clean(ours)
     assert ours["XLA_FLAGS"] == "--a --b" and ours["JAX_PLATFORMS"] == "cpu"
-    assert environment.report(ours) == "environment: XLA_FLAGS=--a (changes how programs are compiled and placed)"
+    expected = "environment: XLA_FLAGS=--a (changes how programs are compiled and placed)"
+    assert environment.report(ours) == expected
 
 
 def test_values_reach_the_terminal_in_one_line_and_escaped():
@@ -93,7 +95,8 @@ def test_a_run_in_a_hostile_environment(tmp_path):
         "http_proxy": "http://192.0.2.1:9", "JAX_ENABLE_X64": "1", "PYTHONWARNINGS": "error",
         "JAX_NUMPY_RANK_PROMOTION": "raise", "MPLBACKEND": "nonsense", "LC_ALL": "C",
     }  # fmt: skip
-    arguments = "train --game catch --frames 4000 --evaluator.num-evaluators 0 --workdir run".split()
+    arguments = "train --game catch --frames 4000 --workdir run".split()
+    arguments += ["--evaluator.num-evaluators", "0"]
     process = subprocess.run(
         [*commands.BMG, *arguments], cwd=tmp_path, env={**commands.environment(), **hostile},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE,

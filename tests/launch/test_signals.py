@@ -184,7 +184,8 @@ def test_handlers_are_left_as_they_were():
 
 def test_nothing_is_imported_before_signals_are_answered():
     code = (
-        "import sys, launch.cli; heavy = {'numpy', 'jax', 'tyro', 'rich', 'psutil', 'launch.options'}; "
+        "import sys, launch.cli\n"
+        "heavy = {'numpy', 'jax', 'tyro', 'rich', 'psutil', 'launch.options'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run(

@@ -12,9 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.messages import Evaluation, VersionedParameters
 from agents.networks import main_task_params
 from environments.scores import human_normalized_score
-from learner import learner as learner_module
-from learner.learner import NotFiniteError, Report, summarise_reports
+from learner import reports
+from learner.learner import NotFiniteError
 from learner.metrics import MetricsWriter, read_metrics
+from learner.reports import Report, summarise_reports
 from learner.update import first
 from storage import checkpoint
 from tests.learner import fakes
@@ -103,7 +104,7 @@ def test_the_learning_rate_falls_with_frames(agent, tmp_path):
 @pytest.fixture
 def reports_stay(monkeypatch):
     """An actor counts as one that reports, however long the updates take to compile."""
-    monkeypatch.setattr(learner_module, "_REPORTS_MISSED", math.inf)
+    monkeypatch.setattr(reports, "_REPORTS_MISSED", math.inf)
 
 
 @pytest.mark.usefixtures("reports_stay")
@@ -247,7 +248,9 @@ def test_metrics_are_continued(tmp_path):
     assert [(e.step, e.value) for e in events_of(tmp_path).Scalars("a/b")] == [(40, 20), (80, 40)]
 
 
-@pytest.mark.parametrize(("rows", "updates"), [(1, 7), (4, 7), (7, 7), (100, 7), (3, 100), (40, 130)])
+@pytest.mark.parametrize(
+    ("rows", "updates"), [(1, 7), (4, 7), (7, 7), (100, 7), (3, 100), (40, 130)]
+)
 def test_rows_are_spread_evenly_over_the_frames(agent, tmp_path, rows, updates):
     """However fast the machine is: each is written by the first update at or beyond its share."""
     changes = {"log_rows": rows, "log_interval": 3600.0}
