@@ -1,4 +1,4 @@
-"""Calls that wait, watched from a test, whose verdict must not depend on how fast the machine is."""
+"""Calls that wait, watched from a test whose verdict does not depend on how fast the machine is."""
 
 from __future__ import annotations
 

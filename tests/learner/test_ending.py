@@ -215,7 +215,7 @@ def test_the_end_waits_for_the_last_evaluation(agent, tmp_path):
     learner, stop = fakes.make_learner(agent, tmp_path, 2, num_evaluators=1), Stop()
 
     def evaluate():
-        """As an evaluator does with the final parameters, once the learner has waited for a while."""
+        """As an evaluator does: of the final parameters, once the learner waits for it."""
         eventually(lambda: learner.get_parameters(10**9))
         version, frames, final = learner.get_parameters(10**9)[1:]
         assert final
