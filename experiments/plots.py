@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -13,6 +14,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 Panel = tuple[str, Callable]  # title, axis -> None
 _MANY_LINES = 6  # more would hide what a panel shows
+
+
+def plain(text: str) -> str:
+    """A name of the user's, which matplotlib would read as a formula between dollars."""
+    return text.replace("$", r"\$")
 
 
 def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_options) -> None:
@@ -31,7 +37,7 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel]) -> pathlib.Path:
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axis, (title, draw) in zip(axes[0], panels):
         draw(axis)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(plain(title), fontsize=10)
         axis.grid(alpha=0.3)
     legends = [axis.get_legend_handles_labels() for axis in axes[0]]
     labels = legends[0][1]
@@ -41,8 +47,10 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel]) -> pathlib.Path:
         for axis, (handles, _) in zip(axes[0], legends):
             if handles:
                 axis.legend(fontsize=7)
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

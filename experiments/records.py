@@ -96,6 +96,20 @@ def write_csv(
         file.write(text.getvalue().encode())
 
 
+class Columns(dict):
+    """Columns of a table, by name; one that it lacks is an error of the file."""
+
+    def __init__(self, path: pathlib.Path, columns: dict[str, np.ndarray]):
+        super().__init__(columns)
+        self._path = path
+
+    def __missing__(self, name: str):
+        raise ValueError(
+            f"{self._path} has no column {name!r}: it is of another version or experiment; leave "
+            "it out, or run it anew."
+        )
+
+
 def read_csv(path: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What `write_csv` wrote: steps [n], and [S, n] of each column.
 
@@ -116,7 +130,8 @@ def read_csv(path: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if np.any(steps != steps[0]):
             raise ValueError("its seeds have other steps")
         columns = zip(names[2:], values.T)
-        return steps[0], {name: column.reshape(seeds, -1) for name, column in columns}
+        found = {name: column.reshape(seeds, -1) for name, column in columns}
+        return steps[0], Columns(path, found)
     except (ValueError, OverflowError, csv.Error) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path} is no table of results: {why}") from None

@@ -67,6 +67,8 @@ class Runner:
           directory: for checkpoints; None for none.
           header: JSON values that go into every checkpoint.
         """
+        self.not_saved: list[str] = []
+        """What could not be written at the last try, and why."""
         self._lifetime, self._seeds = lifetime, seeds
         self._directory, self._header = directory, header or {}
         self.devices = jax.devices()[: min(len(jax.devices()), seeds)]
@@ -127,7 +129,7 @@ class Runner:
     ) -> None:
         """Runs until every lifetime has `steps` environment steps, with checkpoints on the way.
 
-        However it ends, a checkpoint of where it was is left.
+        However it ends, a checkpoint of where it was is left, or `not_saved` says why not.
 
         Args:
           steps: of each lifetime.
@@ -141,16 +143,28 @@ class Runner:
                 self.advance()
                 report(self.records.steps)
                 if time.monotonic() - saved_at >= checkpoint_interval:
-                    self.save()
+                    self._try_to_save()
                     saved_at = time.monotonic()
         finally:
             if self.records.steps:
-                self.save()
+                self._try_to_save()
 
     def lifetime(self, index: int) -> State:
         """Where one of the lifetimes is, on one of the devices."""
         device = self.devices[index % len(self.devices)]
         return jax.tree.map(lambda x: jax.device_put(x[index], device), self._progress.state)
+
+    def _try_to_save(self) -> None:
+        """Writes a checkpoint; where it cannot, a line says so, once, and the run goes on."""
+        before, self.not_saved = self.not_saved, []
+        try:
+            self.save()
+        except OSError as error:
+            why = error.strerror or error
+            self.not_saved = [f"the checkpoint of step {self.records.steps:,} ({why})"]
+        if bool(before) != bool(self.not_saved):
+            what = self.not_saved[0] + " cannot be written" if self.not_saved else "written again"
+            print(f"checkpoints: {what}; the run goes on", flush=True)
 
     def save(self) -> None:
         """Writes a checkpoint, where a directory was given."""

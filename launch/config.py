@@ -165,8 +165,22 @@ def check_workdir(config, fixed: Sequence[str] = _FIXED) -> None:
                 f"{workdir} holds a run already; give --resume to go on with it, or another "
                 "--workdir."
             )
+    elif _holds_a_run(workdir):
+        raise ValueError(
+            f"{workdir} holds checkpoints or metrics of a run, and no {config_file(workdir).name}; "
+            "bring that back, or give another --workdir."
+        )
     elif config.resume:
         raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
+
+
+def _holds_a_run(workdir: pathlib.Path) -> bool:
+    """Whether something is there that a new run would mix with its own."""
+    results = ("metrics.jsonl", "results.csv", "results.json")
+    checkpoints = workdir / "checkpoints"
+    return any((workdir / name).exists() for name in results) or (
+        checkpoints.is_dir() and any(checkpoints.iterdir())
+    )
 
 
 def host_folder(root: pathlib.Path, index: int) -> pathlib.Path:

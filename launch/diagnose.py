@@ -61,6 +61,9 @@ def main(arguments: list[str]) -> int:
     """
     options = parse_options(DiagnoseConfig, "bmg diagnose", arguments)
     environment.clean()
+    folder = pathlib.Path(options.output or options.workdir).parent
+    if not folder.is_dir():
+        raise ValueError(f"--output is {options.output}, and {folder} is no folder; make it first.")
     config = load_config(pathlib.Path(options.workdir))
     config = dataclasses.replace(config, workdir=options.workdir)
     if config.agent.algorithm == "impala":

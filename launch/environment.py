@@ -8,6 +8,8 @@ TensorFlow, matplotlib and Python 3.10. The first pattern that fits decides, in 
 from __future__ import annotations
 
 import fnmatch
+import importlib.metadata
+import importlib.util
 import json
 import os
 from collections.abc import Mapping, MutableMapping
@@ -81,7 +83,12 @@ def rule_of(name: str) -> Rule | None:
 
 def clean(environment: MutableMapping[str, str] = os.environ) -> None:
     """Takes out of the environment what a run must not see, and keeps for `report` what was found;
-    before JAX is imported. Programs that are executed or started later inherit it."""
+    before JAX is imported. Programs that are executed or started later inherit it.
+
+    Raises:
+      ValueError: JAX is to use a platform that is not installed; one line.
+    """
+    _check_platforms(environment.get("JAX_PLATFORMS", ""))
     found = json.loads(environment.get(_NOTED, "{}"))
     for name in sorted(environment):
         rule = rule_of(name)
@@ -98,6 +105,17 @@ def clean(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def _short(value: str) -> str:
     return value if len(value) <= 80 else value[:77] + "..."
+
+
+def _check_platforms(names: str) -> None:
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    there = {"cpu", *(["tpu"] if importlib.util.find_spec("libtpu") else [])}
+    for name in filter(None, names.split(",")):
+        if name not in there and not plugins:  # whose names are not those of their platforms
+            raise ValueError(
+                f"JAX_PLATFORMS is {names!r}, and here is {', '.join(sorted(there))} alone; unset "
+                "it, or install what it names."
+            )
 
 
 def expected(environment: Mapping[str, str], **ours: str) -> dict[str, str]:

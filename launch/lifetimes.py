@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -105,13 +106,19 @@ def _run(experiment: Experiment, config) -> int:
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
             _advance(experiment, config, runner, console.update, asked.is_set)
-        if runner.records.steps:
-            rate = (runner.records.steps - begin) / (time.monotonic() - started)
-            _write_results(experiment, config, runner, config.seeds * rate)
-        if asked.is_set() and runner.records.steps < config.steps:
-            print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
-            return signals.EXIT_CODE
-    print((workdir / "results.json").read_text(), end="")
+        rate = (runner.records.steps - begin) / (time.monotonic() - started)
+        stopped = asked.is_set() and runner.records.steps < config.steps
+        result = _result(experiment, config, runner, config.seeds * rate)
+        if result is not None and not stopped:
+            print(json.dumps(result, indent=2))
+        not_saved = [*runner.not_saved, *_write_results(config, runner, result)]
+        if not_saved:
+            print(f"bmg: not written are {' and '.join(not_saved)}; free some space, and --resume",
+                  file=sys.stderr)  # fmt: skip
+            return 1
+    if stopped:
+        print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
+        return signals.EXIT_CODE
     return 0
 
 
@@ -142,15 +149,13 @@ def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
     return False
 
 
-def _write_results(experiment: Experiment, config, runner, steps_per_second: float) -> None:
-    """Writes the table of a run, and its sum; the rate is of all lifetimes in this stretch of the
-    run, compilation included."""
-    from experiments.records import write_csv
-    from storage.files import write_json
-
+def _result(experiment: Experiment, config, runner, steps_per_second: float) -> dict | None:
+    """The sum of a run, None before its first step; the rate is of all lifetimes in this stretch of
+    the run, compilation included."""
+    if not runner.records.steps:
+        return None
     steps, columns = runner.records.means(config.steps)
-    write_csv(config.path / RESULTS, config.first_seed, steps, columns)
-    result = {
+    return {
         "seeds": config.seeds,
         "steps": min(runner.records.steps, config.steps),
         "complete": runner.records.steps >= config.steps,
@@ -158,7 +163,21 @@ def _write_results(experiment: Experiment, config, runner, steps_per_second: flo
         "steps_per_second": steps_per_second,
         **experiment.summarise(config, steps, columns),
     }
-    write_json(config.path / "results.json", result)
+
+
+def _write_results(config, runner, result: dict | None) -> list[str]:
+    """Writes the table of a run, and its sum; what cannot be written, and why."""
+    from experiments.records import write_csv
+    from storage.files import write_json
+
+    if result is None:
+        return []
+    try:
+        write_csv(config.path / RESULTS, config.first_seed, *runner.records.means(config.steps))
+        write_json(config.path / "results.json", result)
+    except OSError as error:
+        return [f"{error.filename or 'the results'} ({error.strerror or error})"]
+    return []
 
 
 def main(

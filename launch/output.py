@@ -73,11 +73,22 @@ class _Output(io.TextIOBase):
         return self._stream.buffer
 
 
+def _open_descriptors() -> None:
+    """Opens those of the three that were closed when the command was started (`>&-`): else the next
+    file would be taken for standard output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 @contextlib.contextmanager
 def unbreakable() -> Iterator[None]:
     """Within the block, prints do not fail."""
+    _open_descriptors()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Output(x) if x is not None else None for x in before)
+    sys.stdout, sys.stderr = map(_Output, before)
     try:
         yield
     finally:

@@ -28,6 +28,9 @@ class PlotConfig:
 
     def __post_init__(self):
         check_fields(self)
+        for name in ("workdirs", "metrics"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is empty; give at least one.")
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
     config = parse_options(PlotConfig, "bmg plot", arguments)
     output = _picture(config.output)
 
-    from experiments.plots import save_panels
+    from experiments.plots import plain, save_panels
 
     rows, panels = [], []
     for metric in config.metrics:
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> int:
             if not points:
                 continue
             frames, values = zip(*points)
-            label = f"{run.agent.algorithm}, {run.game} ({workdir.name})"
+            label = plain(f"{run.agent.algorithm}, {run.game} ({workdir.name})")
             lines.append((frames, values, label, f"C{index}"))  # a run's colour in every panel
             rows.append(
                 {"run": workdir.name, "metric": metric, "frames": frames[-1],

@@ -338,8 +338,12 @@ def report_end(
             print(json.dumps(results, indent=2))
         return 0
     if state == "interrupted":
+        from storage.checkpoint import list_checkpoints
+
         if config.hosts.count > 1:
             print(f"stopped; go on with --resume, on all hosts: {workdir}")
+        elif not list_checkpoints(workdir / "checkpoints"):
+            print(f"stopped before its first checkpoint: {workdir}")
         else:
             print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
         _print_causes(failed, statuses)

@@ -110,7 +110,7 @@ def run_all(options: AllConfig) -> int:
     configs = {}
     for name, config in methods.items():
         steps = options.steps if config.agent == "actor-critic" else options.q_lambda_steps
-        rates = {f"-rate{rate:g}": rate for rate in options.meta_learning_rates}
+        rates = {f"-rate{rate:.12g}": rate for rate in options.meta_learning_rates}
         if config.method == "fixed":
             rates = {"": config.meta_learning_rate}
         for suffix, rate in rates.items():

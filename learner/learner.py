@@ -90,7 +90,7 @@ class Learner:
         """
         self._agent, self._config, self._info = agent, config, info
         self._say, self._tell_results = say, tell_results
-        self._failing: set[str] = set()  # what could not be written at the last try
+        self._failing: dict[str, str] = {}  # what could not be written at the last try, and why
         self._saved: int | None = None  # updates of the newest checkpoint
         self._not_saved: list[str] = []  # at the end
         self._watch = MetaLearnerWatch()
@@ -137,7 +137,9 @@ class Learner:
         evaluation = Evaluation(*evaluation)
         score = human_normalized_score(self._info.game, evaluation.mean_return)
         with self._lock:
-            self._progress.evaluation = {**evaluation._asdict(), "human_normalized_score": score}
+            newest, found = self._progress.evaluation, evaluation._asdict()
+            if newest is None or evaluation.version >= newest["version"]:  # of several evaluators
+                self._progress.evaluation = {**found, "human_normalized_score": score}
             self._write(
                 evaluation.frames,
                 {
@@ -191,6 +193,8 @@ class Learner:
         prefetcher = Prefetcher(
             online, replay, num_extra, self._agent.shard, self._config.prefetch
         )
+        if self.frames >= self._info.total_frames and self._progress.updates:
+            self._say(f"the run has {self.frames:,} frames already; give more --frames to go on")
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
@@ -234,6 +238,8 @@ class Learner:
             self._metrics.close()
         if self._hosts is not None:
             self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
+        if why := self._failing.get("metrics"):
+            self._not_saved.append(f"the last rows of metrics ({why})")
         if left is not None and not should_stop():  # all may have been asked at once
             raise left
         if self._not_saved:
@@ -351,11 +357,11 @@ class Learner:
             yield
         except OSError as error:
             if what not in self._failing:
-                self._failing.add(what)
+                self._failing[what] = _reason(error)
                 self._say(f"{what} cannot be written ({_reason(error)}); the run goes on")
         else:
             if what in self._failing:
-                self._failing.remove(what)
+                del self._failing[what]
                 self._say(f"{what} can be written again")
 
     def _checkpoint(self) -> None:

@@ -295,10 +295,12 @@ def _record(event: Event) -> bytes:
 
 
 def read_metrics(workdir: pathlib.Path, name: str) -> list[tuple[float, float]]:
-    """(frames, value) of one metric, in order of writing, without what was abandoned.
+    """(frames, value) of one metric, by frames, without what was abandoned; evaluators of one run
+    may finish in another order than they began in.
 
     Raises:
       OSError: there is no `metrics.jsonl`, or it cannot be read.
     """
     rows = read_rows(workdir / METRICS)
-    return [(row["frames"], row[name]) for row in rows if name in row]
+    points = [(row["frames"], row[name]) for row in rows if name in row]
+    return sorted(points, key=lambda point: point[0])

@@ -34,8 +34,10 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
@@ -78,7 +80,7 @@ def owned(directory: pathlib.Path) -> Iterator[None]:
       OSError: it cannot be created or written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "lock", "a+") as file:
+    with open(directory / "lock", "a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -230,6 +230,16 @@ def test_resuming_takes_the_saved_configuration(large_machine, command, tmp_path
     assert command.launched[1][2] is True
 
 
+@pytest.mark.parametrize("left", ["metrics.jsonl", "checkpoints/checkpoint_0000000002.npz"])
+def test_a_run_that_lost_its_configuration_is_not_mixed_with_another(command, tmp_path, left):
+    path = tmp_path / "run" / left
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    for options in ("--game catch", "--game catch --resume"):
+        line = command.refused("train", *options.split(), "--workdir", "run")
+        assert "holds checkpoints or metrics of a run, and no config.json" in line
+
+
 def test_resuming_a_directory_that_was_moved(command, tmp_path):
     """The directory that was named is meant, whatever its configuration says it was called."""
     save_run(tmp_path / "elsewhere")

@@ -56,6 +56,14 @@ def test_every_option_of_jax_has_been_thought_of():
         assert environment.rule_of(name).action in ("drop", "name"), name
 
 
+def test_a_platform_that_is_not_there_is_refused(command):
+    for names in ("cuda", "cpu,rocm", "nonsense"):
+        with pytest.raises(ValueError, match=f"JAX_PLATFORMS is '{names}', and here is cpu"):
+            environment.clean({"JAX_PLATFORMS": names})
+    environment.clean({"JAX_PLATFORMS": "cpu"})
+    environment.clean({"JAX_PLATFORMS": ""})
+
+
 def test_nothing_is_said_of_nothing():
     variables = {"PATH": "/bin"}
     environment.clean(variables)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from launch.lifetimes import _is_complete
+from tests.launch.commands import files
 
 
 @pytest.mark.parametrize(
@@ -24,3 +27,45 @@ def test_only_results_of_so_many_steps_are_complete(tmp_path, content, complete)
     assert _is_complete(tmp_path, 100) is False
     (tmp_path / "results.json").write_bytes(content)
     assert _is_complete(tmp_path, 100) is complete
+
+
+def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
+    """Its results are printed, and what is missing is named; with room again it goes on."""
+    from storage import files as files_lib
+
+    options = "two-colors --steps 4000 --seeds 1 --checkpoint-interval 0 --workdir run".split()
+    sync, full = files_lib.os.fsync, []
+
+    def fsync(descriptor):
+        if full and any(name.endswith(("npz", "csv")) for name in opened()):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    def opened():
+        return [path.name.rpartition(".tmp")[0].rpartition(".")[0]
+                for path in (tmp_path / "run").rglob("*.tmp")]  # fmt: skip
+
+    monkeypatch.setattr(files_lib.os, "fsync", fsync)
+    full.append(True)
+    code, out, err = command(*options)
+    assert code == 1
+    result = json.loads("{" + out.partition("{")[2])
+    assert result["complete"] is True and result["steps"] == 4_000
+    assert "(No space left on device) cannot be written; the run goes on" in out
+    (line,) = err.splitlines()
+    assert "the checkpoint of step" in line and "results.csv" in line
+    assert not any(name.endswith(("npz", "csv")) for name in files(tmp_path))
+    full.clear()
+    code, out, _ = command("two-colors", "--workdir", "run", "--resume")
+    assert code == 0 and "no checkpoint in run: the run begins at step 0 again" in out
+    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is True
+
+
+@pytest.mark.parametrize("arguments", ["mrp", "snake", "two-colors"])
+def test_a_table_that_lacks_a_column_is_one_line(command, tmp_path, arguments):
+    folder = tmp_path / "runs" / "other"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "results.csv").write_text("seed,step,other\n0,16,1\n0,32,1\n")
+    line = command.refused(arguments, "figures", "--root", "runs")
+    assert "results.csv has no column" in line

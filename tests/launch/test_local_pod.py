@@ -93,7 +93,8 @@ def test_two_hosts_run_to_the_end_and_one_writes(tmp_path):
         assert run.left() == []
     assert code == 0, out + err
     if "share one loopback" not in out and "can be reached" not in out:
-        assert len(set(networks.values())) == 2, "each host has a network of its own, with all of its nodes"
+        every = "each host has a network of its own, with all of its nodes"
+        assert len(set(networks.values())) == 2, every
         assert json_of(other / "config.json")["hosts"]["coordinator"] == "10.77.0.1:8476"
     results = json_of(workdir / "results.json")
     assert results["complete"] and results["updates"] * 80 == results["frames"] == 24000

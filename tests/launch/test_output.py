@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -83,3 +85,17 @@ def test_streams_are_what_they_were(capfd):
         Console().print("rich")
     assert (sys.stdout, sys.stderr) == before
     assert capfd.readouterr() == ("out\nrich\n", "err\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_no_error(tmp_path, closed):
+    """As a service may start it: no file that is opened later is taken for the console."""
+    bmg = " ".join(map(shlex.quote, [*commands.BMG, "mrp", "--steps", "320", "--estimates", "2"]))
+    done = subprocess.run(
+        ["sh", "-c", f"{bmg} --workdir run {closed}"], env=commands.environment(), cwd=tmp_path,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "run/lock").read_text().strip().isdecimal()
+    assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is True

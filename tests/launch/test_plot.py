@@ -165,3 +165,15 @@ def test_any_file_is_shown_and_drawn_as_far_as_it_is_valid(command, run, capsys,
         assert err == f"bmg: no run has the metric {METRIC!r}; see the names in metrics.jsonl.\n"
     else:
         assert points and out.splitlines()[-1] == "x.png"
+
+
+def test_names_are_no_formulas_and_nothing_is_not_drawn(command, tmp_path):
+    """Dollars, and letters that no font has."""
+    for name in ("a$b_{$", "猫"):
+        save_run(tmp_path / name)
+        row = {"frames": 40, "training/return": 1.0, "evaluation/return": 2.0}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        code, out, err = command("plot", "--workdirs", name, "--output", "x.png")
+        assert code == 0 and err == "" and out.splitlines()[-1] == "x.png"
+    assert "--workdirs is empty" in command.refused("plot", "--workdirs")
+    assert "--metrics is empty" in command.refused("plot", "--workdirs", "猫", "--metrics")

@@ -46,7 +46,7 @@ def missing(message: str) -> None:
 
 
 def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
-    # Others are missed after so long, from the second update on; where one is to be missing, soon.
+    # One that is to be missing is missed soon, but not before it is missing; others never.
     timeout = 5.0 if scenario in ("dies", "hangs") else DEADLINE
     address = f"127.0.0.1:{port}"
     config = HostsConfig(count, index, address, DEADLINE, timeout, check_updates=2)
@@ -88,7 +88,7 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
                 state, metrics = agent.update(state, agent.shard(batch))
                 jax.block_until_ready(metrics)
             if update == 1 or timeout == DEADLINE:
-                hosts.started()  # from now on the time above is meant: not while the first compile
+                hosts.started()
         end = ""
     except (HostLeft, HostsDiffer, HostMissing) as error:
         end = f"{type(error).__name__}: {error}"

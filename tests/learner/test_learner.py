@@ -157,6 +157,24 @@ def test_results_have_their_keys(agent, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_the_newest_of_several_evaluators_counts(agent, tmp_path):
+    """One that took longer may come later; curves stand in order of frames all the same."""
+    learner = fakes.make_learner(agent, tmp_path, 3)
+    for version in (1, 2, 1):
+        learner.report_evaluation(Evaluation(version, 40 * version, float(version), 0.1, 10, False))
+    run(learner)
+    assert results_of(tmp_path)["evaluation"]["version"] == 2
+    assert read_metrics(tmp_path, "evaluation/return") == [(40, 1.0), (40, 1.0), (80, 2.0)]
+
+
+def test_a_run_beyond_its_frames_says_so(agent, tmp_path):
+    run(fakes.make_learner(agent, tmp_path, 3))
+    said = []
+    assert run(fakes.make_learner(agent, tmp_path, 2, say=said.append, resume=True)) is True
+    assert said == ["the run has 120 frames already; give more --frames to go on"]
+    assert results_of(tmp_path)["updates"] == 3
+
+
 def test_results_without_a_single_episode(agent, tmp_path):
     run(fakes.make_learner(agent, tmp_path, 1))
     results = results_of(tmp_path)

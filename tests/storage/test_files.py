@@ -77,3 +77,17 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     remove_leftovers(path.parent)
     remove_leftovers(path.parent, tmp_path / "missing")
     assert path.read_bytes() == b"whole"
+
+
+def test_an_error_has_the_name_that_the_user_knows(tmp_path):
+    with pytest.raises(OSError) as caught, whole_file(tmp_path / "missing" / "results.json"):
+        pass
+    assert caught.value.filename == str(tmp_path / "missing" / "results.json")
+
+
+def test_a_lock_of_any_bytes_is_a_lock(tmp_path):
+    (tmp_path / "lock").write_bytes(b"\xff\xfe")
+    with owned(tmp_path):
+        (tmp_path / "lock").write_bytes(b"\xff\xfe")
+        with pytest.raises(ValueError, match="in use"), owned(tmp_path):
+            pass
