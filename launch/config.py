@@ -159,8 +159,10 @@ def check_workdir(config, fixed: Sequence[str] = _FIXED) -> None:
     """
     workdir = config.path
     if config_file(workdir).exists():
-        check_same(config, load_config(workdir, type(config)), fixed)
-        if not config.resume:
+        saved = load_config(workdir, type(config))
+        if config.resume:
+            check_same(config, saved, fixed)
+        else:
             raise ValueError(
                 f"{workdir} holds a run already; give --resume to go on with it, or another "
                 "--workdir."

@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         "return_std": float(np.std(returns)),
         "human_normalized_score": human_normalized_score(config.game, mean_return),
         "returns": [float(x) for x in returns],
-        "protocol": protocol(config),
+        "protocol": protocol(config, options.episodes),
     }
     print(json.dumps(result, indent=2), flush=True)
     write_json(config.path / "evaluation.json", result)  # which may be read-only

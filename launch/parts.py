@@ -281,15 +281,16 @@ def evaluate(
         environment.close()
 
 
-def protocol(config: TrainConfig) -> dict[str, Any]:
-    """What the scores in results.json were measured under."""
+def protocol(config: TrainConfig, episodes: int | None = None) -> dict[str, Any]:
+    """What the scores in results.json, or of so many evaluation episodes, were measured under."""
     atari = {} if config.game == "catch" else to_dict(config.atari)
     return {
         "algorithm": config.agent.algorithm,
         "preset": config.preset,
         "seed": config.seed,
         "training_return": "mean raw return of the last 100 training episodes",
-        "evaluation_return": f"mean raw return of {config.evaluator.episodes} full episodes, "
+        "evaluation_return": "mean raw return of "
+        f"{episodes or config.evaluator.episodes} full episodes, "
         "actions sampled from the policy",
         "environment": atari,
     }

@@ -137,8 +137,8 @@ class Learner:
         evaluation = Evaluation(*evaluation)
         score = human_normalized_score(self._info.game, evaluation.mean_return)
         with self._lock:
-            newest, found = self._progress.evaluation, evaluation._asdict()
-            if newest is None or evaluation.version >= newest["version"]:  # of several evaluators
+            if _replaces(evaluation, self._progress.evaluation):
+                found = evaluation._asdict()
                 self._progress.evaluation = {**found, "human_normalized_score": score}
             self._write(
                 evaluation.frames,
@@ -447,6 +447,14 @@ class Learner:
         }
         self._tell_results(results)
         write_json(info.workdir / "results.json", results)
+
+
+def _replaces(evaluation: Evaluation, before: dict | None) -> bool:
+    """Whether it is the run's newest: several evaluators may end in another order than they began,
+    and a complete run that is resumed keeps its score."""
+    if before is None or evaluation.version > before["version"]:
+        return True
+    return evaluation.version == before["version"] and not before["final"]
 
 
 def _reason(error: OSError) -> str:

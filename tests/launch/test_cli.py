@@ -179,7 +179,7 @@ def test_a_directory_of_another_configuration_is_refused(command, tmp_path):
     )
     assert "agent.meta.matching = 'kl_value'" in line and "'kl'" in line
     line = command.refused("train", "--game", "pong", "--workdir", "run")
-    assert "game" in line
+    assert "holds a run already; give --resume" in line
 
 
 @pytest.mark.parametrize("folder", ["run", "run/hosts/1"])

@@ -67,5 +67,5 @@ def test_a_table_that_lacks_a_column_is_one_line(command, tmp_path, arguments):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "results.csv").write_text("seed,step,other\n0,16,1\n0,32,1\n")
-    line = command.refused(arguments, "figures", "--root", "runs")
-    assert "results.csv has no column" in line
+    code, _, err = command(arguments, "figures", "--root", "runs")
+    assert code == 2 and len(err.splitlines()) == 1 and "results.csv has no column" in err

@@ -167,6 +167,22 @@ def test_the_newest_of_several_evaluators_counts(agent, tmp_path):
     assert read_metrics(tmp_path, "evaluation/return") == [(40, 1.0), (40, 1.0), (80, 2.0)]
 
 
+def test_a_complete_run_that_is_resumed_keeps_its_score(agent, tmp_path):
+    learner = fakes.make_learner(agent, tmp_path, 2)
+    learner.report_evaluation(Evaluation(2, 80, 0.5, 0.1, 10, False))
+    learner.report_evaluation(Evaluation(2, 80, 0.25, 0.1, 10, True))
+    run(learner)
+    assert results_of(tmp_path)["evaluation_return"] == 0.25, "the last evaluation counts"
+    learner = fakes.make_learner(agent, tmp_path, 2, resume=True)
+    learner.report_evaluation(Evaluation(2, 80, -1.0, 0.1, 10, True))
+    run(learner)
+    assert results_of(tmp_path)["evaluation_return"] == 0.25
+    learner = fakes.make_learner(agent, tmp_path, 3, resume=True)
+    run(learner)
+    learner.report_evaluation(Evaluation(3, 120, 0.75, 0.1, 10, True))
+    assert learner._progress.evaluation["mean_return"] == 0.75
+
+
 def test_a_run_beyond_its_frames_says_so(agent, tmp_path):
     run(fakes.make_learner(agent, tmp_path, 3))
     said = []
