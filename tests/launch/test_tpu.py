@@ -100,7 +100,7 @@ done
 mkdir -p "$workdir/checkpoints" && echo "{}" >"$workdir/config.json"
 trap 'echo of-term >"$workdir/checkpoints/last"; echo stopped; exit 130' TERM
 echo "host $index goes"
-until [ -e TOP/finish ] || [ $SECONDS -gt 600 ]; do
+until [ -e TOP/finish ] || [ $SECONDS -gt 300 ]; do
     sleep 0.02
 done
 [ "$index" != 0 ] || echo '{"complete": true}' >"$workdir/results.json"

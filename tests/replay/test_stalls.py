@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from replay.waiting import Wait
-from tests.replay.test_waiting import fill
+from tests.replay.test_waiting import fill, held_back
 from tests.waiting import Call, Stop, eventually, waits
 
 
@@ -53,11 +53,10 @@ def test_rare_looks_are_no_suspension(clock):
 
 def test_a_stalled_writer_names_the_table(make_replay, clock, config, make_unroll):
     said, written, stop = [], [], Stop()
-    config = dataclasses.replace(config, online_capacity=2, stall_after=0.3)
+    config = dataclasses.replace(config, online_capacity=2, max_unconfirmed=1, stall_after=0.3)
     replay = make_replay(config, stop, on_stall=said.append)()
     writing = Call(lambda: fill(replay, make_unroll, written, count=6))
-    eventually(lambda: len(written) >= 2 and replay.occupancy()["replay/online_size"] == 2)
-    assert waits(writing, stop, written) and said == []
+    assert held_back(writing, stop, replay, config, written) and said == []
     clock.now += 0.4
     eventually(lambda: said)
     assert "table online holds 2 of at most 2 unrolls" in said[0] and "learner" in said[0]
