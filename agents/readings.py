@@ -64,8 +64,9 @@ def measure(
     state: TrainState,
     batches: Sequence[UpdateBatch],
     report: Callable[[str], None] = lambda what: None,
+    among: Sequence[Reading] = READINGS,
 ) -> dict[tuple[Reading, str], Size]:
-    """The sizes under all readings.
+    """The sizes under each reading.
 
     Args:
       config: the agent as Table 2 has it, with the network of `state`; K = L = 1.
@@ -74,12 +75,13 @@ def measure(
       state: of an agent with meta-parameters.
       batches: at least two; as an update takes them, without extra ones.
       report: takes a line about what is measured next.
+      among: the readings to measure.
 
     Returns:
       (reading, objective) -> size.
     """
     found = {}
-    for loss, in_root in itertools.product(("mean", "sum"), (True, False)):
+    for loss, in_root in dict.fromkeys((r.loss, r.epsilon_in_root) for r in among):
         base = dataclasses.replace(
             config,
             loss=dataclasses.replace(config.loss, reduction=loss),
@@ -100,8 +102,10 @@ def measure(
             norms = np.mean([float(x["learner/gradient_norm"]) for _, x in outcomes])
             states = batches[0].online.action.size + batches[0].replay.action.size
             states += len(batches[0].online.action) + len(batches[0].replay.action)
-            for reduction in ("mean", "sum"):
+            for reduction in _REDUCTIONS:
                 reading = Reading(loss, reduction, in_root)
+                if reading not in among:
+                    continue
                 # Sums are as many times the mean; the root's slope is the square's over two roots.
                 factor = states if reduction == "sum" and objective.startswith("kl") else 1
                 epsilon = config.meta.epsilon

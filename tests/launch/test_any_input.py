@@ -38,7 +38,7 @@ def inert(command, monkeypatch):
     monkeypatch.setattr(benchmark, "print_table", lambda rows: None)
     for name in benchmark._BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
-        monkeypatch.setattr(module, "measure", lambda config: [start(config)])
+        monkeypatch.setattr(module, "measure", lambda config: [{"code": start(config)}])
     monkeypatch.setattr(isolation, "enter", lambda command: "")
     monkeypatch.setattr(local_pod, "_networks", lambda hosts, why: None)
     monkeypatch.setattr(local_pod, "_start", lambda layout, *_: start(layout))

@@ -39,7 +39,7 @@ def test_what_is_refused_leaves_everything_as_it_was(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", STEPS)[0] == 0
     for arguments, words in (
         ("--accumulative-trace 1 --objective bmg", ["--accumulative-trace", "n-step and mixed"]),
-        ("--workdir run", ["run holds a run with"]),
+        ("--workdir run", ["run holds a run already; give --resume"]),
         ("--workdir run --resume --inner-steps 3", ["inner_steps = 2", "not 3"]),
         ("--workdir nowhere --resume", ["no run to resume in nowhere"]),
     ):

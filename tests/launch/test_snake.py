@@ -35,7 +35,7 @@ def test_a_run_its_files_and_what_is_refused(command, tmp_path):
         assert columns[name].shape == (2, 4)
         assert np.all(np.diff(columns[name]) != 0), "it is learned"
     for arguments, words in (
-        ("--workdir run", ["run holds a run with"]),
+        ("--workdir run", ["run holds a run already; give --resume"]),
         # The step size falls to 0 over the run.
         ("--workdir run --resume --steps 960", ["steps = 96", "not 960"]),
         ("--workdir run --resume --objective bmg", ["objective = 'n-step'", "not 'bmg'"]),

