@@ -19,6 +19,7 @@ from experiments.lifetime import Lifetime, State
 from experiments.records import Records
 from storage import checkpoint
 from storage.checkpoint import CheckpointError, shown
+from storage.files import reason
 
 _CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at the run
 
@@ -160,8 +161,8 @@ class Runner:
         try:
             self.save()
         except OSError as error:
-            why = error.strerror or error
-            self.not_saved = [f"the checkpoint of step {self.records.steps:,} ({why})"]
+            name = f"the checkpoint of step {self.records.steps:,}"
+            self.not_saved = [f"{name} ({reason(error)})"]
         if bool(before) != bool(self.not_saved):
             what = self.not_saved[0] + " cannot be written" if self.not_saved else "written again"
             print(f"checkpoints: {what}; the run goes on", flush=True)

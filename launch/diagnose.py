@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 
@@ -61,8 +60,8 @@ def main(arguments: list[str]) -> int:
     """
     options = parse_options(DiagnoseConfig, "bmg diagnose", arguments)
     environment.clean()
-    folder = pathlib.Path(options.output or options.workdir).parent
-    if not folder.is_dir():
+    folder = pathlib.Path(options.output).parent
+    if options.output and not folder.is_dir():
         raise ValueError(f"--output is {options.output}, and {folder} is no folder; make it first.")
     config = load_config(pathlib.Path(options.workdir))
     config = dataclasses.replace(config, workdir=options.workdir)
@@ -106,7 +105,7 @@ def main(arguments: list[str]) -> int:
     if result["distance"]:
         print_table(result["distance"])
     path = pathlib.Path(options.output or config.path / "diagnosis.json")
-    write_json(path, json.loads(json.dumps(result)))
+    write_json(path, result)
     print(path)
     return 0
 

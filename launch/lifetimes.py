@@ -168,7 +168,7 @@ def _result(experiment: Experiment, config, runner, steps_per_second: float) -> 
 def _write_results(config, runner, result: dict | None) -> list[str]:
     """Writes the table of a run, and its sum; what cannot be written, and why."""
     from experiments.records import write_csv
-    from storage.files import write_json
+    from storage.files import reason, write_json
 
     if result is None:
         return []
@@ -176,7 +176,7 @@ def _write_results(config, runner, result: dict | None) -> list[str]:
         write_csv(config.path / RESULTS, config.first_seed, *runner.records.means(config.steps))
         write_json(config.path / "results.json", result)
     except OSError as error:
-        return [f"{error.filename or 'the results'} ({error.strerror or error})"]
+        return [f"{error.filename or 'the results'} ({reason(error)})"]
     return []
 
 

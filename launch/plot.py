@@ -10,6 +10,7 @@ from launch.config import load_config
 from launch.options import check_name, parse_options
 from launch.tables import print_table
 from storage.fields import check_fields
+from storage.files import reason
 
 _KINDS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".eps")
 
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
     try:
         save_panels(output, panels)
     except OSError as error:
-        why = error.strerror or error
+        why = reason(error)
         raise ValueError(f"no picture at {output}: {why}; give another --output.") from None
     print_table(rows)
     print(output)

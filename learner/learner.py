@@ -28,7 +28,7 @@ from learner.progress import Progress, check_checkpoint
 from learner.reports import Report, summarise_reports
 from learner.update import ShardedAgent, first
 from storage import checkpoint
-from storage.files import write_json
+from storage.files import reason, write_json
 
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
@@ -357,8 +357,8 @@ class Learner:
             yield
         except OSError as error:
             if what not in self._failing:
-                self._failing[what] = _reason(error)
-                self._say(f"{what} cannot be written ({_reason(error)}); the run goes on")
+                self._failing[what] = reason(error)
+                self._say(f"{what} cannot be written ({reason(error)}); the run goes on")
         else:
             if what in self._failing:
                 del self._failing[what]
@@ -393,13 +393,13 @@ class Learner:
             self._checkpoint()
         except OSError as error:
             name = f"the checkpoint of update {self._progress.updates:,}"
-            self._not_saved.append(f"{name} ({_reason(error)})")
+            self._not_saved.append(f"{name} ({reason(error)})")
         except RuntimeError as error:  # an update failed, and took the state along
             print(f"no last checkpoint, the one before stays: {error}", flush=True)
         try:
             self._write_results()
         except OSError as error:
-            self._not_saved.append(f"results.json ({_reason(error)})")
+            self._not_saved.append(f"results.json ({reason(error)})")
 
     def _what_is_lost(self, complete: bool) -> str:
         """One line about what could not be written at the end."""
@@ -455,10 +455,6 @@ def _replaces(evaluation: Evaluation, before: dict | None) -> bool:
     if before is None or evaluation.version > before["version"]:
         return True
     return evaluation.version == before["version"] and not before["final"]
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 class Window:

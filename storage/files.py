@@ -63,6 +63,11 @@ def _sync(directory: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def reason(error: OSError) -> str:
+    """Why something could not be written, in the system's words."""
+    return error.strerror or str(error)
+
+
 def write_json(path: pathlib.Path, value) -> None:
     """Writes JSON whole or not at all."""
     with whole_file(path) as file:
