@@ -37,6 +37,7 @@ class Network(NamedTuple):
 
     init: Callable[[jax.Array], hk.Params]  # key -> params of all tasks
     apply: Callable[..., Predictions]  # params, float32 [..., H, W, C], number of first tasks
+    exact: Callable[..., Predictions]  # the same with float32 activations, to compare parameters
 
 
 _CONTRAST = 4.0  # amplification of centred frames: grey levels then spread over about +-1
@@ -120,7 +121,7 @@ def make_network(
       num_tasks: n, main task included.
 
     Returns:
-      `init(key)` and `apply(params, observation [..., H, W, C], num_tasks)`.
+      `init(key)`, `apply(params, observation [..., H, W, C], num_tasks)` and `exact(...)`.
     """
 
     def head(features: jax.Array, size: int) -> jax.Array:
@@ -150,7 +151,7 @@ def make_network(
         return transformed.init(key, example)
 
     if config.precision != "bfloat16":
-        return Network(init, transformed.apply)
+        return Network(init, transformed.apply, transformed.apply)
 
     def apply_half(params, observation, tasks: int = num_tasks) -> Predictions:
         params, observation = jax.tree.map(
@@ -159,7 +160,7 @@ def make_network(
         predictions = transformed.apply(params, observation, tasks)
         return jax.tree.map(lambda x: x.astype(jnp.float32), predictions)
 
-    return Network(init, apply_half)
+    return Network(init, apply_half, transformed.apply)
 
 
 def main_task_params(params: hk.Params) -> hk.Params:

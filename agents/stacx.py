@@ -90,9 +90,9 @@ def stacx_objective(own: ActorCritic, kl_weight: float, previous: AgentState) ->
         value, terms = loss(state, sequences)
         if kl_weight:
             observation = sequences.observation
-            updated = own.network.apply(state.params, observation, 1).logits
+            updated = own.network.exact(state.params, observation, 1).logits
             divergence = kl_divergence(
-                updated, own.network.apply(previous.params, observation, 1).logits
+                updated, own.network.exact(previous.params, observation, 1).logits
             )
             value += kl_weight * divergence * reduction_scale(own.loss, sequences, own.axis_name)
         return value, {"outer_loss": value, "outer_entropy": terms.policy_entropy[0]}

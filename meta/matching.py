@@ -53,6 +53,9 @@ def symmetric_kl(target: Outputs, online: Outputs) -> jax.Array:
     return kl(target, online) + reverse_kl(target, online)
 
 
+DIVERGENCES = {"kl": kl, "reverse_kl": reverse_kl, "symmetric_kl": symmetric_kl}  # by name
+
+
 def value(target: Outputs, online: Outputs) -> jax.Array:
     """Mean squared error of the values (BMG App. C, mu^v)."""
     chex.assert_equal_shape([target.value, online.value])

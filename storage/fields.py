@@ -152,6 +152,8 @@ def check_fields(config) -> None:
 def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     """A configuration from JSON values; fields that are missing keep their defaults.
 
+    A dataclass whose fields had other names once says so in a static method `from_older(values)`.
+
     Args:
       cls: a dataclass.
       values: field -> value, of a dataclass the same again.
@@ -164,6 +166,7 @@ def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     if not isinstance(values, dict):
         problem = f"is {shown(values)}; allowed are groups of fields"
         raise FieldError(path[:-1] or cls.__name__, problem)
+    values = getattr(cls, "from_older", dict)(values)
     hints, fields = field_types(cls), {}
     for name, value in values.items():
         if name not in hints:

@@ -257,17 +257,14 @@ def make_objective(networks: Networks, config: TwoColorsConfig) -> core.Objectiv
     def predict(agent: Agent, observation: jax.Array) -> matching.Outputs:
         return matching.Outputs(networks.policy.apply(agent.policy, observation))
 
-    divergence = {
-        "kl-1": matching.kl,
-        "kl-2": matching.reverse_kl,
-        "symmetric": matching.symmetric_kl,
-    }[config.matching_name]
-    scale = own.rollout_length if own.kl_reduction == "sum" else 1
+    divergence = matching.DIVERGENCES[config.matching_name]
+    if own.matching_reduction == "sum":
+        divergence = matching.summed(divergence)
     return bootstrapped(
         target_step=make_step(networks, config),
         final_step=make_final_step(networks, config),
         predict=predict,
-        matching=lambda target, online: scale * divergence(target, online),
+        matching=divergence,
         num_target_steps=config.target_steps,
         continue_from="bootstrap",
         match_on=lambda batch, unrolled, path: path.final_aux.observation[:-1],

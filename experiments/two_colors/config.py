@@ -19,6 +19,9 @@ from storage.fields import (
     check_fields,
 )
 
+_RENAMED = {"kl_reduction": "matching_reduction"}  # former name -> today's
+_RENAMED_MATCHING = {"kl-1": "kl", "kl-2": "reverse_kl", "symmetric": "symmetric_kl"}
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig:
@@ -52,11 +55,16 @@ class ActorCriticConfig:
     last_rollout: Literal["next", "same"] = "next"
     """Data of the last target step and of the matching: the rollout that the agent's next update
     uses, or the one its last update has used. The paper says both. Ours."""
-    kl_reduction: Literal["mean", "sum"] = "mean"
-    """Over the states of a rollout. Ours: Table 1 averages losses."""
+    matching_reduction: Literal["mean", "sum"] = "mean"
+    """Of the KL over the states of a rollout. Ours: Table 1 averages losses."""
 
     def __post_init__(self):
         check_fields(self)
+
+    @staticmethod
+    def from_older(values: dict) -> dict:
+        """What a configuration of an older version says, in today's words."""
+        return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +96,7 @@ class QLambdaConfig:
         check_fields(self)
 
 
-_MATCHING = {"actor-critic": ("kl-1", "kl-2", "symmetric"), "q-lambda": ("policy", "value")}
+_MATCHING = {"actor-critic": ("kl", "reverse_kl", "symmetric_kl"), "q-lambda": ("policy", "value")}
 _METHODS = {"actor-critic": ("fixed", "mg", "bmg"), "q-lambda": ("fixed", "bmg")}
 
 
@@ -104,9 +112,9 @@ class TwoColorsConfig(LifetimesConfig):
     """K, updates that are backpropagated through. Actor-critic only: Q(lambda) needs none."""
     target_steps: Lookahead = 7
     """L, updates to the bootstrapped target. BMG only."""
-    matching: Literal["kl-1", "kl-2", "symmetric", "policy", "value"] | None = None
-    """BMG's matching function: kl-1 is KL(target, agent), kl-2 the reverse; with q-lambda policy or
-    value. Left out: kl-1, with q-lambda value."""
+    matching: Literal["kl", "reverse_kl", "symmetric_kl", "policy", "value"] | None = None
+    """BMG's matching function: kl is KL(target, agent); with q-lambda policy or value. Left out: kl,
+    with q-lambda value."""
     meta_learning_rate: Weight = 1e-4
     """Of Adam; the paper's candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4. Table 1."""
     seeds: Lifetimes = 8
@@ -125,7 +133,7 @@ class TwoColorsConfig(LifetimesConfig):
     @property
     def matching_name(self) -> str:
         """The matching function, the agent's default where none was given."""
-        return self.matching or ("kl-1" if self.agent == "actor-critic" else "value")
+        return self.matching or ("kl" if self.agent == "actor-critic" else "value")
 
     def __post_init__(self):
         check_fields(self)
@@ -138,3 +146,10 @@ class TwoColorsConfig(LifetimesConfig):
                 raise ValueError(
                     f"{kind} is {name} with --agent {self.agent}; allowed are {', '.join(allowed)}."
                 )
+
+    @staticmethod
+    def from_older(values: dict) -> dict:
+        """What a configuration of an older version says, in today's words."""
+        name = values.get("matching")
+        known = isinstance(name, str) and name in _RENAMED_MATCHING
+        return {**values, "matching": _RENAMED_MATCHING[name]} if known else values

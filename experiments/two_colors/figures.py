@@ -47,8 +47,13 @@ class Run(NamedTuple):
             return f"MG, K={config.inner_steps}{meta}{self.start}"
         if own.final_objective == "learned":
             meta = ", learned rule throughout"
-        matching = "" if config.matching_name == "kl-1" else f", {config.matching_name}"
+        matching = "" if config.matching_name == "kl" else f", {self.matching}"
         return f"BMG, K={config.inner_steps}, L={config.target_steps}{meta}{matching}{self.start}"
+
+    @property
+    def matching(self) -> str:
+        """The matching function in words."""
+        return self.config.matching_name.replace("_", " ").replace("kl", "KL")
 
     @property
     def start(self) -> str:
@@ -176,7 +181,7 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
     critic = of(runs, agent="actor-critic")
     fixed, mg = of(critic, method="fixed"), of(critic, method="mg")
     every_bmg = of(critic, method="bmg")
-    ablation = of(every_bmg, matching_name="kl-1")
+    ablation = of(every_bmg, matching_name="kl")
     bmg = of(ablation, final_objective="true")
     plain = of(bmg, meta_regularization=0.0)
     q = of(runs, agent="q-lambda")
@@ -188,9 +193,7 @@ def panels(runs: Sequence[Run]) -> dict[str, list[Panel]]:
         return lambda axis, runs: draw_schedule(axis, runs, column, label)
 
     def by_matching(axis, runs):
-        draw_total_reward(
-            axis, runs, lambda run: run.config.matching_name.replace("kl", "KL") + run.start
-        )
+        draw_total_reward(axis, runs, lambda run: run.matching + run.start)
 
     def entropy_range(axis, runs):
         draw_range(axis, runs, "entropy", entropy, round(_EARLY * runs[0].config.flip_every))

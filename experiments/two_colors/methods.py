@@ -45,7 +45,7 @@ def suite() -> dict[str, TwoColorsConfig]:
             target_steps=steps,
             actor_critic=ActorCriticConfig(final_objective="learned"),
         )
-    for matching in ("kl-2", "symmetric"):
+    for matching in ("reverse_kl", "symmetric_kl"):
         runs[f"bmg-l7-{matching}"] = TwoColorsConfig(method="bmg", matching=matching)
     for epsilon in FIXED_EPSILON:
         runs[f"q-fixed-{epsilon:g}"] = TwoColorsConfig(

@@ -75,7 +75,7 @@ LINES = [
     "train --game catch --resume --workdir saved --no-resume --agent.meta.matching kl",
     "evaluate --workdir saved --episodes 3 --seed 1",
     "plot --workdirs saved b --output x.png --metrics training/return",
-    "two-colors --method mg --steps 100 --workdir b --matching kl-1 --actor-critic.discount 0.5",
+    "two-colors --method mg --steps 100 --workdir b --matching kl --actor-critic.discount 0.5",
     "two-colors all --only fixed-* --meta-learning-rates 1e-4 3e-4 --root c --seeds 2",
     "two-colors figures --root c --output d",
     "mrp --objective bmg --kappa 0.5 --steps 640 --hidden 3 3 --workdir e --checkpoint-interval 0",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.records import read_csv
+from experiments.two_colors.config import ActorCriticConfig
 from experiments.two_colors.figures import (
     Run,
     best,
@@ -19,8 +20,9 @@ from experiments.two_colors.figures import (
     tuned,
 )
 from experiments.two_colors.methods import suite
-from launch.config import config_file, load_config
+from launch.config import config_file, load_config, to_dict
 from launch.two_colors import TwoColorsConfig, score
+from storage.files import write_json
 from tests.launch import commands
 
 SMALL = (
@@ -30,6 +32,19 @@ SMALL = (
 
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+
+
+@pytest.mark.parametrize(
+    "before, now", [("kl-1", "kl"), ("kl-2", "reverse_kl"), ("symmetric", "symmetric_kl")]
+)
+def test_runs_of_older_versions_are_read(tmp_path, before, now):
+    values = to_dict(TwoColorsConfig(actor_critic=ActorCriticConfig(matching_reduction="sum")))
+    values["matching"] = before
+    values["actor_critic"]["kl_reduction"] = values["actor_critic"].pop("matching_reduction")
+    write_json(config_file(tmp_path), values)
+    config = load_config(tmp_path, TwoColorsConfig)
+    assert config.matching_name == now
+    assert config.actor_critic.matching_reduction == "sum"
 
 
 @pytest.mark.parametrize(
@@ -64,8 +79,8 @@ def test_a_run_leaves_its_table(command, tmp_path, method, last_column):
         ("--method bgm", ["bgm", "fixed", "mg", "bmg"]),
         ("--agent q-lambda --method mg", ["--method is mg", "q-lambda", "fixed, bmg"]),
         ("--agent dqn", ["dqn", "actor-critic", "q-lambda"]),
-        ("--matching value", ["--matching is value", "actor-critic", "kl-1, kl-2, symmetric"]),
-        ("--agent q-lambda --matching kl-1", ["--matching is kl-1", "policy, value"]),
+        ("--matching value", ["--matching is value", "actor-critic", "kl, reverse_kl, symmetric_kl"]),
+        ("--agent q-lambda --matching kl", ["--matching is kl", "policy, value"]),
         ("--record-every 5", ["--record-every is 5", "from 16"]),
         ("--first-seed 2147483647", ["--first-seed is 2147483647", "up to 2147483640"]),
         ("--stepz 5", ["--stepz"]),

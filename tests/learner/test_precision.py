@@ -1,8 +1,9 @@
-"""bfloat16 activations: where they are chosen, and that the meta-gradient keeps its direction."""
+"""bfloat16 activations: where they are chosen, and that the meta-gradient stays what it is."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 
 from actors.rollout import observation_shape
 from agents.agent import UpdateBatch, acting_policy, make_agent
-from agents.config import AgentConfig, NetworkConfig
+from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from agents.networks import make_network
 from environments.atari import LIGHT
 from environments.factory import make
@@ -39,10 +40,11 @@ def pong():
     return shape, num_actions, unrolls[-2:]
 
 
-def updates_of(network: NetworkConfig, pong):
+def updates_of(network: NetworkConfig, pong, learning_rate: float):
     """Meta-gradients of three of BMG's updates, the first of which warms the optimiser up."""
     shape, num_actions, unrolls = pong
-    agent = make_agent(AgentConfig(network=network), shape, num_actions, NUM_ONLINE * LENGTH)
+    config = AgentConfig(network=network, optimizer=OptimizerConfig(learning_rate=learning_rate))
+    agent = make_agent(config, shape, num_actions, NUM_ONLINE * LENGTH)
     state, gradients = agent.init(jax.random.PRNGKey(0)), []
     update = jax.jit(agent.update)
     for batch in (unrolls[0], unrolls[1], unrolls[0]):
@@ -53,16 +55,39 @@ def updates_of(network: NetworkConfig, pong):
 
 
 @pytest.mark.heavy
-def test_the_meta_gradient_keeps_its_direction_on_real_frames(pong):
-    _, expected = updates_of(FLOAT32, pong)
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-5])
+def test_the_meta_gradient_stays_what_it_is_on_real_frames(pong, learning_rate):
+    """With matching in bfloat16 it is off by two fifths at 1e-4, and by three at 1e-5."""
+    _, expected = updates_of(FLOAT32, pong, learning_rate)
     half = dataclasses.replace(FLOAT32, precision="bfloat16")
-    state, actual = updates_of(half, pong)
+    state, actual = updates_of(half, pong, learning_rate)
     for a, e in zip(actual, expected):
         assert np.linalg.norm(e) > 0
-        assert a @ e / (np.linalg.norm(a) * np.linalg.norm(e)) > 0.99
+        assert np.linalg.norm(a - e) < 0.05 * np.linalg.norm(e)
         assert np.any(a != e), "there must be something to compare"
     for x in jax.tree.leaves((state.agent, state.meta)):
         assert x.dtype != jnp.bfloat16, "parameters and optimisers stay in float32"
+
+
+@pytest.mark.parametrize("algorithm", ["bmg", "stacx"])
+def test_what_is_compared_is_float32(algorithm, pong):
+    """BMG's target and updated agent; STACX's updated and previous policy."""
+    shape, num_actions, unrolls = pong
+    part = lambda low, high: jax.tree.map(lambda x: x[low:high], unrolls[0])  # noqa: E731
+    batch = UpdateBatch(part(0, NUM_ONLINE), part(NUM_ONLINE, 6), ())
+    counts = []
+    for weight in (0.0, 1.0):  # of STACX's comparison
+        network = dataclasses.replace(FLOAT32, precision="bfloat16")
+        meta = MetaConfig(stacx_kl_weight=weight)
+        config = AgentConfig(algorithm=algorithm, network=network, meta=meta)
+        agent = make_agent(config, shape, num_actions, NUM_ONLINE * LENGTH)
+        state = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+        text = str(jax.make_jaxpr(agent.update)(state, batch))
+        states = 6 * (LENGTH + 1)
+        counts.append(len(re.findall(rf":f32\[{states},20,20,16\] = conv", text)))
+        assert f":bf16[{states},20,20,16] = conv" in text
+    compared = [count > 0 for count in counts]
+    assert compared == {"bmg": [True, True], "stacx": [False, True]}[algorithm]
 
 
 def test_activations_are_half_and_predictions_whole():

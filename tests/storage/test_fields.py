@@ -49,6 +49,34 @@ class Outer:
         check_fields(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """Its field was `number` once."""
+
+    count: Count = 3
+
+    def __post_init__(self):
+        check_fields(self)
+
+    @staticmethod
+    def from_older(values: dict) -> dict:
+        return {{"number": "count"}.get(name, name): value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class WithRenamed:
+    inner: Renamed = Renamed()
+
+
+def test_what_an_older_version_wrote_is_read_in_todays_words():
+    assert from_dict(WithRenamed, {"inner": {"number": 5}}) == WithRenamed(Renamed(5))
+    assert from_dict(WithRenamed, {"inner": {"count": 4}}) == WithRenamed(Renamed(4))
+    with pytest.raises(FieldError, match="inner.count is 0; allowed are integers from 1"):
+        from_dict(WithRenamed, {"inner": {"number": 0}})
+    with pytest.raises(FieldError, match="inner.'nombre' is no field"):
+        from_dict(WithRenamed, {"inner": {"nombre": 5}})
+
+
 @pytest.mark.parametrize(
     ("hint", "text"),
     [
