@@ -19,6 +19,7 @@ _BENCHMARKS = {
     "hosts": "hosts that learn together, against as many runs that do not, on the same cores",
     "learner": "one update of STACX and BMG against the plain IMPALA update",
     "two-colors": "environment steps per second of the two-colours agents, on all cores",
+    "meta-learners": "how far the meta-gradients of the experiments are from Adam's epsilon",
     "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
 }

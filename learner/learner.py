@@ -342,6 +342,8 @@ class Learner:
             )
         if line := self._watch.look(self._progress.updates, metrics):
             self._say(line)
+            with self._surviving("metrics"):
+                self._metrics.write_text(self.frames, "meta/warning", line)
         with self._lock:
             metrics |= summarise_reports(self._reports, time.monotonic())
             self._write(self.frames, metrics)

@@ -34,6 +34,7 @@ from typing import IO
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from storage.files import whole_file
@@ -103,6 +104,17 @@ class MetricsWriter:
         pieces = [_line({"frames": frames, "time": now, **finite}), _record(event)]
         for file, piece in zip(self._files, pieces):
             file.append(piece)
+
+    def write_text(self, frames: int, name: str, text: str) -> None:
+        """Puts a text into TensorBoard, where event files are written.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        if not self._closed:
+            event = Event(wall_time=time.time(), step=frames, summary=text_pb(name, text))
+            for file in self._files[1:]:
+                file.append(_record(event))
 
     def close(self) -> None:
         """Closes both."""

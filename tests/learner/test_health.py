@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from learner import health
 from learner.health import MetaLearnerWatch
+from tests.learner import fakes
 
 
 def lines(rows) -> list[str]:
@@ -42,3 +47,18 @@ def test_of_what_moves_now_and_then_nothing_is_said(rows):
 def test_an_agent_without_meta_parameters_has_nothing_to_watch():
     watch = MetaLearnerWatch()
     assert [watch.look(n, {"learner/updates": n}) for n in (0, 9_000)] == ["", ""]
+
+
+def test_a_run_tells_it_in_the_console_and_in_tensorboard(tmp_path, monkeypatch):
+    """Adam's epsilon is a million times the meta-gradient."""
+    meta = dataclasses.replace(fakes.AGENT.meta, epsilon=1e6)
+    agent = fakes.make_agent(dataclasses.replace(fakes.AGENT, meta=meta))
+    monkeypatch.setattr(health, "_FROZEN_UPDATES", 3)
+    said = []
+    assert fakes.run(fakes.make_learner(agent, tmp_path, 8, say=said.append))
+    (line,) = [line for line in said if "meta-parameters" in line]
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0})
+    (text,) = events.Reload().Tensors("meta/warning")
+    assert text.tensor_proto.string_val == [line.encode()]
+    rows = fakes.rows_of(tmp_path)
+    assert text.step in [row["frames"] for row in rows[1:-1]]
