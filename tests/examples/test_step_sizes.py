@@ -1,0 +1,30 @@
+"""The example of the core alone: both meta-learners find what each input needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+
+PATH = pathlib.Path(__file__).parents[2] / "examples" / "step_sizes.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("step_sizes", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["ordinary", "bootstrapped"])
+def test_the_inputs_get_step_sizes_of_their_own(example, name):
+    loss, step_sizes = example.train(name)
+    _, early = example.train(name, updates=20)
+    assert loss < 1e-9
+    assert np.all(np.diff(step_sizes) > 0), "the smaller an input, the larger its step size"
+    # Below 2 / (mean square of the input) a coordinate's descent is stable.
+    assert np.all(step_sizes * example.SCALES**2 < 2)
+    assert np.ptp(np.log(early)) < 2 < np.ptp(np.log(step_sizes)), "they were alike at first"
