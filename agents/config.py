@@ -80,7 +80,8 @@ class LossConfig:
     """Policy gradient's advantage: rho (G - v) as BMG Eq. 4 prints it, or IMPALA's
     rho (r + gamma G' - v)."""
     reduction: Reduction = "mean"
-    """Over batch and time; the paper is silent, IMPALA sums."""
+    """Over batch and time. The paper is silent; the paper preset sums, as IMPALA does:
+    docs/readings.md."""
     max_abs_reward: Positive = 1.0
     """Rewards are clipped to this magnitude in the losses, after the action repeat. Table 2."""
 
@@ -102,7 +103,8 @@ class OptimizerConfig:
     epsilon: Positive = 1e-4
     """Added to the second moment. Table 2."""
     epsilon_in_root: bool = True
-    """Whether epsilon stands inside the square root; optax's default, the paper is silent."""
+    """Whether epsilon stands inside the square root, as in optax. The paper is silent; the paper
+    preset has it outside: docs/readings.md."""
     max_norm: Positive = 0.3
     """Clip of the gradient's global norm; 0.2 for BMG with L = 4. Table 2 and App. C.6."""
 
@@ -122,7 +124,8 @@ class MetaConfig:
     """How target and updated agent are compared; l2 is the squared distance of the parameters,
     l2_norm its root. BMG only; App. C."""
     matching_reduction: Reduction = "mean"
-    """Over the states of the batch, of all but l2 and l2_norm. The paper does not say."""
+    """Over the states of the batch, of all but l2 and l2_norm. The paper is silent; the presets
+    sum: docs/readings.md."""
     value_weight: Weight = 0.25
     """Weight of value matching in kl_value. App. C."""
     target_optimizer: Literal["rmsprop", "sgd"] = "rmsprop"

@@ -25,8 +25,9 @@ _LARGEST_FILE = 2**20  # bytes; a configuration has a few thousand
 class TrainConfig:
     """Train an agent on one game; everything a run needs."""
 
-    preset: Literal["local", "paper"] = "local"
-    """Where the other defaults come from: local fits two cores, paper is BMG Table 2 in full."""
+    preset: Literal["local", "paper", "paper-mean-loss", "paper-mean"] = "local"
+    """Where the other defaults come from: local fits two cores; paper is BMG Table 2 in full, read
+    as its Table 3 suggests; paper-mean-loss and paper-mean read it otherwise; docs/readings.md."""
     game: str = "pong"
     """Atari ROM name, such as pong or ms_pacman, or catch."""
     frames: Steps = 2_000_000

@@ -1,25 +1,61 @@
 """Presets: the configuration of a run before the command line changes it.
 
-`paper` is BMG Table 2 in full; it needs an accelerator. `local` fits two cores and 8 GiB: grey
-84x84 frames, the shallow torso, and an optimiser for short runs. Catch has frames of 10x5 pixels
-and takes a small MLP under either.
+`paper` is BMG Table 2 in full; it needs an accelerator. Two other presets differ from it in what
+Table 2 leaves open alone, see docs/readings.md. `local` fits two cores and 8 GiB: grey 84x84
+frames, the shallow torso, and an optimiser for short runs. Catch has frames of 10x5 pixels and
+takes a small MLP under any of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 from actors.config import ActorConfig, EvaluatorConfig
-from agents.config import AgentConfig, LossConfig, NetworkConfig, OptimizerConfig
+from agents.config import (
+    AgentConfig,
+    LossConfig,
+    MetaConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    Reduction,
+)
 from environments.atari import LIGHT, PAPER
 from launch.config import TrainConfig
 from learner.config import LearnerConfig
 from replay.config import ReplayConfig
 
 
-def paper(game: str) -> TrainConfig:
+class _Reading(NamedTuple):
+    """Of what Table 2 leaves open."""
+
+    loss: Reduction
+    matching: Reduction
+    epsilon_in_root: bool
+
+
+_READINGS = {
+    "paper": _Reading("sum", "sum", False),  # the nearest to Table 3
+    "paper-mean-loss": _Reading("mean", "sum", False),  # the next
+    "paper-mean": _Reading("mean", "mean", True),  # the farthest: its meta-learner hardly moves
+}
+
+
+def paper(game: str, preset: str = "paper") -> TrainConfig:
     """BMG Table 2: 210x160 RGB, the 4x network, 48 environments, 200 M frames."""
-    config = TrainConfig(preset="paper", game=game, frames=200_000_000, atari=PAPER)
+    reading = _READINGS[preset]
+    config = TrainConfig(
+        preset=preset,
+        game=game,
+        frames=200_000_000,
+        agent=AgentConfig(
+            loss=LossConfig(reduction=reading.loss),
+            optimizer=OptimizerConfig(epsilon_in_root=reading.epsilon_in_root),
+            meta=MetaConfig(matching_reduction=reading.matching),
+        ),
+        atari=PAPER,
+    )
     return _for_catch(config) if game == "catch" else config
 
 
@@ -51,6 +87,8 @@ def local(game: str) -> TrainConfig:
                 epsilon_in_root=False,
                 max_norm=2.0,
             ),
+            # As in the paper's preset: means would leave an eighth of Adam's steps.
+            meta=MetaConfig(matching_reduction="sum"),
         ),
         atari=LIGHT,
         actors=ActorConfig(num_actors=1, envs_per_actor=16, env_threads=1),
@@ -77,4 +115,7 @@ def _for_catch(config: TrainConfig) -> TrainConfig:
     )
 
 
-PRESETS = {"local": local, "paper": paper}
+PRESETS = {
+    "local": local,
+    **{name: functools.partial(paper, preset=name) for name in _READINGS},
+}

@@ -85,7 +85,7 @@ def test_options_of_every_part(command):
         ("train --game pongg", ["'pongg'", "did you mean 'pong'?"]),
         ("train --game MsPacman", ["'MsPacman'", "did you mean 'ms_pacman'?"]),
         ("train --game Pong-v5", ["did you mean 'pong'?"]),
-        ("train --preset locl", ["'locl'", "local, paper", "Did you mean local?"]),
+        ("train --preset locl", ["'locl'", "local, paper, paper-mean-loss", "Did you mean local?"]),
         ("train --game catch --agent.meta.matching klx", ["klx", "kl", "symmetric_kl", "l2"]),
         ("train --game catch --agent.algorithm bmgg", ["bmgg", "bmg", "stacx", "impala"]),
         ("train --game catch --frames abc", ["frames", "abc"]),

@@ -76,9 +76,27 @@ TABLE_2 = {
 }
 
 
-@pytest.mark.parametrize("name", TABLE_2)
-def test_the_paper_preset_is_table_2(name):
-    assert get(PRESETS["paper"]("ms_pacman"), name) == TABLE_2[name]
+READINGS = {
+    "paper": ("sum", "sum", False),
+    "paper-mean-loss": ("mean", "sum", False),
+    "paper-mean": ("mean", "mean", True),
+}
+OPEN = ("agent.loss.reduction", "agent.meta.matching_reduction", "agent.optimizer.epsilon_in_root")
+
+
+@pytest.mark.parametrize("preset", READINGS)
+def test_the_paper_presets_are_table_2(preset):
+    config = PRESETS[preset]("ms_pacman")
+    assert {name: get(config, name) for name in TABLE_2} == TABLE_2
+    assert tuple(get(config, name) for name in OPEN) == READINGS[preset]
+
+
+def test_a_run_that_knew_no_reduction_of_the_matching_goes_on_as_it_was():
+    values = to_dict(PRESETS["paper-mean"]("pong"))
+    values["preset"] = "paper"
+    del values["agent"]["meta"]["matching_reduction"]
+    again = from_dict(TrainConfig, json.loads(json.dumps(values)))
+    assert again == dataclasses.replace(PRESETS["paper-mean"]("pong"), preset="paper")
 
 
 def test_the_paper_acts_in_48_environments():
