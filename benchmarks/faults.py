@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from benchmarks.config import BenchmarkConfig
-from benchmarks.program import START, Broken, Program, Start
+from benchmarks.program import PATIENCE, Broken, Program, Start
 from storage.fields import Seconds
 from storage.processes import PARENT, name_of
 
@@ -50,7 +50,7 @@ def _killed(node: str) -> Callable[[Start], Outcome]:
         program.learning()
         before = program.kill(node)
         program.more_updates(2)
-        seconds = program.wait(program.rejoined(node, before), 60, f"{node} is back")
+        seconds = program.wait(program.rejoined(node, before), PATIENCE, f"{node} is back")
         starts = program.workdir / "nodes" / f"{node}.starts"
         _expect(int(starts.read_text()) == 2, "the second start has seeds of its own")
         _expect(f"{node} died (killed" in program.output, "the console says it")
@@ -65,7 +65,7 @@ def _resumes(start: Start, ended: Program, updates: int) -> int:
     """Resumes a run that had made so many updates; how many of them its checkpoint lacks."""
     newest = ended.checkpoints()[-1]
     resumed = start("--resume")
-    resumed.wait(resumed.rows, START, "the first line after --resume")
+    resumed.wait(resumed.rows, PATIENCE, "the first line after --resume")
     _expect(resumed.updates > newest, "it counts on from the checkpoint")
     return max(updates - newest, 0)
 
@@ -75,8 +75,8 @@ def _actor_stopped(start: Start) -> Outcome:
     program.learning()
     before = program.kill("actor_0", signal.SIGSTOP)
     program.more_updates(2)
-    program.wait(lambda: program.rows()[-1]["actors/reporting"] == 1, 60, "it leaves the metrics")
-    seconds = program.wait(program.rejoined("actor_0", before), 90, "actor_0 is back")
+    program.wait(lambda: program.rows()[-1]["actors/reporting"] == 1, PATIENCE, "it leaves the metrics")
+    seconds = program.wait(program.rejoined("actor_0", before), PATIENCE, "actor_0 is back")
     _expect("actor_0 gave no sign of life" in program.output, "the console says it")
     return Outcome(f"killed after {_SILENCE:g} s of silence, as asked for; came back", seconds, 0)
 
@@ -87,7 +87,7 @@ def _crash_loop(start: Start) -> Outcome:
     began = time.monotonic()
     for _ in range(2):
         before = program.kill("actor_1")
-        program.wait(program.rejoined("actor_1", before), 60, "actor_1 is back")
+        program.wait(program.rejoined("actor_1", before), PATIENCE, "actor_1 is back")
     program.kill("actor_1")
     code, _ = program.end()
     _expect(code == 1, f"exit code {code}")
@@ -117,8 +117,8 @@ def _restarted(start: Start) -> Outcome:
     killed = time.monotonic()
     newest = program.checkpoints()[-1]
     lines = len(program.rows())
-    program.wait(program.runs_anew("learner", before), 60, "another learner")
-    program.wait(lambda: len(program.rows()) > lines, START, "its first line")
+    program.wait(program.runs_anew("learner", before), PATIENCE, "another learner")
+    program.wait(lambda: len(program.rows()) > lines, PATIENCE, "its first line")
     _expect(program.updates > newest, "it counts on from the checkpoint")
     seconds = time.monotonic() - killed
     _expect("goes on from the newest checkpoint" in program.output, "the console says it")
@@ -192,7 +192,7 @@ def _checkpoint_damaged(damage: Callable[[pathlib.Path], None]) -> Callable[[Sta
         began = time.monotonic()
         resumed = start("--resume")
         line = f"going on from update {older}"
-        resumed.wait(lambda: line in resumed.output, START, "a line")
+        resumed.wait(lambda: line in resumed.output, PATIENCE, "a line")
         _expect(path.name in resumed.output, "it names the file")
         resumed.more_updates(2)
         seconds = time.monotonic() - began
@@ -253,7 +253,7 @@ def _disk_stays_full(runtime: str) -> Callable[[Start], Outcome]:
     def fault(start: Start) -> Outcome:
         with small_disk(start.folder, kilobytes=120) as folder:
             program = start("--frames", "60000", "--runtime", runtime, workdir=folder / "run")
-            code, seconds = program.end(START)
+            code, seconds = program.end(PATIENCE)
             output = program.output
         _expect(code == 1, f"exit code {code}")
         last = output.splitlines()[-1]
@@ -279,7 +279,7 @@ def _disk_full(start: Start) -> Outcome:
         filler.unlink()
         began = time.monotonic()
         newest = program.checkpoints()[-1]
-        program.wait(lambda: program.checkpoints()[-1] > newest, 30, "another checkpoint")
+        program.wait(lambda: program.checkpoints()[-1] > newest, PATIENCE, "another checkpoint")
         seconds = time.monotonic() - began
         program.more_updates(2)
         _expect(program.rows()[-1]["nodes/restarts"] == 0, "no node died of it")

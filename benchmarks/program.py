@@ -22,7 +22,7 @@ import psutil
 from storage.processes import child_environment
 from storage.rows import read_rows
 
-START = 120.0  # seconds that a program may take to learn, on a busy machine
+PATIENCE = 240.0  # seconds for what works in the end, however busy the machine is
 LEAVE = 30.0  # seconds within which a run has to end
 _OPTIONS = (
     "train --game catch --frames 2000000000 --learner.log-interval 0.25 "
@@ -123,10 +123,10 @@ class Program:
 
     def learning(self, checkpoints: int = 1) -> None:
         """Waits until it learns and has written so many checkpoints."""
-        self.wait(lambda: len(self.checkpoints()) >= checkpoints, START, "first checkpoints")
+        self.wait(lambda: len(self.checkpoints()) >= checkpoints, PATIENCE, "first checkpoints")
         self.more_updates(2)
 
-    def more_updates(self, number: int, limit: float = START) -> float:
+    def more_updates(self, number: int, limit: float = PATIENCE) -> float:
         """Seconds until it has made so many updates more."""
         goal = self.updates + number
         return self.wait(lambda: self.updates >= goal, limit, f"{number} more updates")

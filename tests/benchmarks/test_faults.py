@@ -11,7 +11,8 @@ import pytest
 from benchmarks import faults
 from tests.launch.commands import environment, started
 
-pytestmark = [pytest.mark.slow, pytest.mark.launchpad]
+# A fault waits for several things one after the other, each for `PATIENCE` at most.
+pytestmark = [pytest.mark.slow, pytest.mark.launchpad, pytest.mark.timeout(900)]
 
 # `bmg benchmark faults` tries the others as well.
 QUICK = [
@@ -42,7 +43,9 @@ def test_a_promise_is_kept(name):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_benchmark_that_is_ended_ends_what_it_started(tmp_path, number):
     """Also where it is killed, and cannot do anything about it."""
-    with started(*"benchmark faults --only actor-killed".split(), cwd=tmp_path) as run:
+    command = "benchmark faults --only actor-killed".split()
+    # A killed one leaves its temporary folder.
+    with started(*command, cwd=tmp_path, variables={"TMPDIR": str(tmp_path)}) as run:
         run.wait_for(lambda: len(run.children) >= 6)  # the launcher and its nodes
         run.process.send_signal(number)
         run.wait_for_the_end_of_all()

@@ -319,12 +319,25 @@ def test_actors_ask_the_inference_server(tmp_path):
     assert code == 0, out + err
 
 
+def removed(folder: pathlib.Path):
+    """A condition: a folder could be removed, between two of the files that are written there."""
+
+    def holds() -> bool:
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            return False
+        return True
+
+    return holds
+
+
 def test_a_run_directory_that_is_removed_ends_the_run_no_sooner(tmp_path, runtime):
     """The run comes to its end, and writes what it still has to write."""
     workdir = tmp_path / "runs/catch"
     with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
         run.wait_for(learning(workdir))
-        shutil.rmtree(workdir)
+        run.wait_for(removed(workdir))
         run.wait_for(lambda: learner_rows(workdir))
         run.process.send_signal(signal.SIGTERM)
         code, out, err = run.finish(LEAVE)
