@@ -109,9 +109,12 @@ def _late_mean(points: list[tuple[float, float]]) -> float:
 
 def _draw(axis, lines) -> None:
     """Lines of (frames, values, label, colour)."""
+    from matplotlib.ticker import EngFormatter
+
     for frames, values, label, color in lines:
         marker = "o" if len(frames) < 30 else None
         axis.plot(
             frames, values, marker=marker, markersize=3, linewidth=1.2, label=label, color=color
         )
     axis.set_xlabel("environment frames")
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 2M
