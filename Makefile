@@ -24,7 +24,7 @@ QUICK = -n 2 --dist loadfile
 SLOW = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-newest clean
+.PHONY: help setup train lint test test-newest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -35,6 +35,10 @@ setup: ## install the locked packages into .venv (ACCELERATOR=cpu|cuda|tpu)
 
 train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong ARGS=...
 	$(VENV)/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)
+
+lint: setup ## check format and lint, with ruff
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
 
 # pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)

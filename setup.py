@@ -1,4 +1,4 @@
-"""Everything stands in pyproject.toml; this shim serves the tools that still look for a setup.py."""
+"""Everything stands in pyproject.toml; this serves the tools that still look for a setup.py."""
 
 from setuptools import setup
 

@@ -111,9 +111,7 @@ class Rollout:
                 middle = clock()
                 step = environment.step(action[rows, t])
                 frames[rows, stack + t] = step.frame
-                age[rows, t + 1] = np.where(
-                    step.first, 0, np.minimum(age[rows, t] + 1, stack - 1)
-                )
+                age[rows, t + 1] = np.where(step.first, 0, np.minimum(age[rows, t] + 1, stack - 1))
                 discount[rows, t] = step.discount
                 reward[rows, t], returns[rows, t] = self._finite(step)
                 stepped = clock()

@@ -273,7 +273,7 @@ def step_size_metrics(
     count = optax.tree.get(meta.opt_state, "count")
     second_moments = jax.tree.map(jnp.max, optax.tree.get(meta.opt_state, "nu"))
     largest = jnp.max(jnp.stack(jax.tree.leaves(second_moments)))
-    root = jnp.sqrt(largest / (1.0 - config.b2**count.astype(jnp.float32)))
+    root = jnp.sqrt(largest / (1.0 - config.b2 ** count.astype(jnp.float32)))
     return {
         "meta/update_size": jnp.max(jnp.stack(jax.tree.leaves(moved))),
         "meta/step_share": root / (root + config.epsilon),

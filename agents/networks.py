@@ -100,9 +100,7 @@ def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
     elif config.torso == "shallow":
         x = _convolutions(x, _SHALLOW, config.weight_scale)
     x = hk.Flatten()(x)
-    projection = hk.Linear(
-        config.features, w_init=_weights(config.weight_scale), name="projection"
-    )
+    projection = hk.Linear(config.features, w_init=_weights(config.weight_scale), name="projection")
     return jax.nn.relu(projection(x))
 
 
@@ -154,9 +152,7 @@ def make_network(
         return Network(init, transformed.apply, transformed.apply)
 
     def apply_half(params, observation, tasks: int = num_tasks) -> Predictions:
-        params, observation = jax.tree.map(
-            lambda x: x.astype(jnp.bfloat16), (params, observation)
-        )
+        params, observation = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, observation))
         predictions = transformed.apply(params, observation, tasks)
         return jax.tree.map(lambda x: x.astype(jnp.float32), predictions)
 
@@ -166,7 +162,5 @@ def make_network(
 def main_task_params(params: hk.Params) -> hk.Params:
     """The parameters u_0 = (m, x_0, z_0) of torso and main task, which actors need."""
     return {
-        name: module
-        for name, module in params.items()
-        if name.startswith("torso/") or name.startswith("task_0/")
+        name: module for name, module in params.items() if name.startswith(("torso/", "task_0/"))
     }

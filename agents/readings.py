@@ -94,9 +94,7 @@ def measure(
             update = jax.jit(agent.update)
             if moments is None:
                 moments = _second_moments(update, state, batches, config.optimizer.decay)
-            outcomes = [
-                update(_replaced(state, moments), batch) for batch in batches
-            ]
+            outcomes = [update(_replaced(state, moments), batch) for batch in batches]
             gradients = np.stack([_flat(new.meta.gradient) for new, _ in outcomes])
             losses = np.array([float(x.get("meta/matching_loss", 0.0)) for _, x in outcomes])
             norms = np.mean([float(x["learner/gradient_norm"]) for _, x in outcomes])

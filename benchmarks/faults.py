@@ -75,7 +75,9 @@ def _actor_stopped(start: Start) -> Outcome:
     program.learning()
     before = program.kill("actor_0", signal.SIGSTOP)
     program.more_updates(2)
-    program.wait(lambda: program.rows()[-1]["actors/reporting"] == 1, PATIENCE, "it leaves the metrics")
+    program.wait(
+        lambda: program.rows()[-1]["actors/reporting"] == 1, PATIENCE, "it leaves the metrics"
+    )
     seconds = program.wait(program.rejoined("actor_0", before), PATIENCE, "actor_0 is back")
     _expect("actor_0 gave no sign of life" in program.output, "the console says it")
     return Outcome(f"killed after {_SILENCE:g} s of silence, as asked for; came back", seconds, 0)
@@ -312,7 +314,8 @@ FAULTS: dict[str, tuple[str, Callable[[Start], Outcome]]] = {
     "disk-full": ("goes on without checkpoints", _disk_full),
     "disk-stays-full": ("ends, and names what is missing", _disk_stays_full("launchpad")),
     "disk-stays-full-threads": (
-        "ends, and names what is missing", _disk_stays_full("local-threads")
+        "ends, and names what is missing",
+        _disk_stays_full("local-threads"),
     ),
 }
 THROUGHPUT = "actor-killed-every-20-s"
@@ -321,9 +324,10 @@ THROUGHPUT = "actor-killed-every-20-s"
 def try_fault(name: str) -> dict:
     """One row: what was promised of a fault, whether it was kept, and what happened."""
     promised, fault = FAULTS[name]
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(
-        Start(pathlib.Path(folder))
-    ) as start:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(Start(pathlib.Path(folder))) as start,
+    ):
         try:
             outcome, kept = fault(start), True
         except Broken as broken:
@@ -337,9 +341,10 @@ def try_throughput(seconds: float) -> dict:
     """The row of a run one of whose two actors is killed every 20 seconds."""
     rates = {}
     for disturbed in (False, True):
-        with tempfile.TemporaryDirectory() as folder, contextlib.closing(
-            Start(pathlib.Path(folder))
-        ) as start:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.closing(Start(pathlib.Path(folder))) as start,
+        ):
             program = start("--node-restarts", "1000")
             program.learning()
             began, updates = time.monotonic(), program.updates

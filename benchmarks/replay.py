@@ -366,8 +366,7 @@ def _watch(get: Callable, pids: dict[str, int], seconds: float) -> dict:
         updates += 1
         read += sum(array.nbytes for array in jax.tree.leaves(batch[0]))
     spent = {
-        name: 1000 * (used - before.get(name, 0.0)) / updates
-        for name, used in _times(pids).items()
+        name: 1000 * (used - before.get(name, 0.0)) / updates for name, used in _times(pids).items()
     }
     return {
         "updates_per_second": updates / elapsed,

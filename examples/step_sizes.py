@@ -26,8 +26,9 @@ def objective_of(name):
     )  # fmt: skip
 
 
-def train(name, updates=500, adam=optax.adam(0.03)):
+def train(name, updates=500):
     """The loss at the end, and the step sizes [4]."""
+    adam = optax.adam(0.03)
     meta_gradient = core.meta_gradient(core.online_start, step, objective_of(name))
 
     def update(carry, key):

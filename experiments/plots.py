@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 Panel = tuple[str, Callable]  # title, axis -> None
 _MANY_LINES = 6  # more would hide what a panel shows

@@ -240,7 +240,5 @@ def _chunk(lifetime: Lifetime, windows: int, state):
     """Some windows of one lifetime: the state after them, and [updates] of each column."""
     if windows == 1:
         return lifetime.window(state)
-    state, columns = jax.lax.scan(
-        lambda state, _: lifetime.window(state), state, length=windows
-    )
+    state, columns = jax.lax.scan(lambda state, _: lifetime.window(state), state, length=windows)
     return state, {name: x.reshape(-1) for name, x in columns.items()}

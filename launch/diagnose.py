@@ -83,9 +83,7 @@ def main(arguments: list[str]) -> int:
     table_2 = AgentConfig(
         network=config.agent.network,
         optimizer=dataclasses.replace(OptimizerConfig(), decay_frames=0),
-        meta=dataclasses.replace(
-            MetaConfig(), auxiliary_tasks=config.agent.meta.auxiliary_tasks
-        ),
+        meta=dataclasses.replace(MetaConfig(), auxiliary_tasks=config.agent.meta.auxiliary_tasks),
     )
     batches = play(config, spec, found.state, options)
     sizes = readings.measure(

@@ -54,9 +54,7 @@ def main(arguments: list[str]) -> int:
     agent, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
-    games = make(
-        config.game, options.episodes, options.seed, 0, config.atari, num_threads=0
-    )
+    games = make(config.game, options.episodes, options.seed, 0, config.atari, num_threads=0)
     returns = play_episodes(
         games,
         jax.jit(acting_policy(agent.network)),

@@ -23,7 +23,7 @@ NEW_NETWORK, NEW_HOST_NAME, _NEW_USER = 0x40000000, 0x04000000, 0x10000000  # li
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # linux/sockios.h, linux/if.h
 
 
-def enter(command: list[str]) -> str:
+def enter(command: list[str]) -> str:  # noqa: RET503 - what is executed does not come back
     """Goes on in a network namespace of its own, by executing the command there; it then comes here
     again.
 

@@ -160,9 +160,7 @@ class LearnerNode:
             finish("running")
             join_hosts(config)
             devices = place(config.devices, config.learner.platform, serves)
-            self._learner = make_learner(
-                config, spec, devices, resume, self._node
-            )
+            self._learner = make_learner(config, spec, devices, resume, self._node)
             self._requests = {}  # memory by actor
             self._inference = None
             if serves:
@@ -255,7 +253,7 @@ class _RemoteInference:
             try:
                 _answer(self._calls.attach(self._actor, address), self._should_stop)
                 return
-            except Exception as error:  # noqa: BLE001 - the last one is raised
+            except Exception as error:
                 last = error
         raise TimeoutError(f"no inference server within {seconds:g} s: {last}")
 

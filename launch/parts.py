@@ -99,9 +99,7 @@ def make_learner(
     hosts = None
     if config.hosts.count > 1:
         unrolls = config.learner.online_batch // config.hosts.count
-        hosts = Hosts(
-            config.hosts, agent.mesh, unrolls, config.learner.unroll_length, node.abandon
-        )
+        hosts = Hosts(config.hosts, agent.mesh, unrolls, config.learner.unroll_length, node.abandon)
     return Learner(agent, config.learner, info, node.note, node.tell_results, hosts)
 
 
@@ -157,9 +155,7 @@ def learn(
 
 def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
     """(params, observations, keys) -> (actions, logits) of the main task."""
-    return acting_policy(
-        make_network(agent.network, observation_shape(spec), spec.num_actions, 1)
-    )
+    return acting_policy(make_network(agent.network, observation_shape(spec), spec.num_actions, 1))
 
 
 def local_parameters(learner: Learner, devices: Devices) -> list[LocalParameters]:

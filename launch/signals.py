@@ -57,9 +57,7 @@ class _Watch:
         # One that is ignored (nohup, a job in the background of a script) stays so.
         self._before = {number: signal.getsignal(number) for number in _ENDING}
         self._numbers = [n for n in _ENDING if self._before[n] is not signal.SIG_IGN]
-        self._wakeup_before = signal.set_wakeup_fd(
-            self._writer.fileno(), warn_on_full_buffer=False
-        )
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self.take()
         unblock()
         threading.Thread(target=self._serve, name="signals", daemon=True).start()

@@ -46,9 +46,7 @@ class FiguresConfig:
 
 def main(arguments: list[str]) -> int:
     """Runs `bmg snake`; see `multistep.main`."""
-    return multistep.main(
-        EXPERIMENT, VARIANCE, AllConfig, FiguresConfig, draw, _USAGE, arguments
-    )
+    return multistep.main(EXPERIMENT, VARIANCE, AllConfig, FiguresConfig, draw, _USAGE, arguments)
 
 
 def _make_lifetime(config: SnakeConfig):

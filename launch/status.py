@@ -146,9 +146,7 @@ class Node:
         try:
             yield lambda state: final.__setitem__(0, state)
         except BaseException as error:
-            with contextlib.suppress(OSError), open(
-                log_file(self._workdir, self.name), "a"
-            ) as log:
+            with contextlib.suppress(OSError), open(log_file(self._workdir, self.name), "a") as log:
                 traceback.print_exc(file=log)
             message = " ".join(str(error).split()) or type(error).__name__
             # Who waited in vain for another node is not at fault, and would only wait again.

@@ -115,9 +115,7 @@ class Threads:
         config, spec = self._config, self._spec
         parts.join_hosts(config)
         devices = place(config.devices, config.learner.platform, serves=True)
-        learner = parts.make_learner(
-            config, spec, devices, self._resume, node
-        )
+        learner = parts.make_learner(config, spec, devices, self._resume, node)
         parameters = parts.local_parameters(learner, devices)
         inference = parts.serve(config, spec, devices, parameters)
         policy = parts.acting(with_precision(config.agent, devices.inference[-1]), spec)

@@ -1,7 +1,7 @@
 """`bmg pod create|run|status|logs|stop|resume`: a run on a Cloud TPU slice, through `gcloud`.
 
-    here ── code ──► each worker: ~/bmg/code, `make setup`, `bmg train --hosts.index I ...`
-         ◄── console of worker 0, then its run directory ──
+here ── code ──► each worker: ~/bmg/code, `make setup`, `bmg train --hosts.index I ...`
+     ◄── console of worker 0, then its run directory ──
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
         "n=$(echo \"$ends\" | tr , '\\n' | wc -l)",
         f'address=$(echo "$ends" | cut -d , -f 1 | cut -d : -f 3):{_PORT}',
         '[ "$i" -lt "$n" ] 2>/dev/null && [ "$address" != '
-        f':{_PORT} ] || fail "the metadata server says worker $i of \'$ends\'"',
+        f":{_PORT} ] || fail \"the metadata server says worker $i of '$ends'\"",
         # gcloud tries again where it has lost the connection.
         f'going && [ "$(cat "$pod/start")" = {start} ] && exit 0',
         _FREE,
@@ -91,9 +91,9 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
         'rm -f "$pod/pid" "$pod/code"',
         '[ ! -e "$pod/console" ] || mv -f "$pod/console" "$pod/console.before"',
         f'echo {start} >"$pod/start"; sleep 0.1',  # older than what the run writes
-        f"PYTHONUNBUFFERED=1 setsid nohup sh -c {shlex.quote(holder)} \"$pod\" {shlex.join(train)} "
+        f'PYTHONUNBUFFERED=1 setsid nohup sh -c {shlex.quote(holder)} "$pod" {shlex.join(train)} '
         f'--workdir "$workdir" {hosts} >"$pod/console" 2>&1 </dev/null & '
-        'config=$workdir/config.json',
+        "config=$workdir/config.json",
         '[ "$i" = 0 ] || config=$workdir/hosts/$i/config.json',
         f"for t in $(seq {5 * _START_SECONDS}); do "
         '[ -s "$pod/code" ] || [ "$config" -nt "$pod/start" ] && break; sleep 0.2; done',

@@ -63,7 +63,7 @@ class Prefetcher:
                     self._put((shard(batch), read_info(fresh)))
             except StopIteration:
                 self._put(None)
-            except Exception as error:  # noqa: BLE001 - raised again in the learner's thread
+            except Exception as error:
                 self._put(error)
 
         self._thread = threading.Thread(target=fill, name="prefetch", daemon=True)
@@ -72,7 +72,8 @@ class Prefetcher:
     def _put(self, item) -> None:
         while not self._stop.is_set():
             try:
-                return self._queue.put(item, timeout=0.2)
+                self._queue.put(item, timeout=0.2)
+                return
             except queue.Full:
                 continue
 

@@ -247,9 +247,7 @@ class Hosts:
         rows = np.asarray(rows)[:: len(self._here)]
         ends = np.cumsum([x.size for x in told])[:-1]
         parts = np.split(rows, ends, axis=1)
-        return Gathered(
-            *(np.ascontiguousarray(part).view(x.dtype) for part, x in zip(parts, told))
-        )
+        return Gathered(*(np.ascontiguousarray(part).view(x.dtype) for part, x in zip(parts, told)))
 
     @contextmanager
     def deadline(self, what: str) -> Iterator[None]:
@@ -285,7 +283,7 @@ class Hosts:
         """Of this host's copies, which must be equal among themselves."""
         found = set()
         for device in self._here:
-            copy = jax.tree.map(lambda x: _copy_on(x, device), state)  # noqa: B023
+            copy = jax.tree.map(lambda x: _copy_on(x, device), state)
             found.add(int(self._checksum(copy)))
         if len(found) > 1:
             raise HostsDiffer(

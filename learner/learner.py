@@ -190,9 +190,7 @@ class Learner:
           NotSavedError: the last checkpoint or the results could not be written; one line.
           TimeoutError: no data came for too long.
         """
-        prefetcher = Prefetcher(
-            online, replay, num_extra, self._agent.shard, self._config.prefetch
-        )
+        prefetcher = Prefetcher(online, replay, num_extra, self._agent.shard, self._config.prefetch)
         if self.frames >= self._info.total_frames and self._progress.updates:
             self._say(f"the run has {self.frames:,} frames already; give more --frames to go on")
         window = Window(self.frames)

@@ -87,8 +87,7 @@ def summed(matching: Matching, copies: int = 1) -> Matching:
 
 
 def l2(target: Outputs, online: Outputs) -> jax.Array:
-    """Euclidean distance of the parameters, as BMG section 5.2 prints it; its slope is finite at 0.
-    """
+    """Euclidean distance of the parameters, as BMG section 5.2 prints it; finite slope at 0."""
     return jnp.sqrt(squared_l2(target, online) + jnp.finfo(jnp.float32).tiny)
 
 

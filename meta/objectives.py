@@ -224,8 +224,6 @@ def bootstrapped(
                 key = jax.random.fold_in(final_key, ahead)
                 loss += weight * match(steps.states[ahead], key)[0]
         states = {"updated": updated, "bootstrap": bootstrap, "target": target}
-        return loss, Outcome(
-            states[continue_from], {"matching_loss": loss}, (steps.aux, final_aux)
-        )
+        return loss, Outcome(states[continue_from], {"matching_loss": loss}, (steps.aux, final_aux))
 
     return objective

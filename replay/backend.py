@@ -7,9 +7,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
-import reverb  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from reverb import pybind  # noqa: E402
+import reverb
+import tensorflow as tf
+from reverb import pybind
 
 tf.config.set_visible_devices([], "GPU")
 

@@ -36,8 +36,9 @@ def occupancy(server: str | reverb.Client) -> dict[str, int]:
     metrics = {}
     for name, table in tables.items():
         stats = table.rate_limiter_info
-        metrics |= table_metrics(name, table.current_size, stats.insert_stats.completed,
-                                 stats.sample_stats.completed)
+        metrics |= table_metrics(
+            name, table.current_size, stats.insert_stats.completed, stats.sample_stats.completed
+        )
     return metrics
 
 
@@ -66,8 +67,9 @@ def connect(
         if name not in tables:
             raise no_table(f"replay server {client.server_address}", name, list(tables))
         specs = tree.flatten(tables[name].signature)
-        signature.check([tuple(spec.shape) for spec in specs], [spec.dtype for spec in specs],
-                        f"table {name}")
+        signature.check(
+            [tuple(spec.shape) for spec in specs], [spec.dtype for spec in specs], f"table {name}"
+        )
     return True
 
 
@@ -80,8 +82,13 @@ def describe(client: reverb.Client, name: str) -> str:
         return f"table {name} is gone"
     table = tables[name]
     stats = table.rate_limiter_info
-    return table_state(name, table.current_size, table.max_size, stats.insert_stats.completed,
-                       stats.sample_stats.completed)
+    return table_state(
+        name,
+        table.current_size,
+        table.max_size,
+        stats.insert_stats.completed,
+        stats.sample_stats.completed,
+    )
 
 
 def _tables(client: reverb.Client) -> dict | None:

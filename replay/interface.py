@@ -84,23 +84,30 @@ def table_metrics(name: str, size: int, inserted: int, sampled: int) -> dict[str
 
 def table_state(name: str, size: int, max_size: int, inserted: int, sampled: int) -> str:
     """A table's state in words, for a message."""
-    return (f"table {name} holds {size} of at most {max_size} unrolls, "
-            f"{inserted} inserted, {sampled} sampled")
+    return (
+        f"table {name} holds {size} of at most {max_size} unrolls, "
+        f"{inserted} inserted, {sampled} sampled"
+    )
 
 
 def no_room(seconds: float, state: str) -> TimeoutError:
     """The error of a writer that waited in vain, with the table's state."""
-    return TimeoutError(f"no unroll was taken for {seconds:.3g} s (is the learner dead, or slower "
-                        f"than that?): {state}")
+    return TimeoutError(
+        f"no unroll was taken for {seconds:.3g} s (is the learner dead, or slower "
+        f"than that?): {state}"
+    )
 
 
 def no_batch(seconds: float, state: str) -> TimeoutError:
     """The error of a sampler that waited in vain, with the table's state."""
-    return TimeoutError(f"no batch for {seconds:.3g} s (are the actors dead, or slower than "
-                        f"that?): {state}")
+    return TimeoutError(
+        f"no batch for {seconds:.3g} s (are the actors dead, or slower than that?): {state}"
+    )
 
 
 def no_table(where: str, name: str, there: list[str]) -> ValueError:
     """The error of a sampler of a table that was not made."""
-    return ValueError(f"{where} has no table {name}, only {', '.join(sorted(there))}: "
-                      "give it the same replay configuration")
+    return ValueError(
+        f"{where} has no table {name}, only {', '.join(sorted(there))}: "
+        "give it the same replay configuration"
+    )

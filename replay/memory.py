@@ -44,8 +44,14 @@ class MemoryReplay:
         on_stall: takes a line about each wait of more than `config.stall_after` seconds.
     """
 
-    def __init__(self, signature: Any, config: ReplayConfig, should_stop: Callable[[], bool],
-                 seed: int, on_stall: Callable[[str], None] = say):
+    def __init__(
+        self,
+        signature: Any,
+        config: ReplayConfig,
+        should_stop: Callable[[], bool],
+        seed: int,
+        on_stall: Callable[[str], None] = say,
+    ):
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
@@ -53,8 +59,10 @@ class MemoryReplay:
         self._rng = np.random.default_rng(seed)
         self._changed = threading.Condition()  # guards all that follows
         self._queue: collections.deque[list[np.ndarray]] = collections.deque()
-        self._ring = [np.empty((config.replay_capacity, *shape), dtype) for shape, dtype
-                      in zip(self._signature.shapes, self._signature.dtypes)]
+        self._ring = [
+            np.empty((config.replay_capacity, *shape), dtype)
+            for shape, dtype in zip(self._signature.shapes, self._signature.dtypes)
+        ]
         self._inserted = 0
         self._sampled = {ONLINE: 0, REPLAY: 0}
         self._closed = False
@@ -179,8 +187,9 @@ class MemoryReplay:
 
     def _state(self, name: str) -> str:
         capacity = {ONLINE: self._config.online_capacity, REPLAY: self._config.replay_capacity}
-        return table_state(name, self._sizes()[name], capacity[name], self._inserted,
-                           self._sampled[name])
+        return table_state(
+            name, self._sizes()[name], capacity[name], self._inserted, self._sampled[name]
+        )
 
 
 class _Batches:
@@ -239,5 +248,6 @@ def free_memory() -> int:
 
 def _unroll_bytes(signature: Any) -> int:
     checked = Signature(signature)
-    return sum(int(np.prod(shape)) * dtype.itemsize
-               for shape, dtype in zip(checked.shapes, checked.dtypes))
+    return sum(
+        int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(checked.shapes, checked.dtypes)
+    )

@@ -24,8 +24,14 @@ class RemoteReplay:
         on_stall: takes a line about each wait of more than `config.stall_after` seconds.
     """
 
-    def __init__(self, server: str | reverb.Client, signature: Any, config: ReplayConfig,
-                 should_stop: Callable[[], bool], on_stall: Callable[[str], None] = say):
+    def __init__(
+        self,
+        server: str | reverb.Client,
+        signature: Any,
+        config: ReplayConfig,
+        should_stop: Callable[[], bool],
+        on_stall: Callable[[str], None] = say,
+    ):
         self._server = client_lib.as_client(server)
         self._arguments = (signature, config, should_stop, on_stall)
         self._writer = Writer(self._server, *self._arguments)

@@ -6,7 +6,8 @@ import queue
 import threading
 import time
 import weakref
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -65,8 +66,9 @@ class Sampler:
         self._config = config
         self._should_stop = should_stop
         self._on_stall = on_stall
-        self._reader = _Reader(self._client.server_address, table, batch_size, self._signature,
-                               config)
+        self._reader = _Reader(
+            self._client.server_address, table, batch_size, self._signature, config
+        )
         self._connected = False
         # The thread knows only the reader, so that a forgotten sampler is collected, or closed at
         # exit: a thread inside Reverb then would otherwise outlive the interpreter.
@@ -87,11 +89,16 @@ class Sampler:
         """
         if not self._finalizer.alive or self._should_stop():
             raise StopIteration
-        wait = Wait(self._config.sample_timeout, self._config.poll_interval,
-                    self._config.stall_after, self._stalled)
+        wait = Wait(
+            self._config.sample_timeout,
+            self._config.poll_interval,
+            self._config.stall_after,
+            self._stalled,
+        )
         if not self._connected:
-            if not client_lib.connect(self._client, [self._table], self._signature, wait,
-                                      self._should_stop):
+            if not client_lib.connect(
+                self._client, [self._table], self._signature, wait, self._should_stop
+            ):
                 raise StopIteration
             self._reader.start()
             self._connected = True
@@ -127,8 +134,9 @@ class Sampler:
 class _Reader:
     """The thread that reads unrolls and makes up batches, as lists of arrays `[B, ...]`."""
 
-    def __init__(self, address: str, table: str, batch_size: int, signature: Signature,
-                 config: ReplayConfig):
+    def __init__(
+        self, address: str, table: str, batch_size: int, signature: Signature, config: ReplayConfig
+    ):
         self._address = address
         self._table = table
         self._batch_size = batch_size
@@ -178,7 +186,8 @@ class _Reader:
             # Here and not in the constructor: it blocks if the server went away meanwhile. The
             # public Client.sample has no handle to close, so a starved one could not be freed.
             sampler = pybind.Client(self._address).NewSampler(
-                self._table, _ENDLESS, self._samples_in_flight)
+                self._table, _ENDLESS, self._samples_in_flight
+            )
             with self._lock:
                 self._sampler = sampler
                 if self._closed:
@@ -190,8 +199,10 @@ class _Reader:
             self._batches.put(error)
 
     def _read_batch(self, sampler: pybind.Sampler) -> list[np.ndarray]:
-        batch = [np.empty((self._batch_size, *shape), dtype)
-                 for shape, dtype in zip(self._signature.shapes, self._signature.dtypes)]
+        batch = [
+            np.empty((self._batch_size, *shape), dtype)
+            for shape, dtype in zip(self._signature.shapes, self._signature.dtypes)
+        ]
         for i in range(self._batch_size):
             # Four scalars of information (key, probability, table size, priority), then the leaves.
             unroll = sampler.GetNextTrajectory()[4:]

@@ -37,19 +37,24 @@ def make_tables(signature: Any, config: ReplayConfig) -> list[reverb.Table]:
         config: sizes.
     """
     checked = Signature(signature)
-    spec = tree.unflatten_as(signature, [
-        tf.TensorSpec(shape, dtype, name)
-        for shape, dtype, name in zip(checked.shapes, checked.dtypes, checked.names)
-    ])
+    spec = tree.unflatten_as(
+        signature,
+        [
+            tf.TensorSpec(shape, dtype, name)
+            for shape, dtype, name in zip(checked.shapes, checked.dtypes, checked.names)
+        ],
+    )
     tables = [reverb.Table.queue(ONLINE, config.online_capacity, signature=spec)]
     if config.replay_capacity:
-        tables.append(reverb.Table(
-            name=REPLAY,
-            sampler=reverb.selectors.Uniform(),
-            remover=reverb.selectors.Fifo(),
-            max_size=config.replay_capacity,
-            rate_limiter=reverb.rate_limiters.MinSize(config.min_replay_size),
-            max_times_sampled=0,  # no limit
-            signature=spec,
-        ))
+        tables.append(
+            reverb.Table(
+                name=REPLAY,
+                sampler=reverb.selectors.Uniform(),
+                remover=reverb.selectors.Fifo(),
+                max_size=config.replay_capacity,
+                rate_limiter=reverb.rate_limiters.MinSize(config.min_replay_size),
+                max_times_sampled=0,  # no limit
+                signature=spec,
+            )
+        )
     return tables

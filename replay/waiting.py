@@ -21,8 +21,13 @@ class Wait:
         on_stall: called once then, with the seconds waited.
     """
 
-    def __init__(self, limit: float, poll_interval: float, stall_after: float,
-                 on_stall: Callable[[float], None]):
+    def __init__(
+        self,
+        limit: float,
+        poll_interval: float,
+        stall_after: float,
+        on_stall: Callable[[float], None],
+    ):
         self._limit, self._interval = limit, poll_interval
         self._longest = max(_SUSPENDED, 2 * poll_interval)
         self._stall_after, self._on_stall = stall_after, on_stall

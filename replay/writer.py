@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from replay import client as client_lib
 from replay import server as server_lib
@@ -94,12 +95,14 @@ class Writer:
         self.close()
 
     def _connect(self) -> bool:
-        if not client_lib.connect(self._client, self._tables, self._signature,
-                                  self._new_wait(), self._should_stop):
+        if not client_lib.connect(
+            self._client, self._tables, self._signature, self._new_wait(), self._should_stop
+        ):
             return False
         # Signatures are compared above. Left to Reverb, fetching them would block unasked.
         self._writer = self._client.trajectory_writer(
-            num_keep_alive_refs=1, get_signature_timeout_ms=None)
+            num_keep_alive_refs=1, get_signature_timeout_ms=None
+        )
         return True
 
     def _wait(self) -> bool:
@@ -111,8 +114,7 @@ class Writer:
             if self._should_stop():
                 return False
             if wait.over():
-                raise no_room(self._config.write_timeout,
-                              client_lib.describe(self._client, ONLINE))
+                raise no_room(self._config.write_timeout, client_lib.describe(self._client, ONLINE))
         return True
 
     def _new_wait(self) -> Wait:

@@ -161,7 +161,7 @@ def load(
 
 def _load(path: pathlib.Path, template, identity: dict[str, Any]) -> Checkpoint:
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 - with another error than what is in it
     except OSError as error:
         raise CheckpointError(f"cannot be opened: {error.strerror}.") from error
     with file, zipfile.ZipFile(file) as archive:

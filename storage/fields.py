@@ -219,8 +219,11 @@ def _is_number(value: Any, kind: type) -> bool:
     """Whether it is an integer, where `kind` is int, or any finite number."""
     if isinstance(value, bool):
         return False
-    return isinstance(value, int) or kind is float and isinstance(value, float) and (
-        math.isfinite(value)
+    return (
+        isinstance(value, int)
+        or kind is float
+        and isinstance(value, float)
+        and (math.isfinite(value))
     )
 
 

@@ -77,9 +77,7 @@ def make_networks(config: ActorCriticConfig) -> Networks:
     return Networks(
         mlp(inputs, config.hidden, two_colors.NUM_ACTIONS),
         mlp(inputs, config.hidden, 1),
-        sigmoid_network(
-            config.meta_inputs, config.meta_hidden, config.initial_entropy_weight
-        ),
+        sigmoid_network(config.meta_inputs, config.meta_hidden, config.initial_entropy_weight),
     )
 
 
@@ -248,9 +246,9 @@ def make_objective(networks: Networks, config: TwoColorsConfig) -> core.Objectiv
 
         def loss(agent: Agent, aux: StepAux):
             logits = networks.policy.apply(agent.policy, aux.rollout.observation[:-1])
-            return policy_loss(
-                logits, aux.rollout.action, aux.advantage, own.meta_regularization
-            )[0], {}
+            return policy_loss(logits, aux.rollout.action, aux.advantage, own.meta_regularization)[
+                0
+            ], {}
 
         return mean_value(loss)
 

@@ -113,8 +113,8 @@ class TwoColorsConfig(LifetimesConfig):
     target_steps: Lookahead = 7
     """L, updates to the bootstrapped target. BMG only."""
     matching: Literal["kl", "reverse_kl", "symmetric_kl", "policy", "value"] | None = None
-    """BMG's matching function: kl is KL(target, agent); with q-lambda policy or value. Left out: kl,
-    with q-lambda value."""
+    """BMG's matching function: kl is KL(target, agent); with q-lambda policy or value. Left out:
+    kl, with q-lambda value."""
     meta_learning_rate: Weight = 1e-4
     """Of Adam; the paper's candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4. Table 1."""
     seeds: Lifetimes = 8

@@ -128,9 +128,7 @@ def peng_step(
 
 def make_optimizer(learning_rate: float, gradient_decay: float) -> optax.GradientTransformation:
     """A moving average of the gradients, then Adam (BMG Table 1)."""
-    return optax.chain(
-        optax.ema(gradient_decay, debias=False), optax.adam(learning_rate, eps=1e-4)
-    )
+    return optax.chain(optax.ema(gradient_decay, debias=False), optax.adam(learning_rate, eps=1e-4))
 
 
 def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Step:

@@ -237,9 +237,7 @@ def test_the_server_gives_the_trajectories_of_actors_that_choose_themselves(batc
         rollout = Rollout(
             environments(actor, sizes), inference.ask, length, jax.random.PRNGKey(actor)
         )
-        return [
-            rollout.collect(inference.newest(never).version, time.monotonic) for _ in range(3)
-        ]
+        return [rollout.collect(inference.newest(never).version, time.monotonic) for _ in range(3)]
 
     asking = [Call(lambda a=actor: play(a, [2, 2], server)) for actor in range(2)]
     for actor, call in enumerate(asking):

@@ -76,8 +76,7 @@ def leaky_vtrace(v, r, gamma, eta, accept, lambda_, alpha, rho_bar=1.0, c_bar=1.
     """
     num_steps = len(r)
     rho = [
-        accept[t] * (alpha * min(eta[t], rho_bar) + (1 - alpha) * eta[t])
-        for t in range(num_steps)
+        accept[t] * (alpha * min(eta[t], rho_bar) + (1 - alpha) * eta[t]) for t in range(num_steps)
     ]
     c = [
         accept[t] * lambda_ * (alpha * min(eta[t], c_bar) + (1 - alpha) * eta[t])
@@ -201,9 +200,7 @@ def gradient(params, hypers: list[Hyper], tau: Data, fixed: Fixed):
         d_m += mlp_backward(
             params, names["policy"], policy_inputs, d_logits.reshape(logits.shape), result
         )
-        d_m += mlp_backward(
-            params, names["value"], value_inputs, d_values.reshape(-1, 1), result
-        )
+        d_m += mlp_backward(params, names["value"], value_inputs, d_values.reshape(-1, 1), result)
     d_m = d_m * (m > 0)
     result["torso/projection"]["w"] += s.T @ d_m
     result["torso/projection"]["b"] += d_m.sum(axis=0)

@@ -42,9 +42,7 @@ def returns_data(seed: int):
 
 
 def vtrace(v, r, gamma, eta, accept, lambda_, alpha, rho_clip=1.0, c_clip=1.0):
-    return leaky_vtrace(
-        v[:-1], v[1:], r, gamma, eta, accept, lambda_, alpha, rho_clip, c_clip
-    )
+    return leaky_vtrace(v[:-1], v[1:], r, gamma, eta, accept, lambda_, alpha, rho_clip, c_clip)
 
 
 @pytest.mark.parametrize("rho_clip, c_clip", [(1.0, 1.0), (1.5, 0.8)])
@@ -54,9 +52,7 @@ def test_vtrace_is_appendix_c(alpha, lambda_, rho_clip, c_clip):
     v, r, gamma, eta, accept = returns_data(1)
     for mask in (np.ones(NUM_STEPS), accept):
         actual = vtrace(v, r, gamma, eta, mask, lambda_, alpha, rho_clip, c_clip)
-        error, rho = oracle.leaky_vtrace(
-            v, r, gamma, eta, mask, lambda_, alpha, rho_clip, c_clip
-        )
+        error, rho = oracle.leaky_vtrace(v, r, gamma, eta, mask, lambda_, alpha, rho_clip, c_clip)
         np.testing.assert_allclose(actual.error_tm1, error, rtol=1e-12)
         np.testing.assert_allclose(actual.target_tm1, v[:-1] + error, rtol=1e-12)
         np.testing.assert_allclose(actual.rho_tm1, rho, rtol=1e-12)
@@ -277,9 +273,7 @@ def test_total_is_the_sum_over_tasks_and_the_mean_over_the_batch():
     expected = []
     for task, scale in enumerate((1.0, 0.5)):
         p = [jax.tree.map(lambda x, s=scale: s * x, p) for p, _, _ in batch]
-        losses = [
-            loss_of(p[b], p[b], batch[b][1], CONFIG, hypers[task]).total for b in range(3)
-        ]
+        losses = [loss_of(p[b], p[b], batch[b][1], CONFIG, hypers[task]).total for b in range(3)]
         expected.append(np.mean(losses))
     np.testing.assert_allclose(terms.total, expected, rtol=1e-12)
     np.testing.assert_allclose(total, np.sum(expected), rtol=1e-12)

@@ -355,9 +355,7 @@ def test_alpha_has_no_meta_gradient_on_policy():
     start, batches = initial_state(BMG), [trajectories(0), trajectories(1)]
     for i, is_replay in enumerate((False, True)):
         s = as_data(batches[i], is_replay).s[:, :-1]
-        batches[i] = batches[i]._replace(
-            behaviour_logits=oracle.predict(start.agent.params, s)[0]
-        )
+        batches[i] = batches[i]._replace(behaviour_logits=oracle.predict(start.agent.params, s)[0])
     gradient = meta_gradient(update_from(start, batches))
     alpha = Hyperparameters._fields.index("alpha")
     scale = np.max(np.abs(gradient))

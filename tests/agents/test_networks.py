@@ -42,9 +42,7 @@ def test_parameters_of_one_tasks_heads(num_actions, expected):
     assert count(shapes(num_actions=num_actions), "task_0/") == expected
 
 
-@pytest.mark.parametrize(
-    "channels, millions", [((16, 32, 32, 16), 2.46), ((32, 64, 64, 32), 3.94)]
-)
+@pytest.mark.parametrize("channels, millions", [((16, 32, 32, 16), 2.46), ((32, 64, 64, 32), 3.94)])
 def test_parameters_of_smaller_networks(channels, millions):
     """1x and 2x of appendix C.4."""
     assert round(count(shapes(channels)) / 1e6, 2) == millions

@@ -15,7 +15,9 @@ def reference(x):
     return hk.max_pool(x, window_shape=(3, 3, 1), strides=(2, 2, 1), padding="SAME")
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 7, 2), (2, 9, 6, 1), (1, 1, 1, 1), (1, 2, 5, 4)])
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 8, 3), (1, 7, 7, 2), (2, 9, 6, 1), (1, 1, 1, 1), (1, 2, 5, 4)]
+)
 @pytest.mark.parametrize("ties", [False, True])
 def test_values_and_gradients_equal_xlas(shape, ties):
     rng = np.random.default_rng(0)

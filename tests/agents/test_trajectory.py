@@ -74,9 +74,7 @@ def trajectories(batch: int, seed: int = 0) -> Trajectory:
     rng = np.random.default_rng(seed)
     shape = (batch, NUM_STEPS)
     return Trajectory(
-        frames=rng.integers(
-            0, 256, (batch, NUM_STACK + NUM_STEPS, 5, 4, 3), dtype=np.uint8
-        ),
+        frames=rng.integers(0, 256, (batch, NUM_STACK + NUM_STEPS, 5, 4, 3), dtype=np.uint8),
         age=rng.integers(0, NUM_STACK, (batch, NUM_STEPS + 1)).astype(np.int32),
         action=rng.integers(0, 6, shape).astype(np.int32),
         reward=rng.normal(0, 5, shape).astype(np.float32),

@@ -88,8 +88,9 @@ def world(agent, blue, red, steps=0):
     return two_colors.State(*(jnp.int32(cell) for cell in cells), jnp.int32(steps))
 
 
-@pytest.mark.parametrize("steps, blue_pays", [(0, 1.0), (99_999, 1.0), (100_000, -1.0),
-                                              (199_999, -1.0), (200_000, 1.0)])
+@pytest.mark.parametrize(
+    "steps, blue_pays", [(0, 1.0), (99_999, 1.0), (100_000, -1.0), (199_999, -1.0), (200_000, 1.0)]
+)
 def test_the_squares_change_places_every_100_000_steps(steps, blue_pays):
     right = jnp.int32(3)
     draw = jnp.full(3, 0.5)

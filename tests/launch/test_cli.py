@@ -325,7 +325,10 @@ def test_the_console_script_is_installed():
     if not script.exists():
         pytest.skip("not installed in this environment")
     result = subprocess.run(
-        [script, "trian"], env=commands.environment(), capture_output=True, text=True,
+        [script, "trian"],
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
         timeout=DEADLINE,
     )
     assert result.returncode == 2 and "Did you mean train?" in result.stderr
@@ -352,9 +355,7 @@ def test_the_saved_configuration_survives_a_full_disk(small_disk, tmp_path):
                 file.write(bytes(4096))
         except OSError:
             pass
-    code, _, err = commands.bmg(
-        "train", "--resume", "--workdir", small_disk / "run", cwd=tmp_path
-    )
+    code, _, err = commands.bmg("train", "--resume", "--workdir", small_disk / "run", cwd=tmp_path)
     assert code in (1, 2) and "No space left" in err
     assert load_config(small_disk / "run") == saved
 

@@ -77,13 +77,11 @@ def test_some_systems_have_none(monkeypatch, attribute, value, why_not):
     assert why_not in isolation.enter(["never executed"])
 
 
-
 @pytest.mark.slow
 @pytest.mark.launchpad
 @pytest.mark.parametrize("network", ["private", "host"])
 def test_the_ports_of_a_run(tmp_path, network, request):
-    """Both servers listen; from here they can be reached only with --network host, which says so.
-    """
+    """Both servers listen; from here only --network host, which says so, lets one reach them."""
     if network == "private":
         request.getfixturevalue("namespaces")
     workdir = tmp_path / "runs/catch"

@@ -377,7 +377,7 @@ def test_terminating_the_launcher_ends_the_run_in_order(tmp_path, runtime):
     with started(*CATCH, *ENDLESS, *runtime, cwd=tmp_path) as run:
         run.wait_for(learning(workdir))
         run.process.send_signal(signal.SIGTERM)
-        code, out, err = run.finish(LEAVE)
+        code, _, _ = run.finish(LEAVE)
         assert_nothing_left(run, workdir)
     assert code != 0
     results = json_of(workdir / "results.json")

@@ -106,7 +106,7 @@ def test_help_says_every_range(configs, command, monkeypatch):
         code, out, _ = command(*words, "--help")
         assert code == 0
         for field in numbers(cls):
-            _, row = re.split(rf"^\W+{option_of(field.path)} ", out, 1, re.MULTILINE)
+            _, row = re.split(rf"^\W+{option_of(field.path)} ", out, maxsplit=1, flags=re.MULTILINE)
             meaning, _, rest = " ".join(row.replace("│", " ").split()).partition(" Allowed: ")
             assert "(default:" not in meaning, f"{field.path} has no range in its help"
             assert rest.startswith(f"{describe(field.hint)}. ("), field.path

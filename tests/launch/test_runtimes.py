@@ -119,9 +119,7 @@ def recorded(config, spec, number: int):
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     params = main_task_params(agent.init(jax.random.PRNGKey(1)).agent.params)
     environment = make("catch", number, 3, 0, config.atari, 1)
-    rollout = make_rollout(
-        environment, parts.acting(config.agent, spec), LENGTH, 2, Newest(params)
-    )
+    rollout = make_rollout(environment, parts.acting(config.agent, spec), LENGTH, 2, Newest(params))
     unrolls = rollout.collect(0, lambda: 0.0)
     environment.close()
     return [jax.tree.map(lambda x: x[i], unrolls) for i in range(number)]

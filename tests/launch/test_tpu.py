@@ -1,6 +1,6 @@
 """A run on a TPU slice: every shell command is executed, on workers that are folders here.
 
-    main ── fake gcloud ──► bash in tmp/workers/0, tmp/workers/1, with fake curl, make and dpkg
+main ── fake gcloud ──► bash in tmp/workers/0, tmp/workers/1, with fake curl, make and dpkg
 """
 
 from __future__ import annotations

@@ -79,7 +79,10 @@ def test_a_run_leaves_its_table(command, tmp_path, method, last_column):
         ("--method bgm", ["bgm", "fixed", "mg", "bmg"]),
         ("--agent q-lambda --method mg", ["--method is mg", "q-lambda", "fixed, bmg"]),
         ("--agent dqn", ["dqn", "actor-critic", "q-lambda"]),
-        ("--matching value", ["--matching is value", "actor-critic", "kl, reverse_kl, symmetric_kl"]),
+        (
+            "--matching value",
+            ["--matching is value", "actor-critic", "kl, reverse_kl, symmetric_kl"],
+        ),
         ("--agent q-lambda --matching kl", ["--matching is kl", "policy, value"]),
         ("--record-every 5", ["--record-every is 5", "from 16"]),
         ("--first-seed 2147483647", ["--first-seed is 2147483647", "up to 2147483640"]),

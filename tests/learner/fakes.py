@@ -29,9 +29,7 @@ AGENT = AgentConfig(
     optimizer=OptimizerConfig(learning_rate=1e-2, decay_frames=4_800),
     meta=MetaConfig(target_steps=2),
 )
-LEARNER = LearnerConfig(
-    unroll_length=LENGTH, online_batch=2, replay_batch=4, log_interval=0.0
-)
+LEARNER = LearnerConfig(unroll_length=LENGTH, online_batch=2, replay_batch=4, log_interval=0.0)
 
 
 def trajectories(seed: int, batch: int, version: int = 0, returns: float | None = None):
@@ -68,9 +66,7 @@ def make_agent(
 ) -> ShardedAgent:
     """The agent on the first `num_devices` devices."""
     devices = jax.devices()[:num_devices]
-    return make_sharded_agent(
-        agent, config, OBSERVATION_SHAPE, NUM_ACTIONS, ACTION_REPEAT, devices
-    )
+    return make_sharded_agent(agent, config, OBSERVATION_SHAPE, NUM_ACTIONS, ACTION_REPEAT, devices)
 
 
 def online_stream(config: LearnerConfig = LEARNER, returns=(), versions=()) -> Iterator[Trajectory]:

@@ -128,9 +128,7 @@ def by_hand(eta, num_steps, num_target_steps):
 def test_bootstrapped_gradient_holds_the_target_fixed(num_steps, num_target_steps):
     eta, inputs = 0.2, np.asarray(batch_of(1).matching)
     compute = core.meta_gradient(core.online_start, descend, objective_of(num_target_steps))
-    result = compute(
-        jnp.float64(eta), START, zeros(num_steps), batch_of(num_target_steps), KEY
-    )
+    result = compute(jnp.float64(eta), START, zeros(num_steps), batch_of(num_target_steps), KEY)
     target = by_hand(eta, num_steps, num_target_steps)[2]
 
     def loss(x, constant=None):

@@ -82,9 +82,7 @@ def test_kl_is_not_symmetric_and_its_sum_is():
 def test_kl_does_not_see_a_shift_of_the_logits(shift):
     target, online = outputs(1), outputs(2)
     moved = online._replace(logits=online.logits + shift)
-    np.testing.assert_allclose(
-        matching.kl(target, moved), matching.kl(target, online), rtol=1e-4
-    )
+    np.testing.assert_allclose(matching.kl(target, moved), matching.kl(target, online), rtol=1e-4)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])

@@ -24,10 +24,24 @@ MAY_IMPORT = {
     "learner": {"agents", "meta", "replay", "environments", "storage"},
     "experiments": {"agents", "meta", "environments", "storage"},
     "benchmarks": {
-        "agents", "meta", "replay", "environments", "storage", "actors", "learner", "experiments",
+        "agents",
+        "meta",
+        "replay",
+        "environments",
+        "storage",
+        "actors",
+        "learner",
+        "experiments",
     },
     "launch": {
-        "agents", "meta", "replay", "environments", "storage", "actors", "learner", "experiments",
+        "agents",
+        "meta",
+        "replay",
+        "environments",
+        "storage",
+        "actors",
+        "learner",
+        "experiments",
     },
 }
 # Third-party module -> the only folder that may import it.

@@ -1,4 +1,4 @@
-"""scripts/setup.sh and the Makefile, run with stand-ins for uname, Python and uv: nothing is fetched."""
+"""scripts/setup.sh and the Makefile with stand-ins for uname, Python and uv: nothing is fetched."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "sh bash cat cksum dirname mkdir mv rm sed sleep tail touch chmod make printf".split()
 
 # Stand-ins. The Pythons know only how to answer setup.sh's questions about them, and how to lock.
-LINUX = 'case $1 in -s) echo Linux;; -m) echo x86_64;; esac'
-MAC = 'case $1 in -s) echo Darwin;; -m) echo arm64;; esac'
-INTEL_MAC = 'case $1 in -s) echo Darwin;; -m) echo x86_64;; esac'
+LINUX = "case $1 in -s) echo Linux;; -m) echo x86_64;; esac"
+MAC = "case $1 in -s) echo Darwin;; -m) echo arm64;; esac"
+INTEL_MAC = "case $1 in -s) echo Darwin;; -m) echo x86_64;; esac"
 
 
 def python(version: str) -> str:
@@ -72,7 +72,8 @@ class Machine:
         return subprocess.Popen(
             command or ("scripts/setup.sh",),
             cwd=self.project,
-            env={"PATH": str(self.prefix / "bin"), "PREFIX": str(self.prefix), "HOME": "/nowhere"} | env,
+            env={"PATH": str(self.prefix / "bin"), "PREFIX": str(self.prefix), "HOME": "/nowhere"}
+            | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -243,7 +244,7 @@ def test_parallel_set_ups_install_once(tmp_path):
 def test_make_alone_lists_every_target(tmp_path):
     status, lines = Machine(tmp_path, uname=LINUX).run("make")
     assert status == 0
-    targets = ["help", "setup", "train", "test", "test-newest", "clean"]
+    targets = ["help", "setup", "train", "lint", "test", "test-newest", "clean"]
     assert [line.split()[1] for line in lines] == targets
 
 
@@ -284,10 +285,13 @@ def test_make_train_sets_up_and_passes_every_option(tmp_path):
     status, lines = machine.run("make", "train", "GAME=breakout", "FRAMES=8", "ARGS=--seed 3")
     assert status == 0, lines
     assert len(machine.syncs()) == 1
-    assert lines[-1].split() == (
-        ".venv/bin/bmg train --preset local --game breakout --frames 8 "
-        "--workdir runs/breakout --seed 3"
-    ).split()
+    assert (
+        lines[-1].split()
+        == (
+            ".venv/bin/bmg train --preset local --game breakout --frames 8 "
+            "--workdir runs/breakout --seed 3"
+        ).split()
+    )
 
 
 def test_the_ci_script_is_executable():

@@ -136,8 +136,11 @@ class Remote:
     def __init__(self, signature):
         self._leaves = tree.flatten(signature)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _REMOTE], cwd=ROOT,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", _REMOTE],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     def serve(self, config: ReplayConfig) -> str:

@@ -14,6 +14,7 @@ def test_config_imports_neither_reverb_nor_tensorflow():
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True,
-                          timeout=DEADLINE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.returncode == 0, done.stderr

@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("reverb", reason="needs Reverb")
 
-import portpicker  # noqa: E402
+import portpicker
 
-from replay.client import occupancy  # noqa: E402
-from replay.interface import ONLINE, REPLAY  # noqa: E402
-from replay.sampler import Sampler  # noqa: E402
-from replay.server import make_tables  # noqa: E402
-from replay.writer import Writer  # noqa: E402
-from tests.replay.conftest import never  # noqa: E402
-from tests.replay.test_waiting import fill  # noqa: E402
-from tests.waiting import DEADLINE, Call, Stop, eventually, steadily, waits  # noqa: E402
+from replay.client import occupancy
+from replay.interface import ONLINE, REPLAY
+from replay.sampler import Sampler
+from replay.server import make_tables
+from replay.writer import Writer
+from tests.replay.conftest import never
+from tests.replay.test_waiting import fill
+from tests.waiting import DEADLINE, Call, Stop, eventually, steadily, waits
 
 
 @pytest.fixture(params=["here", "remote"])
@@ -32,7 +32,8 @@ def address_of(request, patience):
 
 @pytest.mark.parametrize("max_unconfirmed", [1, 3])
 def test_full_queue_holds_the_writer_back_until_sampled(
-        address_of, signature, config, make_unroll, max_unconfirmed):
+    address_of, signature, config, make_unroll, max_unconfirmed
+):
     config = dataclasses.replace(config, online_capacity=3, max_unconfirmed=max_unconfirmed)
     address = address_of(config)
     stop, written = Stop(), []
@@ -52,8 +53,7 @@ def test_full_queue_holds_the_writer_back_until_sampled(
     np.testing.assert_array_equal(indices, np.arange(50))
 
 
-def test_sampler_takes_no_more_than_it_says_ahead(
-        address_of, signature, config, make_unroll):
+def test_sampler_takes_no_more_than_it_says_ahead(address_of, signature, config, make_unroll):
     address = address_of(config)
     with Writer(address, signature, config, never) as writer:
         assert fill(writer, make_unroll, [], count=40)
@@ -80,10 +80,8 @@ def test_no_replay_table_is_made_without_capacity(signature, config):
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_dead_server_ends_every_wait(
-        mortal, clock, signature, config, make_unroll, how):
-    config = dataclasses.replace(
-        config, write_timeout=1.5, sample_timeout=1.5, close_timeout=0.3)
+def test_dead_server_ends_every_wait(mortal, clock, signature, config, make_unroll, how):
+    config = dataclasses.replace(config, write_timeout=1.5, sample_timeout=1.5, close_timeout=0.3)
     address = mortal.serve(config)
     writer = Writer(address, signature, config, never)
     online = Sampler(address, ONLINE, 2, signature, config, never)
@@ -115,8 +113,7 @@ def test_dead_server_ends_every_wait(
         Call(closable.close).result()
 
 
-def test_stop_frees_those_who_wait_for_a_server(
-        signature, config, make_unroll):
+def test_stop_frees_those_who_wait_for_a_server(signature, config, make_unroll):
     address = f"localhost:{portpicker.pick_unused_port()}"
     stops = [Stop(), Stop()]
     writer = Writer(address, signature, config, stops[0])
@@ -162,7 +159,11 @@ def test_process_that_closes_nothing_exits(config):
     server = reverb.Server(make_tables((np.zeros(3, np.float32),), config), port=None)
     done = subprocess.run(
         [sys.executable, "-c", _FORGETFUL, f"localhost:{server.port}"],
-        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=DEADLINE)
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
     server.stop()
     assert done.stdout.split() == ["timeout"] * 3, done.stderr
     assert done.returncode == 0, done.stderr

@@ -40,8 +40,9 @@ def test_one_write_serves_both_tables(make_replay, config, make_unroll):
     batch = next(reader.sample_online(8))
     again = next(reader.sample_replay(8))
     for row, index in enumerate(again.index):
-        tree.map_structure(lambda a, b: np.testing.assert_array_equal(a[row], b[index]),
-                           again, batch)
+        tree.map_structure(
+            lambda a, b: np.testing.assert_array_equal(a[row], b[index]), again, batch
+        )
     counts = reader.occupancy()
     assert counts["replay/online_size"] == 0
     assert counts["replay/online_sampled"] == 8
@@ -49,8 +50,7 @@ def test_one_write_serves_both_tables(make_replay, config, make_unroll):
     assert counts["replay/replay_sampled"] >= 8
 
 
-def test_structure_dtypes_and_values_come_back_exactly(
-        make_replay, signature, config, make_unroll):
+def test_structure_dtypes_and_values_come_back_exactly(make_replay, signature, config, make_unroll):
     replay = make_replay(config)()
     unrolls = [make_unroll(i) for i in range(3)]
     write(replay, unrolls)
@@ -66,8 +66,11 @@ def test_structure_dtypes_and_values_come_back_exactly(
 
     tree.map_structure(same, batch, expected)
     replayed = next(replay.sample_replay(2))
-    tree.map_structure(lambda *arrays: same(arrays[0], np.stack(arrays[1:])),
-                       replayed, *(unrolls[i] for i in replayed.index))
+    tree.map_structure(
+        lambda *arrays: same(arrays[0], np.stack(arrays[1:])),
+        replayed,
+        *(unrolls[i] for i in replayed.index),
+    )
 
 
 def test_arrays_belong_to_the_caller(make_replay, config, make_unroll):
@@ -82,7 +85,8 @@ def test_arrays_belong_to_the_caller(make_replay, config, make_unroll):
     for values in (range(5), range(5, 10)):
         frames = next(online).frames
         np.testing.assert_array_equal(
-            frames, np.broadcast_to(np.reshape(values, (5, 1, 1, 1, 1)), frames.shape))
+            frames, np.broadcast_to(np.reshape(values, (5, 1, 1, 1, 1)), frames.shape)
+        )
         frames[:] = 77
     for _ in range(3):
         frames = next(replayed).frames
@@ -167,7 +171,10 @@ def test_no_replay_table_without_capacity(make_replay, config, make_unroll):
     replay = make_replay(dataclasses.replace(config, replay_capacity=0))()
     write(replay, [make_unroll(i) for i in range(3)])
     assert set(replay.occupancy()) == {
-        "replay/online_size", "replay/online_inserted", "replay/online_sampled"}
+        "replay/online_size",
+        "replay/online_inserted",
+        "replay/online_sampled",
+    }
     np.testing.assert_array_equal(next(replay.sample_online(3)).index, [0, 1, 2])
     with pytest.raises(ValueError, match="has no table replay, only online"):
         next(replay.sample_replay(3))
@@ -177,14 +184,20 @@ def test_wrong_unrolls_are_refused_in_one_line(make_replay, config, make_unroll)
     replay = make_replay(config)()
     good = make_unroll(0)
     cases = [
-        (good._replace(frames=good.frames[:2]),
-         r"unroll has frames uint8\[2, 4, 4, 1\]: must be uint8\[3, 4, 4, 1\]"),
-        (good._replace(inner=good.inner._replace(reward=np.zeros(2))),
-         r"unroll has inner.reward float64\[2\]: must be float32\[2\]"),
+        (
+            good._replace(frames=good.frames[:2]),
+            r"unroll has frames uint8\[2, 4, 4, 1\]: must be uint8\[3, 4, 4, 1\]",
+        ),
+        (
+            good._replace(inner=good.inner._replace(reward=np.zeros(2))),
+            r"unroll has inner.reward float64\[2\]: must be float32\[2\]",
+        ),
         (good._replace(index=0), r"unroll has index int64\[\]: must be int32\[\]"),
         (tuple(good), "unroll is a tuple of .*: must be a Unroll of frames, inner.reward"),
-        (good._replace(extras={"version": good.extras["version"]}),
-         "unroll is a .*: must be a Unroll of .*, extras.logits, extras.version"),
+        (
+            good._replace(extras={"version": good.extras["version"]}),
+            "unroll is a .*: must be a Unroll of .*, extras.logits, extras.version",
+        ),
     ]
     for unroll, message in cases:
         with pytest.raises(ValueError, match=message) as caught:

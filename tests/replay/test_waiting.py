@@ -88,7 +88,8 @@ def test_a_closed_replay_gives_nothing_more(make_replay, config, make_unroll, ta
 
 def test_writer_gives_up_with_the_tables_state(make_replay, clock, config, make_unroll):
     config = dataclasses.replace(
-        config, online_capacity=2, max_unconfirmed=1, write_timeout=0.5, close_timeout=0.2)
+        config, online_capacity=2, max_unconfirmed=1, write_timeout=0.5, close_timeout=0.2
+    )
     stop, written = Stop(), []
     replay = make_replay(config, stop)()
     writing = Call(lambda: fill(replay, make_unroll, written))
@@ -103,7 +104,8 @@ def test_writer_gives_up_with_the_tables_state(make_replay, clock, config, make_
 
 
 def test_sampler_gives_up_with_the_tables_state_and_loses_nothing(
-        make_replay, clock, config, make_unroll):
+    make_replay, clock, config, make_unroll
+):
     stop = Stop()
     handle = make_replay(dataclasses.replace(config, sample_timeout=0.5), stop)
     writer, online = handle(), handle().sample_online(3)
@@ -113,8 +115,9 @@ def test_sampler_gives_up_with_the_tables_state_and_loses_nothing(
     clock.now += 0.4
     assert waits(sampling, stop)
     clock.now += 0.2
-    with pytest.raises(TimeoutError, match="table online holds 0 of at most 100 unrolls, "
-                                           "2 inserted, 2 sampled") as caught:
+    with pytest.raises(
+        TimeoutError, match="table online holds 0 of at most 100 unrolls, 2 inserted, 2 sampled"
+    ) as caught:
         sampling.result()
     assert "actors" in str(caught.value) and "\n" not in str(caught.value)
     assert writer.append(make_unroll(2))

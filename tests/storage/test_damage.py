@@ -21,7 +21,9 @@ from tests.learner import fakes
 # Nothing may be printed about a foreign file beside the one line.
 pytestmark = pytest.mark.filterwarnings(
     # What other tests have left open may be collected here.
-    "error", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    "error",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
 )
 bounded = settings(max_examples=250)
 
@@ -94,8 +96,8 @@ def damage(draw, content: bytes) -> bytes:
         at = draw(st.integers(0, max(len(damaged) - 1, 0)))
         end = at + draw(st.integers(1, 200))
         if kind in ("bit", "byte") and damaged:
-            damaged[at] ^= draw(st.integers(1, 255)) if kind == "byte" else 1 << draw(
-                st.integers(0, 7)
+            damaged[at] ^= (
+                draw(st.integers(1, 255)) if kind == "byte" else 1 << draw(st.integers(0, 7))
             )
         elif kind == "cut":
             del damaged[at:]

@@ -110,9 +110,7 @@ def test_bias_floor_ratios_and_table_1():
     three = made_up("n-step", 3, [0.0, 9.0, 0.0, 9.0], [4.0, 3.0, 8.0, 5.0], draws=400)
     found, floor = estimators.bias(one, three, figures.EVEN)
     np.testing.assert_allclose(found, 5 / np.sqrt(2), rtol=1e-5)  # two, 3 and 4 away
-    np.testing.assert_allclose(
-        floor, np.sqrt(((4 + 4) / 100 + (16 + 64) / 400) / 2), rtol=1e-5
-    )
+    np.testing.assert_allclose(floor, np.sqrt(((4 + 4) / 100 + (16 + 64) / 400) / 2), rtol=1e-5)
     np.testing.assert_allclose(estimators.deviation(three, figures.EVEN), np.sqrt((16 + 64) / 2))
     np.testing.assert_allclose(figures.relative_deviation(three, one), (2 + 3 + 4 + 5) / 4)
     np.testing.assert_allclose(figures.signal_to_noise(one), np.sqrt((25 - 10 / 100) / 10))

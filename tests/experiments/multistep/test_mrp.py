@@ -63,9 +63,7 @@ def test_the_gradient_is_that_of_every_episodes_squared_error():
 
 @pytest.mark.heavy
 @pytest.mark.usefixtures("doubles")
-@pytest.mark.parametrize(
-    ("objective", "steps"), [("n-step", 1), ("n-step", 3), ("mixed", 3)]
-)
+@pytest.mark.parametrize(("objective", "steps"), [("n-step", 1), ("n-step", 3), ("mixed", 3)])
 def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
     """Through Adam and its moments, on the data that the key draws."""
     config = MrpConfig(objective=objective, inner_steps=steps, activation="tanh")
@@ -152,7 +150,7 @@ def test_bootstrapped_discounts_of_noise_fall_without_momentum(objective):
 
 def test_nothing_is_meta_learned_where_it_is_fixed():
     lifetime = mrp.make_lifetime(MrpConfig(objective="fixed", discount=0.8))
-    state, records = jax.jit(lifetime.window)(lifetime.init(KEY))
+    _, records = jax.jit(lifetime.window)(lifetime.init(KEY))
     np.testing.assert_allclose(records["discount_3"], 0.8, rtol=1e-6)
     assert records["meta_gradient_norm"] == 0
 

@@ -290,7 +290,7 @@ def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update()
 
 @pytest.mark.heavy
 def test_the_entropy_weight_is_about_a_half_at_first_and_fixed_where_it_is_fixed():
-    state, records = start_records(config_of(method="bmg"))
+    _, records = start_records(config_of(method="bmg"))
     assert np.all(np.abs(records["entropy_weight"] - 0.5) < 0.1)
     _, records = start_records(config_of({"entropy_weight": 0.2}, method="fixed"))
     np.testing.assert_allclose(records["entropy_weight"], 0.2, rtol=1e-6)

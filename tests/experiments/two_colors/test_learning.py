@@ -31,9 +31,7 @@ def random_reward(steps: int = 50_000) -> float:
     [
         # A cycle, from an entropy weight with which the agent learns within it.
         (
-            TwoColorsConfig(
-                seeds=2, actor_critic=ActorCriticConfig(initial_entropy_weight=0.1)
-            ),
+            TwoColorsConfig(seeds=2, actor_critic=ActorCriticConfig(initial_entropy_weight=0.1)),
             100_000,
             0.15,
         ),

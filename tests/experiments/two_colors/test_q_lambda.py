@@ -49,9 +49,7 @@ def test_peng_s_traces_are_the_forward_view(lambda_):
 
     expected, target = np.zeros_like(table), table[states[-1]].max()
     for t in range(length - 1, -1, -1):
-        target = reward[t] + gamma * (
-            (1 - lambda_) * table[states[t + 1]].max() + lambda_ * target
-        )
+        target = reward[t] + gamma * ((1 - lambda_) * table[states[t + 1]].max() + lambda_ * target)
         expected[states[t], actions[t]] += target - table[states[t], actions[t]]
 
     trace, actual = jnp.zeros_like(table), np.zeros_like(table)
@@ -74,12 +72,12 @@ def test_updates_are_the_slow_ones():
     """Ten steps of the agent, and the same in numpy: traces, moving average, Adam."""
     config = config_of({"epsilon": 0.4}, method="fixed")
     network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
-    step = jax.jit(
-        q_lambda.make_step(network, q_lambda.make_epsilon(None, config), config)
-    )
+    step = jax.jit(q_lambda.make_step(network, q_lambda.make_epsilon(None, config), config))
     agent = oracle.double(q_lambda.make_lifetime(config).init(jax.random.PRNGKey(1)).agent)
-    zeros = {name: {k: np.zeros(np.shape(v)) for k, v in layer.items()}
-             for name, layer in agent.params.items()}
+    zeros = {
+        name: {k: np.zeros(np.shape(v)) for k, v in layer.items()}
+        for name, layer in agent.params.items()
+    }
     x, trace, average, first, second = agent.params, zeros, zeros, zeros, zeros
 
     def combine(function, *trees):
@@ -194,8 +192,10 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
             for index in range(0, np.size(value), 3):
                 slopes = []
                 for sign in (1, -1):
-                    changed = {n: {j: np.array(v) for j, v in la.items()}
-                               for n, la in state.meta.params.items()}
+                    changed = {
+                        n: {j: np.array(v) for j, v in la.items()}
+                        for n, la in state.meta.params.items()
+                    }
                     changed[name][k].flat[index] += sign * 1e-5
                     slopes.append(loss(changed))
                 expected = (slopes[0] - slopes[1]) / 2e-5
