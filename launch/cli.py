@@ -20,7 +20,9 @@ _COMMANDS = {
     "plot": ("launch.plot", "draw the learning curves of runs"),
 }
 _LONGEST = 300  # characters of a word in an error
-_MORE = "bmg COMMAND --help shows a command's options and their defaults."
+_MORE = (
+    "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version."
+)
 
 
 def main() -> None:
@@ -43,6 +45,11 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     from launch.options import choose
 
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"bmg {version('bmg')}")
+        return 0
     meanings = {name: text for name, (_, text) in _COMMANDS.items()}
     try:
         command = choose("bmg", "command", meanings, arguments, _MORE)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from launch import console, train
+from launch import cli, console, train
 from launch.config import config_file, load_config, to_dict
 from launch.presets import PRESETS
 from replay import memory
@@ -45,6 +45,12 @@ def test_a_run_with_its_defaults(command):
     assert config.path == pathlib.Path("runs/catch") and config.path.is_dir()
     _, (spec, _), resume = command.launched[0]
     assert spec.frame_shape == (10, 5, 1) and resume is False
+
+
+def test_the_version_is_the_packages(capsys):
+    assert cli.run(["--version"]) == 0
+    project = (pathlib.Path(cli.__file__).parents[1] / "pyproject.toml").read_text("utf-8")
+    assert f'version = "{capsys.readouterr().out.split()[1]}"' in project.splitlines()
 
 
 def test_the_words_people_type(command):
