@@ -82,3 +82,20 @@ def small_disk(tmp_path):
         except PermissionError as error:
             pytest.skip(str(error))
         yield disk
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """What the pictures show that are written during the test, see `tests.pictures`."""
+    from matplotlib.figure import Figure
+
+    from tests.pictures import Pictures
+
+    found, write = Pictures(), Figure.savefig
+
+    def savefig(figure, path, *arguments, **options):
+        found.record(figure, path)
+        return write(figure, path, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return found

@@ -42,7 +42,7 @@ def test_every_horizon_is_measured():
 
 
 @pytest.mark.heavy
-def test_the_rows(small, tmp_path):
+def test_the_rows(small, tmp_path, pictures):
     """Each as it is done, in the file too; more steps are more work."""
     config = Config(networks=("1x",), horizons=(2,), plain=(), seconds=0.01, output=str(tmp_path))
     rows = []
@@ -62,7 +62,8 @@ def test_the_rows(small, tmp_path):
     assert 2 < work["stacx", 2, 0] < work["bmg", 2, 1] and 2 < work["bmg", 1, 2]
     for row in rows:
         assert math.isclose(row["share_of_product_rate"], row["flops"] / row["seconds"] / 1e9)
-    assert (tmp_path / "learner.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "learner.png").exists()
+    pictures.assert_full("learner.png")
 
 
 def instant(case, network, frame):
@@ -94,11 +95,7 @@ def test_what_does_not_fit_is_told_and_left_out(small, monkeypatch, capsys):
     assert told.count("out of memory") == 2 and "1x" in told and "2x" in told
 
 
-def test_the_figure_has_a_column_for_each_network_and_a_curve_for_each_rule(tmp_path, monkeypatch):
-    import matplotlib.pyplot as plt
-
-    drawn = []
-    monkeypatch.setattr(plt, "close", drawn.append)
+def test_the_figure_has_a_column_for_each_network_and_a_curve_for_each_rule(tmp_path, pictures):
     rows = [
         {
             **case._asdict(), "network": network, "time_over_impala": 2.0 * case.K + case.L,
@@ -108,12 +105,11 @@ def test_the_figure_has_a_column_for_each_network_and_a_curve_for_each_rule(tmp_
         for case in [learner.IMPALA, *learner.cases(Config(plain=(2,)))]
     ]  # fmt: skip
     learner.draw(rows, tmp_path / "learner.png")
-    (figure,) = drawn
-    time_1x, time_2x, memory_1x, _ = figure.axes
-    assert (time_1x.get_title(), time_2x.get_title()) == ("1x", "2x")
-    curves = {line.get_label(): line.get_xydata().tolist() for line in time_1x.lines}
+    time_1x, time_2x, memory_1x, _ = pictures["learner.png"]
+    assert (time_1x.title, time_2x.title) == ("1x", "2x")
+    curves = {label: points.tolist() for label, points in time_1x.lines.items()}
     assert curves["STACX, H = K"] == [[1, 2], [2, 4], [4, 8], [8, 16]]
     assert curves["BMG, H = L, K = 1"] == [[1, 3], [2, 4], [4, 6], [8, 10]]
     assert curves["BMG, H = K, L = 1, reverse over reverse"] == [[2, 5]]
-    memory = {line.get_label(): line.get_xydata().tolist() for line in memory_1x.lines}
+    memory = {label: points.tolist() for label, points in memory_1x.lines.items()}
     assert memory["BMG, H = K, L = 1"] == [[1, 1], [2, 2], [4, 4], [8, 8]]

@@ -283,7 +283,7 @@ def test_help_of_a_command_shows_meaning_and_default(command):
     assert "pipeline" in command("benchmark")[1]
 
 
-def test_plot_draws_and_tells_the_means(command, tmp_path):
+def test_plot_draws_and_tells_the_means(command, tmp_path, pictures):
     """Means over the second half of the frames, and the last value, of each run that has it."""
     for name, values in {"a": [1.0, 2.0, 4.0, 6.0], "b": [12_345.0]}.items():
         save_run(tmp_path / name)
@@ -297,6 +297,13 @@ def test_plot_draws_and_tells_the_means(command, tmp_path):
     assert ["a", "training/return", "300", "6", "5"] in cells
     assert ["b", "training/return", "0", "12,345", "12,345"] in cells
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    (panel,) = pictures["x.png"]
+    assert panel.title == "training/return"
+    curves = {label: points.tolist() for label, points in panel.lines.items()}
+    assert curves == {
+        "bmg, catch (a)": [[0, 1], [100, 2], [200, 4], [300, 6]],
+        "bmg, catch (b)": [[0, 12_345]],
+    }
     code, _, err = command(*arguments, "meta/cosine")
     assert code == 2 and "no run has the metric 'meta/cosine'" in err
 

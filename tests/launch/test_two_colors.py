@@ -156,7 +156,7 @@ def run_of(name: str, config: TwoColorsConfig, seeds: int, rng) -> Run:
     return Run(name, config, steps, columns)
 
 
-def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path):
+def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path, pictures):
     from experiments.records import write_csv
     from launch.config import to_dict
 
@@ -170,8 +170,7 @@ def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path):
     assert code == 0
     names = [f"figure_{i}.png" for i in (2, 3, 7, 8, 9, 10, 11)]
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == sorted(names)
-    for name in names:
-        assert (tmp_path / "pictures" / name).read_bytes()[:4] == b"\x89PNG"
+    pictures.assert_full(*names)
     for name in suite():
         assert name in out
 

@@ -1,0 +1,25 @@
+"""The tests' own eyes: a picture with empty axes is not taken for one that shows something."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.plots import save_panels
+
+DRAWN = {
+    "nothing": lambda axis: None,
+    "no points": lambda axis: axis.plot([], []),
+    "not finite": lambda axis: axis.plot([0, 1], [float("nan"), 1]),
+    "no height": lambda axis: axis.bar(["a"], [0]),
+}
+
+
+@pytest.mark.parametrize("what", DRAWN)
+def test_an_empty_panel_is_seen(tmp_path, pictures, what):
+    full = ("full", lambda axis: axis.plot([0, 1], [2, 3], label="a"))
+    save_panels(tmp_path / "full.png", [full, ("bars", lambda axis: axis.bar(["a"], [1]))])
+    pictures.assert_full("full.png")
+    assert pictures["full.png"][0].lines["a"].tolist() == [[0, 2], [1, 3]]
+    save_panels(tmp_path / "one.png", [full, (what, DRAWN[what])])
+    with pytest.raises(AssertionError, match=what):
+        pictures.assert_full("one.png")
