@@ -48,7 +48,7 @@ def measure(config: Config):
 
     gradient_median and gradient_largest, root mean squares of the meta-gradient as Adam's second
     moment has them; share_median and share_largest of Adam's whole steps that they leave;
-    step_median, the last step itself over the step size.
+    step_median and step_largest, the last step itself over the step size.
     """
     use_all_cores(1)
     for name, (make, epsilon, quick_steps, steps) in _CASES.items():
@@ -74,6 +74,7 @@ def sizes(adam: optax.ScaleByAdamState, epsilon: float, b1: float = 0.9, b2: flo
     ]
     mean, root = flat[0] / (1.0 - b1**count), np.sqrt(flat[1] / (1.0 - b2**count))
     share = root / (root + epsilon)
+    step = np.abs(mean) / (root + epsilon)
     return {
         "meta_parameters": len(root),
         "epsilon": epsilon,
@@ -81,5 +82,6 @@ def sizes(adam: optax.ScaleByAdamState, epsilon: float, b1: float = 0.9, b2: flo
         "gradient_largest": float(np.max(root)),
         "share_median": float(np.median(share)),
         "share_largest": float(np.max(share)),
-        "step_median": float(np.median(np.abs(mean) / (root + epsilon))),
+        "step_median": float(np.median(step)),
+        "step_largest": float(np.max(step)),
     }

@@ -27,7 +27,7 @@ def test_a_constant_gradient_takes_its_share_of_whole_steps():
     assert row["meta_parameters"] == 3
     expected = {
         "epsilon": 1e-4, "gradient_median": 1e-4, "gradient_largest": 3e-4,
-        "share_median": 0.5, "share_largest": 0.75, "step_median": 0.5,
+        "share_median": 0.5, "share_largest": 0.75, "step_median": 0.5, "step_largest": 0.75,
     }  # fmt: skip
     for name, value in expected.items():
         np.testing.assert_allclose(row[name], value, rtol=1e-4)
@@ -56,7 +56,7 @@ RATES = {"two colours": TwoColorsConfig.meta_learning_rate, "reward": MrpConfig.
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", SMALL)
-def test_the_tables_step_is_the_one_that_was_taken(name):
+def test_the_tables_step_is_the_one_that_was_taken(name, doubles):
     """Such that its epsilon, too, is the meta-learner's own."""
     lifetime = SMALL[name]()
     _, epsilon, *_ = meta_learners._CASES[name]
@@ -67,6 +67,6 @@ def test_the_tables_step_is_the_one_that_was_taken(name):
         before = after
     row = meta_learners.sizes(meta_learners.adam_state(after.meta.opt_state), epsilon)
     (rate,) = (rate for kind, rate in RATES.items() if name.startswith(kind))
-    median = np.median(np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)]))
-    assert median > 0
-    np.testing.assert_allclose(row["step_median"] * rate, median, rtol=0.02)
+    largest = max(np.max(x) for x in jax.tree.leaves(moved))
+    assert largest > 0
+    np.testing.assert_allclose(row["step_largest"] * rate, largest, rtol=1e-4)
