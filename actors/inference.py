@@ -218,7 +218,7 @@ class BatchedInference:
             try:
                 buffers = buffers or _Buffers(requests[0], self._size, self._slots)
                 answers = self._answer(requests, parameters, buffers)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised in the threads that it concerns
                 self._error = error
                 for one in batch:
                     one.answer.set_exception(error)

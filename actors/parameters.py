@@ -83,7 +83,7 @@ class ParameterClient:
         at_hand = self._latest
         try:
             newer = self._fetch(-1 if at_hand is None else at_hand.version)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any remote failure: try again later
             print(f"parameters could not be fetched, trying again: {error}", flush=True)
             return
         if newer is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from storage.fields import (
     Count,
@@ -20,6 +20,20 @@ from storage.fields import (
 
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
 Reduction = Literal["mean", "sum"]
+
+
+class Reading(NamedTuple):
+    """One way to read what Table 2 leaves open, see docs/readings.md."""
+
+    loss: Reduction  # over batch and time
+    matching: Reduction  # over the states
+    epsilon_in_root: bool  # RMSProp's
+
+    @property
+    def label(self) -> str:
+        """As tables have it."""
+        where = "in" if self.epsilon_in_root else "outside"
+        return f"loss {self.loss}, matching {self.matching}, epsilon {where}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,23 +22,9 @@ import numpy as np
 import optax
 
 from agents.agent import TrainState, UpdateBatch, make_agent
-from agents.config import AgentConfig
+from agents.config import AgentConfig, Reading
 
 OBJECTIVES = ("kl", "kl_value", "l2", "l2_norm", "stacx")  # of Table 3, both readings of L2
-
-
-class Reading(NamedTuple):
-    """One way to read Table 2."""
-
-    loss: str  # mean or sum, over batch and time
-    matching: str  # mean or sum, over the states
-    epsilon_in_root: bool
-
-    @property
-    def label(self) -> str:
-        """As tables have it."""
-        where = "in" if self.epsilon_in_root else "outside"
-        return f"loss {self.loss}, matching {self.matching}, epsilon {where}"
 
 
 _REDUCTIONS = ("mean", "sum")

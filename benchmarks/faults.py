@@ -50,7 +50,7 @@ def _killed(node: str) -> Callable[[Start], Outcome]:
         program.learning()
         before = program.kill(node)
         program.more_updates(2)
-        seconds = program.wait(program.rejoined(node, before), PATIENCE, f"{node} is back")
+        seconds = program.wait(program.rejoined(node, before), f"{node} is back")
         starts = program.workdir / "nodes" / f"{node}.starts"
         _expect(int(starts.read_text()) == 2, "the second start has seeds of its own")
         _expect(f"{node} died (killed" in program.output, "the console says it")
@@ -65,7 +65,7 @@ def _resumes(start: Start, ended: Program, updates: int) -> int:
     """Resumes a run that had made so many updates; how many of them its checkpoint lacks."""
     newest = ended.checkpoints()[-1]
     resumed = start("--resume")
-    resumed.wait(resumed.rows, PATIENCE, "the first line after --resume")
+    resumed.wait(resumed.rows, "the first line after --resume")
     _expect(resumed.updates > newest, "it counts on from the checkpoint")
     return max(updates - newest, 0)
 
@@ -75,10 +75,8 @@ def _actor_stopped(start: Start) -> Outcome:
     program.learning()
     before = program.kill("actor_0", signal.SIGSTOP)
     program.more_updates(2)
-    program.wait(
-        lambda: program.rows()[-1]["actors/reporting"] == 1, PATIENCE, "it leaves the metrics"
-    )
-    seconds = program.wait(program.rejoined("actor_0", before), PATIENCE, "actor_0 is back")
+    program.wait(lambda: program.rows()[-1]["actors/reporting"] == 1, "it leaves the metrics")
+    seconds = program.wait(program.rejoined("actor_0", before), "actor_0 is back")
     _expect("actor_0 gave no sign of life" in program.output, "the console says it")
     return Outcome(f"killed after {_SILENCE:g} s of silence, as asked for; came back", seconds, 0)
 
@@ -89,7 +87,7 @@ def _crash_loop(start: Start) -> Outcome:
     began = time.monotonic()
     for _ in range(2):
         before = program.kill("actor_1")
-        program.wait(program.rejoined("actor_1", before), PATIENCE, "actor_1 is back")
+        program.wait(program.rejoined("actor_1", before), "actor_1 is back")
     program.kill("actor_1")
     code, _ = program.end()
     _expect(code == 1, f"exit code {code}")
@@ -119,8 +117,8 @@ def _restarted(start: Start) -> Outcome:
     killed = time.monotonic()
     newest = program.checkpoints()[-1]
     lines = len(program.rows())
-    program.wait(program.runs_anew("learner", before), PATIENCE, "another learner")
-    program.wait(lambda: len(program.rows()) > lines, PATIENCE, "its first line")
+    program.wait(program.runs_anew("learner", before), "another learner")
+    program.wait(lambda: len(program.rows()) > lines, "its first line")
     _expect(program.updates > newest, "it counts on from the checkpoint")
     seconds = time.monotonic() - killed
     _expect("goes on from the newest checkpoint" in program.output, "the console says it")
@@ -194,7 +192,7 @@ def _checkpoint_damaged(damage: Callable[[pathlib.Path], None]) -> Callable[[Sta
         began = time.monotonic()
         resumed = start("--resume")
         line = f"going on from update {older}"
-        resumed.wait(lambda: line in resumed.output, PATIENCE, "a line")
+        resumed.wait(lambda: line in resumed.output, "a line")
         _expect(path.name in resumed.output, "it names the file")
         resumed.more_updates(2)
         seconds = time.monotonic() - began
@@ -281,7 +279,7 @@ def _disk_full(start: Start) -> Outcome:
         filler.unlink()
         began = time.monotonic()
         newest = program.checkpoints()[-1]
-        program.wait(lambda: program.checkpoints()[-1] > newest, PATIENCE, "another checkpoint")
+        program.wait(lambda: program.checkpoints()[-1] > newest, "another checkpoint")
         seconds = time.monotonic() - began
         program.more_updates(2)
         _expect(program.rows()[-1]["nodes/restarts"] == 0, "no node died of it")

@@ -7,8 +7,6 @@ runs as `meta/step_share` and `meta/update_size`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 import optax
@@ -54,15 +52,8 @@ def measure(config: Config):
     for name, (make, epsilon, quick_steps, steps) in _CASES.items():
         runner = Runner(make(), 1, 0, stretch=10**6)
         runner.run(quick_steps if config.quick else steps, lambda steps: None)
-        adam = adam_state(runner.lifetime(0).meta.opt_state)
+        adam = optax.tree.get(runner.lifetime(0).meta.opt_state, "ScaleByAdamState")
         yield {"meta_learner": name, "steps": runner.records.steps, **sizes(adam, epsilon)}
-
-
-def adam_state(opt_state: Any) -> optax.ScaleByAdamState:
-    """Adam's, of an optimiser that may hold others beside it."""
-    is_adam = lambda x: isinstance(x, optax.ScaleByAdamState)  # noqa: E731
-    (found,) = filter(is_adam, jax.tree.leaves(opt_state, is_leaf=is_adam))
-    return found
 
 
 def sizes(adam: optax.ScaleByAdamState, epsilon: float, b1: float = 0.9, b2: float = 0.999) -> dict:

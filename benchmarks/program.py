@@ -102,14 +102,14 @@ class Program:
         """What a node last said of itself."""
         return json.loads((self.workdir / "nodes" / f"{node}.json").read_text())
 
-    def wait(self, condition: Callable[[], object], limit: float, what: str) -> float:
+    def wait(self, condition: Callable[[], object], what: str) -> float:
         """Seconds until the condition held.
 
         Raises:
           Broken: it did not in time, or the program ended.
         """
         start = time.monotonic()
-        while time.monotonic() - start < limit:
+        while time.monotonic() - start < PATIENCE:
             ended = self._process.poll() is not None
             with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
                 if not ended:
@@ -119,17 +119,17 @@ class Program:
             if ended:
                 raise Broken(f"the run ended before {what}:\n{self.output}")
             time.sleep(0.1)
-        raise Broken(f"{what}: not within {limit:g} s:\n{self.output}")
+        raise Broken(f"{what}: not within {PATIENCE:g} s:\n{self.output}")
 
     def learning(self, checkpoints: int = 1) -> None:
         """Waits until it learns and has written so many checkpoints."""
-        self.wait(lambda: len(self.checkpoints()) >= checkpoints, PATIENCE, "first checkpoints")
+        self.wait(lambda: len(self.checkpoints()) >= checkpoints, "first checkpoints")
         self.more_updates(2)
 
-    def more_updates(self, number: int, limit: float = PATIENCE) -> float:
+    def more_updates(self, number: int) -> float:
         """Seconds until it has made so many updates more."""
         goal = self.updates + number
-        return self.wait(lambda: self.updates >= goal, limit, f"{number} more updates")
+        return self.wait(lambda: self.updates >= goal, f"{number} more updates")
 
     def kill(self, node: str, number: int = signal.SIGKILL) -> dict:
         """Sends a node a signal; what it had said of itself."""

@@ -115,7 +115,7 @@ def _networks(hosts: int, why_open: str) -> Networks:
         try:
             interfaces = _lay_cables(hosts)
             return Networks([f"10.77.0.{i + 1}" for i in range(hosts)], interfaces, _PORT, "")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - netlink's errors are of many kinds
             print(f"hosts share one loopback: no virtual network devices here ({error})")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

@@ -253,7 +253,7 @@ class _RemoteInference:
             try:
                 _answer(self._calls.attach(self._actor, address), self._should_stop)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the last one is raised
                 last = error
         raise TimeoutError(f"no inference server within {seconds:g} s: {last}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 from actors.config import ActorConfig, EvaluatorConfig
 from agents.config import (
@@ -19,26 +18,17 @@ from agents.config import (
     MetaConfig,
     NetworkConfig,
     OptimizerConfig,
-    Reduction,
+    Reading,
 )
 from environments.atari import LIGHT, PAPER
 from launch.config import TrainConfig
 from learner.config import LearnerConfig
 from replay.config import ReplayConfig
 
-
-class _Reading(NamedTuple):
-    """Of what Table 2 leaves open."""
-
-    loss: Reduction
-    matching: Reduction
-    epsilon_in_root: bool
-
-
 _READINGS = {
-    "paper": _Reading("sum", "sum", False),  # the nearest to Table 3
-    "paper-mean-loss": _Reading("mean", "sum", False),  # the next
-    "paper-mean": _Reading("mean", "mean", True),  # the farthest: its meta-learner hardly moves
+    "paper": Reading("sum", "sum", False),  # the nearest to Table 3
+    "paper-mean-loss": Reading("mean", "sum", False),  # the next
+    "paper-mean": Reading("mean", "mean", True),  # the farthest: its meta-learner hardly moves
 }
 
 

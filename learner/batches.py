@@ -63,7 +63,7 @@ class Prefetcher:
                     self._put((shard(batch), read_info(fresh)))
             except StopIteration:
                 self._put(None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again in the learner's thread
                 self._put(error)
 
         self._thread = threading.Thread(target=fill, name="prefetch", daemon=True)

@@ -91,7 +91,7 @@ def join(config: HostsConfig, identity: dict[str, Any]) -> None:
             initialization_timeout=int(config.start_timeout),
             cluster_detection_method="deactivate",
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - JAX raises several kinds
         raise TimeoutError(
             f"host {config.index} did not find all {config.count} hosts at {config.coordinator} "
             f"within {config.start_timeout:g} s: {str(error).splitlines()[0]}"

@@ -195,7 +195,7 @@ class _Reader:
             while True:
                 self._slots.acquire()
                 self._batches.put(self._read_batch(sampler))
-        except Exception as error:  # for the caller's thread; after a close nobody looks
+        except Exception as error:  # noqa: BLE001 - for the caller's thread; after a close nobody looks
             self._batches.put(error)
 
     def _read_batch(self, sampler: pybind.Sampler) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ class Call:
     def _run(self):
         try:
             self._outcome.append((self._function(), None))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`
             self._outcome.append((None, error))
 
     @property

@@ -246,9 +246,10 @@ def make_objective(networks: Networks, config: TwoColorsConfig) -> core.Objectiv
 
         def loss(agent: Agent, aux: StepAux):
             logits = networks.policy.apply(agent.policy, aux.rollout.observation[:-1])
-            return policy_loss(logits, aux.rollout.action, aux.advantage, own.meta_regularization)[
-                0
-            ], {}
+            value, _ = policy_loss(
+                logits, aux.rollout.action, aux.advantage, own.meta_regularization
+            )
+            return value, {}
 
         return mean_value(loss)
 

@@ -23,7 +23,7 @@ def test_a_constant_gradient_takes_its_share_of_whole_steps():
     state = optimizer.init(params)
     for _ in range(3):
         updates, state = optimizer.update(gradient, state)
-    row = meta_learners.sizes(meta_learners.adam_state(state), 1e-4)
+    row = meta_learners.sizes(optax.tree.get(state, "ScaleByAdamState"), 1e-4)
     assert row["meta_parameters"] == 3
     expected = {
         "epsilon": 1e-4, "gradient_median": 1e-4, "gradient_largest": 3e-4,
@@ -65,7 +65,7 @@ def test_the_tables_step_is_the_one_that_was_taken(name, doubles):
         after, _ = jax.jit(lifetime.window)(before)
         moved = jax.tree.map(lambda a, b: np.abs(a - b), after.meta.params, before.meta.params)
         before = after
-    row = meta_learners.sizes(meta_learners.adam_state(after.meta.opt_state), epsilon)
+    row = meta_learners.sizes(optax.tree.get(after.meta.opt_state, "ScaleByAdamState"), epsilon)
     (rate,) = (rate for kind, rate in RATES.items() if name.startswith(kind))
     largest = max(np.max(x) for x in jax.tree.leaves(moved))
     assert largest > 0

@@ -13,6 +13,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# What commands and benchmarks are made of.
+_PARTS = {
+    "agents",
+    "meta",
+    "replay",
+    "environments",
+    "storage",
+    "actors",
+    "learner",
+    "experiments",
+}
 # Folder -> our other folders that it may import.
 MAY_IMPORT = {
     "meta": set(),
@@ -23,26 +34,8 @@ MAY_IMPORT = {
     "actors": {"agents", "meta", "replay", "environments", "storage"},
     "learner": {"agents", "meta", "replay", "environments", "storage"},
     "experiments": {"agents", "meta", "environments", "storage"},
-    "benchmarks": {
-        "agents",
-        "meta",
-        "replay",
-        "environments",
-        "storage",
-        "actors",
-        "learner",
-        "experiments",
-    },
-    "launch": {
-        "agents",
-        "meta",
-        "replay",
-        "environments",
-        "storage",
-        "actors",
-        "learner",
-        "experiments",
-    },
+    "benchmarks": _PARTS,
+    "launch": _PARTS,
 }
 # Third-party module -> the only folder that may import it.
 ONLY_IMPORTER = {

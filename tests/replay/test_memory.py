@@ -99,7 +99,7 @@ def test_many_threads_lose_and_double_nothing(signature, config, make_unroll):
     def guarded(function, *arguments):
         try:
             function(*arguments)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - looked at in the test
             failures.append(error)
 
     jobs = [(write, 1_000 * i) for i in range(4)] + [(consume, read[i]) for i in range(2)]
