@@ -1,5 +1,14 @@
-"""Everything stands in pyproject.toml; this serves the tools that still look for a setup.py."""
+"""What pyproject.toml cannot say: the package `bmg` is made of folders at the top level."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+PARTS = [
+    "actors", "agents", "benchmarks", "environments", "experiments", "launch", "learner", "meta",
+    "replay", "storage",
+]  # fmt: skip
+
+setup(
+    packages=["bmg", *(f"bmg.{name}" for name in find_packages() if name.split(".")[0] in PARTS)],
+    package_dir={"bmg": "bmg", **{f"bmg.{name}": name for name in PARTS}},
+    package_data={"bmg": ["py.typed"], "bmg.environments": ["data/*.csv"]},
+)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import jax
 
-from actors.inference import AskedToStop, Inference
-from actors.rollout import Rollout
-from agents.trajectory import Trajectory
+from bmg.actors.inference import AskedToStop, Inference
+from bmg.actors.rollout import Rollout
+from bmg.agents.trajectory import Trajectory
 
 
 def run_actor(

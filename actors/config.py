@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from storage.fields import Environments, Few, Nodes, Pause, Seconds, Threads, check_fields
+from bmg.storage.fields import Environments, Few, Nodes, Pause, Seconds, Threads, check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from actors.parameters import Parameters
-from actors.rollout import FrameStack
-from agents.messages import Evaluation, VersionedParameters
-from environments.base import VectorEnvironment
+from bmg.actors.parameters import Parameters
+from bmg.actors.rollout import FrameStack
+from bmg.agents.messages import Evaluation, VersionedParameters
+from bmg.environments.base import VectorEnvironment
 
 
 def play_episodes(

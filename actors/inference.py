@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from actors.parameters import Parameters
-from agents.messages import VersionedParameters
-from agents.trajectory import stack_frames
+from bmg.actors.parameters import Parameters
+from bmg.agents.messages import VersionedParameters
+from bmg.agents.trajectory import stack_frames
 
 
 class Request(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import jax
 
-from agents.messages import VersionedParameters
+from bmg.agents.messages import VersionedParameters
 
 _LOOK = 0.2  # seconds between looks at whether to stop
 

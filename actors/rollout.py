@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from actors.inference import Actions, Request
-from agents.trajectory import Trajectory
-from environments.base import EnvironmentSpec, Step, VectorEnvironment
+from bmg.actors.inference import Actions, Request
+from bmg.agents.trajectory import Trajectory
+from bmg.environments.base import EnvironmentSpec, Step, VectorEnvironment
 
 
 class FrameStack:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.inference import Request
+from bmg.actors.inference import Request
 
 
 class Address(NamedTuple):

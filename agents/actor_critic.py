@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from agents.config import LossConfig, OptimizerConfig
-from agents.losses import Hyperparameters, LossTerms, actor_critic_loss
-from agents.networks import Network, Predictions
-from agents.trajectory import Sequences
-from meta.core import Step
-from meta.differentiation import Differentiation, inner_gradient
-from meta.optimizers import clip_by_global_norm, scale_by_rms
-from meta.trees import squared_norm
+from bmg.agents.config import LossConfig, OptimizerConfig
+from bmg.agents.losses import Hyperparameters, LossTerms, actor_critic_loss
+from bmg.agents.networks import Network, Predictions
+from bmg.agents.trajectory import Sequences
+from bmg.meta.core import Step
+from bmg.meta.differentiation import Differentiation, inner_gradient
+from bmg.meta.optimizers import clip_by_global_norm, scale_by_rms
+from bmg.meta.trees import squared_norm
 
 
 class AgentState(NamedTuple):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agents.actor_critic import (
+from bmg.agents.actor_critic import (
     ActorCritic,
     AgentState,
     StepAux,
@@ -19,22 +19,22 @@ from agents.actor_critic import (
     make_step,
     mean_over_devices,
 )
-from agents.bmg import bmg_objective
-from agents.config import AgentConfig, MetaConfig
-from agents.impala import fixed_hyperparameters
-from agents.losses import Hyperparameters
-from agents.networks import Network, make_network
-from agents.stacx import (
+from bmg.agents.bmg import bmg_objective
+from bmg.agents.config import AgentConfig, MetaConfig
+from bmg.agents.impala import fixed_hyperparameters
+from bmg.agents.losses import Hyperparameters
+from bmg.agents.networks import Network, make_network
+from bmg.agents.stacx import (
     MetaParameters,
     hyperparameters,
     initial_meta_parameters,
     stacx_objective,
 )
-from agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
-from meta import core, diagnosis
-from meta.objectives import BootstrapBatch
-from meta.optimizers import clip_by_global_norm
-from meta.trees import add_up, squared_norm
+from bmg.agents.trajectory import Sequences, Trajectory, concatenate, prepare, scale_pixels
+from bmg.meta import core, diagnosis
+from bmg.meta.objectives import BootstrapBatch
+from bmg.meta.optimizers import clip_by_global_norm
+from bmg.meta.trees import add_up, squared_norm
 
 
 class MetaState(NamedTuple):

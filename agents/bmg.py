@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import jax
 
-from agents.actor_critic import ActorCritic, AgentState, loss_gradient, make_step, num_devices
-from agents.config import MetaConfig
-from agents.impala import fixed_hyperparameters
-from agents.networks import Network, main_task_params
-from agents.trajectory import Sequences
-from meta import matching
-from meta.core import Objective, Step
-from meta.objectives import bootstrapped
+from bmg.agents.actor_critic import ActorCritic, AgentState, loss_gradient, make_step, num_devices
+from bmg.agents.config import MetaConfig
+from bmg.agents.impala import fixed_hyperparameters
+from bmg.agents.networks import Network, main_task_params
+from bmg.agents.trajectory import Sequences
+from bmg.meta import matching
+from bmg.meta.core import Objective, Step
+from bmg.meta.objectives import bootstrapped
 
 
 def matching_function(config: MetaConfig, num_devices: int) -> matching.Matching:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, NamedTuple
 
-from storage.fields import (
+from bmg.storage.fields import (
     Count,
     Few,
     Logit,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import jax
 
-from agents.config import LossConfig
-from agents.losses import Hyperparameters, outer_hyperparameters
+from bmg.agents.config import LossConfig
+from bmg.agents.losses import Hyperparameters, outer_hyperparameters
 
 
 def fixed_hyperparameters(config: LossConfig):

@@ -18,9 +18,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from agents.config import LossConfig
-from agents.networks import Predictions
-from agents.trajectory import Sequences
+from bmg.agents.config import LossConfig
+from bmg.agents.networks import Predictions
+from bmg.agents.trajectory import Sequences
 
 
 class Hyperparameters(NamedTuple):

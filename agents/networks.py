@@ -17,8 +17,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from agents.config import NetworkConfig
-from agents.pooling import max_pool
+from bmg.agents.config import NetworkConfig
+from bmg.agents.pooling import max_pool
 
 
 class Predictions(NamedTuple):

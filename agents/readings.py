@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from agents.agent import TrainState, UpdateBatch, make_agent
-from agents.config import AgentConfig, Reading
+from bmg.agents.agent import TrainState, UpdateBatch, make_agent
+from bmg.agents.config import AgentConfig, Reading
 
 OBJECTIVES = ("kl", "kl_value", "l2", "l2_norm", "stacx")  # of Table 3, both readings of L2
 

@@ -16,14 +16,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from agents.actor_critic import ActorCritic, AgentState, reduction_scale, total_loss
-from agents.config import LossConfig
-from agents.impala import fixed_hyperparameters
-from agents.losses import Hyperparameters, outer_hyperparameters
-from agents.trajectory import Sequences
-from meta.core import Objective
-from meta.matching import kl_divergence
-from meta.objectives import final_value
+from bmg.agents.actor_critic import ActorCritic, AgentState, reduction_scale, total_loss
+from bmg.agents.config import LossConfig
+from bmg.agents.impala import fixed_hyperparameters
+from bmg.agents.losses import Hyperparameters, outer_hyperparameters
+from bmg.agents.trajectory import Sequences
+from bmg.meta.core import Objective
+from bmg.meta.matching import kl_divergence
+from bmg.meta.objectives import final_value
 
 MetaParameters = Hyperparameters  # the same six names, before their sigmoids: logits [n]
 

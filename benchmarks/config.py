@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from storage.fields import check_fields
+from bmg.storage.fields import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

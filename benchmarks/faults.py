@@ -17,10 +17,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from benchmarks.config import BenchmarkConfig
-from benchmarks.program import PATIENCE, Broken, Program, Start
-from storage.fields import Seconds
-from storage.processes import PARENT, name_of
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.program import PATIENCE, Broken, Program, Start
+from bmg.storage.fields import Seconds
+from bmg.storage.processes import PARENT, name_of
 
 _SILENCE = 24.0  # seconds after which a hung actor is killed here
 

@@ -11,9 +11,9 @@ import dataclasses
 import os
 from collections.abc import Iterator
 
-from benchmarks.config import BenchmarkConfig
-from benchmarks.system import end_all, run_and_measure
-from storage.fields import LocalHosts
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.system import end_all, run_and_measure
+from bmg.storage.fields import LocalHosts
 
 _RUN = [
     *("--preset", "local", "--game", "pong", "--frames", "10000000000"),

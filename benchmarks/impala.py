@@ -7,8 +7,8 @@ and 115 agent steps per second with them on two cores.
 
 from __future__ import annotations
 
-from benchmarks.config import BenchmarkConfig as Config
-from benchmarks.system import run_and_measure
+from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.benchmarks.system import run_and_measure
 
 _PEER = {"dqn": 640.0, "resnet": 115.0}  # agent steps per second on two cores
 _TORSOS = {

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.config import BenchmarkConfig
-from benchmarks.system import run_and_measure
-from storage.fields import Count
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.system import run_and_measure
+from bmg.storage.fields import Count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Needs only JAX, Haiku and Optax, and matplotlib for the picture; on a machine that has nothing else,
 
-    python -c "from benchmarks.learner import *; [print(row) for row in measure(Config())]"
+    python -c "from bmg.benchmarks.learner import *; [print(row) for row in measure(Config())]"
 
 Every case takes turns with the plain IMPALA update, so that a noisy machine disturbs both alike;
 ratios are of medians, within one run.
@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.agent import UpdateBatch, make_agent
-from agents.config import AgentConfig, MetaConfig, NetworkConfig
-from agents.trajectory import Trajectory
-from benchmarks.config import BenchmarkConfig
-from learner.update import with_precision
-from storage.fields import Lookahead, Pause
-from storage.files import whole_file
+from bmg.agents.agent import UpdateBatch, make_agent
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig
+from bmg.agents.trajectory import Trajectory
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.learner.update import with_precision
+from bmg.storage.fields import Lookahead, Pause
+from bmg.storage.files import whole_file
 
 _ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 _ACTIONS = 6  # Pong's

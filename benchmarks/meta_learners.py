@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.config import BenchmarkConfig as Config
-from experiments.lifetime import Lifetime
-from experiments.multistep import mrp, snake
-from experiments.multistep.config import MrpConfig, SnakeConfig
-from experiments.runner import Runner, use_all_cores
-from experiments.two_colors import methods
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.experiments.lifetime import Lifetime
+from bmg.experiments.multistep import mrp, snake
+from bmg.experiments.multistep.config import MrpConfig, SnakeConfig
+from bmg.experiments.runner import Runner, use_all_cores
+from bmg.experiments.two_colors import methods
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
 _REGULARIZED = ActorCriticConfig(meta_regularization=0.1)
 

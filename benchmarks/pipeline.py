@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 
-from benchmarks.config import BenchmarkConfig as Config
-from benchmarks.system import run_and_measure
-from environments.atari import LIGHT
-from environments.factory import make
+from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.benchmarks.system import run_and_measure
+from bmg.environments.atari import LIGHT
+from bmg.environments.factory import make
 
 _OPTIONS = [
     *("--preset", "local", "--game", "pong", "--frames", "10000000000"),

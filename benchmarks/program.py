@@ -19,8 +19,8 @@ from typing import IO
 
 import psutil
 
-from storage.processes import child_environment
-from storage.rows import read_rows
+from bmg.storage.processes import child_environment
+from bmg.storage.rows import read_rows
 
 PATIENCE = 240.0  # seconds for what works in the end, however busy the machine is
 LEAVE = 30.0  # seconds within which a run has to end
@@ -56,7 +56,7 @@ class Program:
         """
         self.workdir = workdir
         self._started = time.time()
-        command = [sys.executable, "-c", "from launch.cli import main; main()", *_OPTIONS]
+        command = [sys.executable, "-c", "from bmg.launch.cli import main; main()", *_OPTIONS]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*prefix, *command, "--workdir", str(workdir), *options],

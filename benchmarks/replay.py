@@ -41,17 +41,17 @@ import jax
 import numpy as np
 import psutil
 
-from actors.inference import Actions, Request
-from actors.rollout import Rollout
-from agents.trajectory import Trajectory
-from benchmarks.config import BenchmarkConfig
-from environments.atari import PAPER, AtariConfig
-from environments.factory import make
-from learner.batches import Prefetcher
-from replay.config import ReplayConfig
-from replay.interface import Replay
-from replay.memory import MemoryReplay
-from storage.fields import Count, Few, Nodes, Seconds
+from bmg.actors.inference import Actions, Request
+from bmg.actors.rollout import Rollout
+from bmg.agents.trajectory import Trajectory
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.environments.atari import PAPER, AtariConfig
+from bmg.environments.factory import make
+from bmg.learner.batches import Prefetcher
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import Replay
+from bmg.replay.memory import MemoryReplay
+from bmg.storage.fields import Count, Few, Nodes, Seconds
 
 _DAY = 86_400.0
 _FRAMES = 200_000_000  # of the paper's run
@@ -260,8 +260,8 @@ def _receive(connection, seconds: float):
 
 
 def _server(case: Case, config: Config, recorded: Trajectory):
-    from replay.backend import reverb
-    from replay.server import make_tables
+    from bmg.replay.backend import reverb
+    from bmg.replay.server import make_tables
 
     tables = make_tables(signature_of(recorded), _replay_config(case, config))
     return reverb.Server(tables, port=None)
@@ -275,7 +275,7 @@ def _serve(connection, case: Case, config: Config, folder: str) -> None:
 
 
 def _open(address: str, case: Case, config: Config, recorded: Trajectory, should_stop) -> Replay:
-    from replay.remote import RemoteReplay
+    from bmg.replay.remote import RemoteReplay
 
     signature = signature_of(recorded)
     return RemoteReplay(address, signature, _replay_config(case, config), should_stop)

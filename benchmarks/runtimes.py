@@ -7,9 +7,9 @@ import shlex
 
 import numpy as np
 
-from benchmarks.config import BenchmarkConfig
-from benchmarks.system import run_and_measure
-from storage.fields import Seconds
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.system import run_and_measure
+from bmg.storage.fields import Seconds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ import time
 
 import jax
 
-from benchmarks.config import BenchmarkConfig
-from experiments.multistep.config import ObjectiveConfig, SnakeConfig
-from experiments.multistep.snake import make_lifetime
-from storage.fields import Count
+from bmg.benchmarks.config import BenchmarkConfig
+from bmg.experiments.multistep.config import ObjectiveConfig, SnakeConfig
+from bmg.experiments.multistep.snake import make_lifetime
+from bmg.storage.fields import Count
 
 _FIXED, _ONE_STEP = ObjectiveConfig("fixed"), ObjectiveConfig("n-step", 1)
 _OTHERS = (

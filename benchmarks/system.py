@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
-from storage.processes import child_environment
-from storage.rows import read_rows
+from bmg.storage.processes import child_environment
+from bmg.storage.rows import read_rows
 
 
 def run_and_measure(
@@ -41,7 +41,12 @@ def run_and_measure(
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder) / "run"
         pinned = "" if core is None else f"import os; os.sched_setaffinity(0, [{core}]); "
-        program = [sys.executable, "-c", f"{pinned}from launch.cli import main; main()", *command]
+        program = [
+            sys.executable,
+            "-c",
+            f"{pinned}from bmg.launch.cli import main; main()",
+            *command,
+        ]
         program += ["--workdir", str(workdir), "--learner.log-interval", "1.0", *arguments]
         start = time.monotonic()
         process = subprocess.Popen(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 
-from benchmarks.config import BenchmarkConfig as Config
-from experiments.runner import Runner, use_all_cores
-from experiments.two_colors.config import TwoColorsConfig
-from experiments.two_colors.methods import make_lifetime
+from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.experiments.runner import Runner, use_all_cores
+from bmg.experiments.two_colors.config import TwoColorsConfig
+from bmg.experiments.two_colors.methods import make_lifetime
 
 _MANY_SEEDS = 16
 _METHODS = {

@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from environments import base, scores
-from storage.fields import Count, Depth, Few, Pixels, Share, check_fields
+from bmg.environments import base, scores
+from bmg.storage.fields import Count, Depth, Few, Pixels, Share, check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from environments import base
+from bmg.environments import base
 
 _NUM_ACTIONS = 3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from environments import atari, base, catch, scores
+from bmg.environments import atari, base, catch, scores
 
 # The one place of Catch's size: the spec is needed where no environment runs.
 _CATCH_ROWS, _CATCH_COLUMNS = 10, 5

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta import core, matching, objectives
+from bmg.meta import core, matching, objectives
 
 SCALES = jnp.array([10.0, 3.0, 1.0, 0.3])  # of the inputs: each needs a step size of its own
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from storage.fields import MANY, Count, FieldError, Lifetimes, Pause, Seed
+from bmg.storage.fields import MANY, Count, FieldError, Lifetimes, Pause, Seed
 
 
 @dataclasses.dataclass(frozen=True)

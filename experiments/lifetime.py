@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from meta import core
+from bmg.meta import core
 
 PyTree = Any
 

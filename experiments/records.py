@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from storage.files import whole_file
+from bmg.storage.files import whole_file
 
 
 class Records:

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments.lifetime import Lifetime, State
-from experiments.records import Records
-from storage import checkpoint
-from storage.checkpoint import CheckpointError, shown
-from storage.files import reason
+from bmg.experiments.lifetime import Lifetime, State
+from bmg.experiments.records import Records
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError, shown
+from bmg.storage.files import reason
 
 _CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at the run
 

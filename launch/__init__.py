@@ -1,1 +1,1 @@
-"""Commands, presets and the Launchpad program."""
+"""The `bmg` command: its subcommands, and what starts and watches a run."""

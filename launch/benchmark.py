@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pathlib
 
-from launch import environment, signals
-from launch.options import choose, parse_options
-from launch.tables import print_table
-from storage.files import write_json
+from bmg.launch import environment, signals
+from bmg.launch.options import choose, parse_options
+from bmg.launch.tables import print_table
+from bmg.storage.files import write_json
 
 _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     name = choose("bmg benchmark", "benchmark", _BENCHMARKS, arguments, _MORE)
     if name is None:
         return 0
-    benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+    benchmark = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
     config = parse_options(benchmark.Config, f"bmg benchmark {name}", arguments[1:])
     environment.clean()
     rows = []

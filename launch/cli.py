@@ -6,18 +6,24 @@ from __future__ import annotations
 import importlib
 import sys
 
-from launch import output, signals
+from bmg.launch import output, signals
 
 _COMMANDS = {
-    "train": ("launch.train", "train an agent: actors, replay, learner, evaluators"),
-    "pod": ("launch.pod", "several hosts as one run: a Cloud TPU slice, or processes here"),
-    "evaluate": ("launch.evaluate", "play episodes with a run's newest checkpoint"),
-    "diagnose": ("launch.diagnose", "a run's meta-gradients under each reading of the paper"),
-    "two-colors": ("launch.two_colors", "the paper's controlled experiment (section 5.1)"),
-    "mrp": ("launch.mrp", "multi-step meta-gradients on the Markov reward process"),
-    "snake": ("launch.snake", "multi-step meta-gradients of A2C on Snake"),
-    "benchmark": ("launch.benchmark", "measure speed and memory of the system and the experiments"),
-    "plot": ("launch.plot", "draw the learning curves of runs"),
+    "train": ("bmg.launch.train", "train an agent: actors, replay, learner, evaluators"),
+    "pod": (
+        "bmg.launch.hosts.pod",
+        "several hosts as one run: a TPU slice, or processes here",
+    ),
+    "evaluate": ("bmg.launch.evaluate", "play episodes with a run's newest checkpoint"),
+    "diagnose": ("bmg.launch.diagnose", "a run's meta-gradients under each reading of the paper"),
+    "two-colors": ("bmg.launch.two_colors", "the paper's controlled experiment (section 5.1)"),
+    "mrp": ("bmg.launch.mrp", "multi-step meta-gradients on the Markov reward process"),
+    "snake": ("bmg.launch.snake", "multi-step meta-gradients of A2C on Snake"),
+    "benchmark": (
+        "bmg.launch.benchmark",
+        "measure speed and memory of system and experiments",
+    ),
+    "plot": ("bmg.launch.plot", "draw the learning curves of runs"),
 }
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
@@ -43,12 +49,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from launch.options import choose
+    from bmg.launch.options import choose
 
     if arguments == ["--version"]:
-        from importlib.metadata import version
+        from bmg import __version__
 
-        print(f"bmg {version('bmg')}")
+        print(f"bmg {__version__}")
         return 0
     meanings = {name: text for name, (_, text) in _COMMANDS.items()}
     try:

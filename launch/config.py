@@ -1,24 +1,19 @@
-"""The configuration of a training run; configurations and their files in run directories."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from actors.config import ActorConfig, EvaluatorConfig
-from agents.config import AgentConfig
-from environments.atari import AtariConfig
-from environments.scores import validate_game
-from learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
-from replay.config import ReplayConfig
-from storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields, from_dict, number
-
-Config = TypeVar("Config")
-
-_LARGEST_FILE = 2**20  # bytes; a configuration has a few thousand
+from bmg.actors.config import ActorConfig, EvaluatorConfig
+from bmg.agents.config import AgentConfig
+from bmg.environments.atari import AtariConfig
+from bmg.environments.scores import validate_game
+from bmg.learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
+from bmg.replay.config import ReplayConfig
+from bmg.storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields
+from bmg.storage.run_directory import host_folder, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,133 +83,22 @@ class TrainConfig:
 
 
 # What a resumed run may not change: the rest only says where and how long it runs.
-_FIXED = (
+FIXED = (
     "game", "seed", "agent", "atari",
     "learner.unroll_length", "learner.online_batch", "learner.replay_batch",
 )  # fmt: skip
 
 _SHARED = (
-    *_FIXED, "frames", "learner.publish_interval", "learner.skip_update", "actors.num_actors",
+    *FIXED, "frames", "learner.publish_interval", "learner.skip_update", "actors.num_actors",
     "devices.learner", "hosts.count", "hosts.check_updates",
 )  # fmt: skip
 
 
-def to_dict(config) -> dict[str, Any]:
-    """A configuration as JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:
     """What a resumed run may not change, `group.name` -> JSON value."""
-    return {name: x for name, x in _flatten(to_dict(config)).items() if _is_fixed(name, _FIXED)}
+    return select(config, FIXED)
 
 
 def shared_fields(config: TrainConfig) -> dict[str, Any]:
     """What all hosts of a run must have in common, `group.name` -> JSON value."""
-    return {name: x for name, x in _flatten(to_dict(config)).items() if _is_fixed(name, _SHARED)}
-
-
-def _is_fixed(name: str, fixed: Sequence[str]) -> bool:
-    return any(name == f or name.startswith(f + ".") for f in fixed)
-
-
-def check_same(config, saved, fixed: Sequence[str] = _FIXED) -> None:
-    """Refuses to go on with a run under another configuration.
-
-    Args:
-      config: what is asked for; its `path` is the run directory.
-      saved: what the run was started with.
-      fixed: fields, or groups of them, that may not differ.
-
-    Raises:
-      ValueError: in one line, naming the first field that differs.
-    """
-    now, then = _flatten(to_dict(config)), _flatten(to_dict(saved))
-    for name in now:
-        if _is_fixed(name, fixed) and now[name] != then[name]:
-            raise ValueError(
-                f"{config.path} holds a run with {name} = {then[name]!r}, not {now[name]!r}; "
-                "leave that option out to resume it, or give another --workdir."
-            )
-
-
-def check_workdir(config, fixed: Sequence[str] = _FIXED) -> None:
-    """Refuses a run directory that holds another run, or none where one is to be resumed.
-
-    Args:
-      config: what is asked for, with `path` and `resume`.
-      fixed: fields that a resumed run may not change.
-
-    Raises:
-      ValueError: one line.
-    """
-    workdir = config.path
-    if config_file(workdir).exists():
-        saved = load_config(workdir, type(config))
-        if config.resume:
-            check_same(config, saved, fixed)
-        else:
-            raise ValueError(
-                f"{workdir} holds a run already; give --resume to go on with it, or another "
-                "--workdir."
-            )
-    elif _holds_a_run(workdir):
-        raise ValueError(
-            f"{workdir} holds checkpoints or metrics of a run, and no {config_file(workdir).name}; "
-            "bring that back, or give another --workdir."
-        )
-    elif config.resume:
-        raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
-
-
-def _holds_a_run(workdir: pathlib.Path) -> bool:
-    """Whether something is there that a new run would mix with its own."""
-    results = ("metrics.jsonl", "results.csv", "results.json")
-    checkpoints = workdir / "checkpoints"
-    return any((workdir / name).exists() for name in results) or (
-        checkpoints.is_dir() and any(checkpoints.iterdir())
-    )
-
-
-def host_folder(root: pathlib.Path, index: int) -> pathlib.Path:
-    """Where host `index` of a run writes."""
-    return root / "hosts" / str(index) if index else root
-
-
-def config_file(workdir: pathlib.Path) -> pathlib.Path:
-    """The resolved configuration's file."""
-    return workdir / "config.json"
-
-
-def load_config(workdir: pathlib.Path, cls: type[Config] = TrainConfig) -> Config:
-    """The configuration of the run in `workdir`, of the given kind.
-
-    Raises:
-      ValueError: no run there, or not readable; one line.
-    """
-    path = config_file(workdir)
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("it is too large")
-        # Python may refuse to read integers of many digits, which no field takes.
-        values = json.loads(path.read_text("utf-8"), parse_int=number)
-    except FileNotFoundError:
-        raise ValueError(f"no run in {workdir} ({path} is missing).") from None
-    except RecursionError:
-        raise ValueError(f"{path} cannot be read: it is nested too deeply.") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    try:
-        return from_dict(cls, values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return select(config, _SHARED)

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from storage.rows import Row, parse_row
+from bmg.storage.rows import Row, parse_row
 
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 

@@ -6,11 +6,12 @@ import dataclasses
 import math
 import pathlib
 
-from launch import environment
-from launch.config import load_config
-from launch.options import parse_options
-from launch.tables import print_table
-from storage.fields import Count, Natural, Seed, Several, check_fields
+from bmg.launch import environment
+from bmg.launch.config import TrainConfig
+from bmg.launch.options import parse_options
+from bmg.launch.tables import print_table
+from bmg.storage.fields import Count, Natural, Seed, Several, check_fields
+from bmg.storage.run_directory import load_config
 
 # BMG Table 3: variance of the meta-gradient, and "norm variance", read as the ratio of norm and
 # variance; by game and column. Of Ms Pacman one row of the extracted text is there twice.
@@ -63,17 +64,17 @@ def main(arguments: list[str]) -> int:
     folder = pathlib.Path(options.output).parent
     if options.output and not folder.is_dir():
         raise ValueError(f"--output is {options.output}, and {folder} is no folder; make it first.")
-    config = load_config(pathlib.Path(options.workdir))
+    config = load_config(pathlib.Path(options.workdir), TrainConfig)
     config = dataclasses.replace(config, workdir=options.workdir)
     if config.agent.algorithm == "impala":
         raise ValueError(f"{config.path} is a run of impala, which meta-learns nothing.")
 
-    from actors.rollout import observation_shape
-    from agents import readings
-    from agents.config import AgentConfig, MetaConfig, OptimizerConfig
-    from environments.factory import make_spec
-    from launch.parts import load_newest
-    from storage.files import write_json
+    from bmg.actors.rollout import observation_shape
+    from bmg.agents import readings
+    from bmg.agents.config import AgentConfig, MetaConfig, OptimizerConfig
+    from bmg.environments.factory import make_spec
+    from bmg.launch.runtimes.assembly import load_newest
+    from bmg.storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
     _, found, problems = load_newest(config, spec)
@@ -112,14 +113,14 @@ def play(config, spec, state, options: DiagnoseConfig) -> list:
     """Batches of consecutive unrolls of the checkpoint's policy."""
     import jax
 
-    from actors.inference import LocalInference
-    from actors.parameters import LocalParameters
-    from actors.rollout import Rollout
-    from agents.agent import UpdateBatch
-    from agents.messages import VersionedParameters
-    from agents.networks import main_task_params
-    from environments.factory import make
-    from launch.parts import acting
+    from bmg.actors.inference import LocalInference
+    from bmg.actors.parameters import LocalParameters
+    from bmg.actors.rollout import Rollout
+    from bmg.agents.agent import UpdateBatch
+    from bmg.agents.messages import VersionedParameters
+    from bmg.agents.networks import main_task_params
+    from bmg.environments.factory import make
+    from bmg.launch.runtimes.assembly import acting
 
     published = VersionedParameters(main_task_params(state.agent.params), 0, 0, False)
     inference = LocalInference(

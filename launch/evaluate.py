@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from launch import environment
-from launch.config import load_config
-from launch.options import parse_options
-from storage.fields import Environments, Seed, check_fields
+from bmg.launch import environment
+from bmg.launch.config import TrainConfig
+from bmg.launch.options import parse_options
+from bmg.storage.fields import Environments, Seed, check_fields
+from bmg.storage.run_directory import load_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +37,19 @@ def main(arguments: list[str]) -> int:
 
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
     environment.clean()
-    config = load_config(pathlib.Path(options.workdir))
+    config = load_config(pathlib.Path(options.workdir), TrainConfig)
     config = dataclasses.replace(config, workdir=options.workdir)
 
     import jax
     import numpy as np
 
-    from actors.evaluator import play_episodes
-    from agents.agent import acting_policy
-    from agents.networks import main_task_params
-    from environments.factory import make, make_spec
-    from environments.scores import human_normalized_score
-    from launch.parts import load_newest, protocol
-    from storage.files import write_json
+    from bmg.actors.evaluator import play_episodes
+    from bmg.agents.agent import acting_policy
+    from bmg.agents.networks import main_task_params
+    from bmg.environments.factory import make, make_spec
+    from bmg.environments.scores import human_normalized_score
+    from bmg.launch.runtimes.assembly import load_newest, protocol
+    from bmg.storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
     agent, found, problems = load_newest(config, spec)

@@ -33,7 +33,7 @@ def enter(command: list[str]) -> str:  # noqa: RET503 - what is executed does no
     Returns:
       Nothing where the network is private, else why it is not.
     """
-    from launch import signals  # not where this file is the program
+    from bmg.launch import signals  # not where this file is the program
 
     if (state := os.environ.pop(_STATE, None)) is not None:
         signals.unblock()

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from launch import environment, signals
-from launch.config import check_workdir, config_file, load_config, to_dict
-from launch.options import parse_options, peek
+from bmg.launch import environment, signals
+from bmg.launch.options import parse_options, peek
+from bmg.storage.run_directory import check_workdir, config_file, load_config, to_dict
 
 RESULTS = "results.csv"
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
@@ -68,7 +68,7 @@ def run(experiment: Experiment, config) -> int:
     environment.clean()
     check_workdir(config, fixed)
 
-    from storage.files import owned
+    from bmg.storage.files import owned
 
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
@@ -77,10 +77,10 @@ def run(experiment: Experiment, config) -> int:
 
 def _run(experiment: Experiment, config) -> int:
     """Likewise, in a directory of its own."""
-    from experiments.runner import Runner, use_all_cores
-    from launch.console import StepsConsole
-    from storage.checkpoint import list_checkpoints
-    from storage.files import remove_leftovers, write_json
+    from bmg.experiments.runner import Runner, use_all_cores
+    from bmg.launch.console import StepsConsole
+    from bmg.storage.checkpoint import list_checkpoints
+    from bmg.storage.files import remove_leftovers, write_json
 
     workdir = config.path
     remove_leftovers(workdir, workdir / "checkpoints")
@@ -167,8 +167,8 @@ def _result(experiment: Experiment, config, runner, steps_per_second: float) -> 
 
 def _write_results(config, runner, result: dict | None) -> list[str]:
     """Writes the table of a run, and its sum; what cannot be written, and why."""
-    from experiments.records import write_csv
-    from storage.files import reason, write_json
+    from bmg.experiments.records import write_csv
+    from bmg.storage.files import reason, write_json
 
     if result is None:
         return []
@@ -233,7 +233,7 @@ def load_runs(experiment: Experiment, root: pathlib.Path) -> list[tuple]:
     Raises:
       ValueError: there is none; one line.
     """
-    from experiments.records import read_csv
+    from bmg.experiments.records import read_csv
 
     runs = []
     for path in sorted(root.glob(f"*/{RESULTS}")):

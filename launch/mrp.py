@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from experiments.multistep.config import MrpConfig, MrpVarianceConfig
-from launch import multistep
-from launch.lifetimes import Experiment
-from storage.fields import Count, Lifetimes, check_fields
+from bmg.experiments.multistep.config import MrpConfig, MrpVarianceConfig
+from bmg.launch import multistep
+from bmg.launch.lifetimes import Experiment
+from bmg.storage.fields import Count, Lifetimes, check_fields
 
 _USAGE = """
 bmg mrp all        run every objective
@@ -50,13 +50,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _make_lifetime(config: MrpConfig):
-    from experiments.multistep.mrp import make_lifetime
+    from bmg.experiments.multistep.mrp import make_lifetime
 
     return make_lifetime(config)
 
 
 def _make_estimate(config: MrpConfig):
-    from experiments.multistep.mrp import make_estimate
+    from bmg.experiments.multistep.mrp import make_estimate
 
     return make_estimate(config)
 
@@ -81,9 +81,9 @@ VARIANCE = multistep.variance_experiment(
 
 def draw(options: FiguresConfig) -> int:
     """Prints what the runs came to, and draws the figures that they suffice for."""
-    from experiments.multistep import figures
-    from launch.config import load_config
-    from launch.tables import print_table
+    from bmg.experiments.multistep import figures
+    from bmg.launch.tables import print_table
+    from bmg.storage.run_directory import load_config
 
     runs = multistep.found_runs(EXPERIMENT, pathlib.Path(options.root))
     output = pathlib.Path(options.output)

@@ -8,16 +8,16 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from experiments.multistep.config import (
+from bmg.experiments.multistep.config import (
     ObjectiveConfig,
     SuiteConfig,
     milestones,
     objectives_of,
 )
-from launch import lifetimes
-from launch.lifetimes import Experiment, load_runs, parse, run, run_each
-from launch.options import parse_options
-from storage.fields import Seed, check_fields
+from bmg.launch import lifetimes
+from bmg.launch.lifetimes import Experiment, load_runs, parse, run, run_each
+from bmg.launch.options import parse_options
+from bmg.storage.fields import Seed, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +103,12 @@ def variance_experiment(
 
     @functools.cache
     def estimators(config):
-        from experiments.multistep.estimators import make_estimators
+        from bmg.experiments.multistep.estimators import make_estimators
 
         return make_estimators(config, make_estimate, convolves)
 
     def measure(config, runner) -> None:
-        from experiments.multistep.estimators import ESTIMATES, measure
+        from bmg.experiments.multistep.estimators import ESTIMATES, measure
 
         measure(estimators(config), config, runner, config.path / ESTIMATES)
 
@@ -127,7 +127,7 @@ def found_runs(experiment: Experiment, root: pathlib.Path) -> list:
     Raises:
       ValueError: there are none; one line.
     """
-    from experiments.multistep.figures import Run
+    from bmg.experiments.multistep.figures import Run
 
     return [Run(*found) for found in load_runs(experiment, root)]
 
@@ -135,8 +135,8 @@ def found_runs(experiment: Experiment, root: pathlib.Path) -> list:
 def found_estimates(directory: str, config: type) -> list:
     """Of a run of `variance`, whose configuration is of that class; none where no directory is
     named or it holds none."""
-    from experiments.multistep.estimators import ESTIMATES, gather, read
-    from launch.config import load_config
+    from bmg.experiments.multistep.estimators import ESTIMATES, gather, read
+    from bmg.storage.run_directory import load_config
 
     workdir = pathlib.Path(directory)
     if not directory or not (workdir / ESTIMATES).exists():

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
-from storage.fields import (
+from bmg.storage.fields import (
     FieldError,
     describe,
     element,

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import pathlib
 
-from launch.config import load_config
-from launch.options import check_name, parse_options
-from launch.tables import print_table
-from storage.fields import check_fields
-from storage.files import reason
+from bmg.launch.config import TrainConfig
+from bmg.launch.options import check_name, parse_options
+from bmg.launch.tables import print_table
+from bmg.storage.fields import check_fields
+from bmg.storage.files import reason
+from bmg.storage.run_directory import load_config
 
 _KINDS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".eps")
 
@@ -43,13 +44,13 @@ def main(arguments: list[str]) -> int:
     config = parse_options(PlotConfig, "bmg plot", arguments)
     output = _picture(config.output)
 
-    from experiments.plots import plain, save_panels
+    from bmg.experiments.plots import plain, save_panels
 
     rows, panels = [], []
     for metric in config.metrics:
         lines = []
         for index, workdir in enumerate(map(pathlib.Path, config.workdirs)):
-            run = load_config(workdir)
+            run = load_config(workdir, TrainConfig)
             points = _points(workdir, metric)
             if not points:
                 continue
@@ -89,7 +90,7 @@ def _picture(output: str) -> pathlib.Path:
 
 
 def _points(workdir: pathlib.Path, metric: str) -> list[tuple[float, float]]:
-    from learner.metrics import METRICS, read_metrics
+    from bmg.learner.metrics import METRICS, read_metrics
 
     try:
         return read_metrics(workdir, metric)

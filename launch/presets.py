@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from actors.config import ActorConfig, EvaluatorConfig
-from agents.config import (
+from bmg.actors.config import ActorConfig, EvaluatorConfig
+from bmg.agents.config import (
     AgentConfig,
     LossConfig,
     MetaConfig,
@@ -20,10 +20,10 @@ from agents.config import (
     OptimizerConfig,
     Reading,
 )
-from environments.atari import LIGHT, PAPER
-from launch.config import TrainConfig
-from learner.config import LearnerConfig
-from replay.config import ReplayConfig
+from bmg.environments.atari import LIGHT, PAPER
+from bmg.launch.config import TrainConfig
+from bmg.learner.config import LearnerConfig
+from bmg.replay.config import ReplayConfig
 
 _READINGS = {
     "paper": Reading("sum", "sum", False),  # the nearest to Table 3

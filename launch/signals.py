@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from storage.processes import PARENT, is_running
+from bmg.storage.processes import PARENT, is_running
 
 EXIT_CODE = 130
 _SAME_SIGNAL = 0.5  # seconds within which a second signal is the first one, sent by two senders

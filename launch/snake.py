@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
-from launch import multistep
-from launch.lifetimes import Experiment
-from storage.fields import Count, Lifetimes, check_fields
+from bmg.experiments.multistep.config import SnakeConfig, SnakeVarianceConfig
+from bmg.launch import multistep
+from bmg.launch.lifetimes import Experiment
+from bmg.storage.fields import Count, Lifetimes, check_fields
 
 _USAGE = """
 bmg snake all        run every objective
@@ -50,20 +50,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _make_lifetime(config: SnakeConfig):
-    from experiments.multistep.snake import make_lifetime
+    from bmg.experiments.multistep.snake import make_lifetime
 
     return make_lifetime(config)
 
 
 def _make_estimate(config: SnakeConfig):
-    from experiments.multistep.snake import make_estimate
+    from bmg.experiments.multistep.snake import make_estimate
 
     return make_estimate(config)
 
 
 def _summarise(config: SnakeConfig, steps, columns) -> dict:
     """The final return, and the last row's hyper-parameters, means over seeds."""
-    from experiments.multistep.figures import HYPERPARAMETERS, final_return
+    from bmg.experiments.multistep.figures import HYPERPARAMETERS, final_return
 
     returns = final_return(steps, columns)
     return {
@@ -83,8 +83,8 @@ VARIANCE = multistep.variance_experiment(
 
 def draw(options: FiguresConfig) -> int:
     """Prints table 1 and draws figure 3."""
-    from experiments.multistep import figures
-    from launch.tables import print_table
+    from bmg.experiments.multistep import figures
+    from bmg.launch.tables import print_table
 
     runs = multistep.found_runs(EXPERIMENT, pathlib.Path(options.root))
     measured = multistep.found_estimates(options.variance, SnakeVarianceConfig)

@@ -6,11 +6,11 @@ import dataclasses
 import fnmatch
 import pathlib
 
-from experiments.two_colors.config import TwoColorsConfig
-from launch import lifetimes
-from launch.lifetimes import Experiment, load_runs, run_each
-from launch.options import parse_options
-from storage.fields import Count, Lifetimes, Weight, check_fields
+from bmg.experiments.two_colors.config import TwoColorsConfig
+from bmg.launch import lifetimes
+from bmg.launch.lifetimes import Experiment, load_runs, run_each
+from bmg.launch.options import parse_options
+from bmg.storage.fields import Count, Lifetimes, Weight, check_fields
 
 _USAGE = """
 bmg two-colors all       run every method of the paper's figures
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _make_lifetime(config: TwoColorsConfig):
-    from experiments.two_colors.methods import make_lifetime
+    from bmg.experiments.two_colors.methods import make_lifetime
 
     return make_lifetime(config)
 
@@ -98,7 +98,7 @@ def score(steps, reward) -> dict[str, float]:
 
 def run_all(options: AllConfig) -> int:
     """Runs what is missing of the paper's methods."""
-    from experiments.two_colors.methods import suite
+    from bmg.experiments.two_colors.methods import suite
 
     root = pathlib.Path(options.root)
     methods, every = {}, suite()
@@ -122,7 +122,7 @@ def run_all(options: AllConfig) -> int:
 
 def draw(options: FiguresConfig) -> int:
     """Draws the figures that the runs in a folder suffice for."""
-    from experiments.two_colors.figures import Run, draw_all
+    from bmg.experiments.two_colors.figures import Run, draw_all
 
     runs = [Run(*found) for found in load_runs(EXPERIMENT, pathlib.Path(options.root))]
     output = pathlib.Path(options.output)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.agent import UpdateBatch
-from agents.trajectory import Trajectory
+from bmg.agents.agent import UpdateBatch
+from bmg.agents.trajectory import Trajectory
 
 
 class BatchInfo(NamedTuple):

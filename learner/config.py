@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from storage.fields import (
+from bmg.storage.fields import (
     Count,
     Depth,
     Devices,

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from learner.batches import BatchInfo
-from learner.config import HostsConfig
+from bmg.learner.batches import BatchInfo
+from bmg.learner.config import HostsConfig
 
 _MESSAGE_BYTES = 2**16  # of what a host tells the others at the start
 _BROKEN = re.compile("gloo|nccl|unavailable|deadline|connection|heartbeat|peer", re.IGNORECASE)

@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from agents.agent import UpdateBatch
-from agents.messages import Evaluation, VersionedParameters
-from agents.networks import main_task_params
-from agents.trajectory import Trajectory
-from environments.scores import human_normalized_score
-from learner.batches import BatchInfo, Prefetcher
-from learner.config import LearnerConfig
-from learner.health import MetaLearnerWatch
-from learner.hosts import HostLeft, Hosts
-from learner.metrics import MetricsWriter
-from learner.profile import Profile
-from learner.progress import Progress, check_checkpoint
-from learner.reports import Report, summarise_reports
-from learner.update import ShardedAgent, first
-from storage import checkpoint
-from storage.files import reason, write_json
+from bmg.agents.agent import UpdateBatch
+from bmg.agents.messages import Evaluation, VersionedParameters
+from bmg.agents.networks import main_task_params
+from bmg.agents.trajectory import Trajectory
+from bmg.environments.scores import human_normalized_score
+from bmg.learner.batches import BatchInfo, Prefetcher
+from bmg.learner.config import LearnerConfig
+from bmg.learner.health import MetaLearnerWatch
+from bmg.learner.hosts import HostLeft, Hosts
+from bmg.learner.metrics import MetricsWriter
+from bmg.learner.profile import Profile
+from bmg.learner.progress import Progress, check_checkpoint
+from bmg.learner.reports import Report, summarise_reports
+from bmg.learner.update import ShardedAgent, first
+from bmg.storage import checkpoint
+from bmg.storage.files import reason, write_json
 
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most

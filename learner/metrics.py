@@ -37,8 +37,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from storage.files import whole_file
-from storage.rows import in_force, parse_row, read_rows
+from bmg.storage.files import whole_file
+from bmg.storage.rows import in_force, parse_row, read_rows
 
 METRICS, ABANDONED = "metrics.jsonl", "metrics.abandoned.jsonl"
 

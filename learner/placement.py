@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from learner.config import DevicesConfig
+from bmg.learner.config import DevicesConfig
 
 
 class Devices(NamedTuple):

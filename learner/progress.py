@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.checkpoint import Checkpoint, CheckpointError, check_finite, shown
+from bmg.storage.checkpoint import Checkpoint, CheckpointError, check_finite, shown
 
 _RETURNS_KEPT = 100  # training return: mean over this many last episodes
 _MOST_SECONDS = 1e10  # three centuries

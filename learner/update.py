@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agents.agent import Agent, TrainState, UpdateBatch, make_agent
-from agents.config import AgentConfig
-from agents.trajectory import Trajectory
-from learner.config import LearnerConfig, check_shares
+from bmg.agents.agent import Agent, TrainState, UpdateBatch, make_agent
+from bmg.agents.config import AgentConfig
+from bmg.agents.trajectory import Trajectory
+from bmg.learner.config import LearnerConfig, check_shares
 
 AXIS = "devices"
 

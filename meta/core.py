@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from meta.differentiation import Differentiation, recomputed
+from bmg.meta.differentiation import Differentiation, recomputed
 
 PyTree = Any
 Key = jax.Array

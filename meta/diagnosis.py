@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from meta.trees import add_up, squared_norm
+from bmg.meta.trees import add_up, squared_norm
 
 PyTree = Any
 

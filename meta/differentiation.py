@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from meta.trees import add_up
+from bmg.meta.trees import add_up
 
 PyTree = Any
 Differentiation = Literal["mixed", "plain"]  # mixed-mode, or reverse over reverse

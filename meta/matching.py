@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from meta.trees import squared_norm
+from bmg.meta.trees import squared_norm
 
 PyTree = Any
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from meta.core import Objective, Outcome, Step, Unroll, unroll
+from bmg.meta.core import Objective, Outcome, Step, Unroll, unroll
 
 PyTree = Any
 Key = jax.Array

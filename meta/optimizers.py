@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta.trees import squared_norm
+from bmg.meta.trees import squared_norm
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

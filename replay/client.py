@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import tree
 
-from replay.backend import reverb
-from replay.interface import no_table, table_metrics, table_state
-from replay.signature import Signature
-from replay.waiting import Wait
+from bmg.replay.backend import reverb
+from bmg.replay.interface import no_table, table_metrics, table_state
+from bmg.replay.signature import Signature
+from bmg.replay.waiting import Wait
 
 # Reverb takes whole seconds; a server that is there answers in milliseconds.
 INFO_TIMEOUT = 1

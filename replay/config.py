@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from storage.fields import Count, FieldError, Natural, Pause, Seconds, check_fields
+from bmg.storage.fields import Count, FieldError, Natural, Pause, Seconds, check_fields
 
 
 @dataclasses.dataclass(frozen=True)

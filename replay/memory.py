@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from replay.config import ReplayConfig
-from replay.interface import (
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import (
     ONLINE,
     REPLAY,
     check_batch_size,
@@ -23,8 +23,8 @@ from replay.interface import (
     table_metrics,
     table_state,
 )
-from replay.signature import Signature
-from replay.waiting import Wait
+from bmg.replay.signature import Signature
+from bmg.replay.waiting import Wait
 
 _SHARE_OF_FREE = 0.8  # of the free memory, which a replay may take; the rest is for the program
 

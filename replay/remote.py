@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from replay import client as client_lib
-from replay.backend import reverb
-from replay.config import ReplayConfig
-from replay.interface import ONLINE, REPLAY, say
-from replay.sampler import Sampler
-from replay.writer import Writer
+from bmg.replay import client as client_lib
+from bmg.replay.backend import reverb
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import ONLINE, REPLAY, say
+from bmg.replay.sampler import Sampler
+from bmg.replay.writer import Writer
 
 
 class RemoteReplay:

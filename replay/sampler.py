@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from replay import client as client_lib
-from replay.backend import pybind, reverb
-from replay.config import ReplayConfig
-from replay.interface import check_batch_size, no_batch, say
-from replay.signature import Signature
-from replay.waiting import Wait
+from bmg.replay import client as client_lib
+from bmg.replay.backend import pybind, reverb
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import check_batch_size, no_batch, say
+from bmg.replay.signature import Signature
+from bmg.replay.waiting import Wait
 
 # Reverb wants an end; this one is never reached.
 _ENDLESS = 2**40

@@ -6,10 +6,10 @@ from typing import Any
 
 import tree
 
-from replay.backend import reverb, tf
-from replay.config import ReplayConfig
-from replay.interface import ONLINE, REPLAY
-from replay.signature import Signature
+from bmg.replay.backend import reverb, tf
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import ONLINE, REPLAY
+from bmg.replay.signature import Signature
 
 
 class NoCheckpointer(reverb.checkpointers.CheckpointerBase):

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from replay import client as client_lib
-from replay import server as server_lib
-from replay.backend import reverb
-from replay.config import ReplayConfig
-from replay.interface import ONLINE, no_room, say
-from replay.signature import Signature
-from replay.waiting import Wait
+from bmg.replay import client as client_lib
+from bmg.replay import server as server_lib
+from bmg.replay.backend import reverb
+from bmg.replay.config import ReplayConfig
+from bmg.replay.interface import ONLINE, no_room, say
+from bmg.replay.signature import Signature
+from bmg.replay.waiting import Wait
 
 
 class Writer:

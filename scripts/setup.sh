@@ -27,7 +27,7 @@ stop() {
 
 # What it must have been made from: this folder (its scripts hold absolute paths) and these files.
 wanted() {
-    echo "$root $(cat uv.lock pyproject.toml | cksum) $accelerator"
+    echo "$root $(cat uv.lock pyproject.toml setup.py | cksum) $accelerator"
 }
 
 version_of() {

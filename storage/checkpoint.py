@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from storage import npz
-from storage.files import whole_file
+from bmg.storage import npz
+from bmg.storage.files import whole_file
 
 FORMAT = 1
 _NAME = re.compile(r"checkpoint_([0-9]{10}|[1-9][0-9]{10,})\.npz")

@@ -74,7 +74,7 @@ def quick_compilation():
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system of one megabyte, where mounting is allowed."""
-    from benchmarks import faults
+    from bmg.benchmarks import faults
 
     with contextlib.ExitStack() as mounted:
         try:

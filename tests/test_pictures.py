@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.plots import save_panels
+from bmg.experiments.plots import save_panels
 
 DRAWN = {
     "nothing": lambda axis: None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from environments.markov_reward import NUM_STATES
-from experiments.config import LifetimesConfig, check_lifetimes
-from meta.objectives import mixture_weights
-from storage.fields import (
+from bmg.environments.markov_reward import NUM_STATES
+from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.meta.objectives import mixture_weights
+from bmg.storage.fields import (
     Count,
     Few,
     FieldError,

@@ -18,16 +18,16 @@ import jax
 import jax.flatten_util
 import numpy as np
 
-from experiments.lifetime import State
-from experiments.multistep.config import (
+from bmg.experiments.lifetime import State
+from bmg.experiments.multistep.config import (
     EstimatorsConfig,
     Objective,
     ObjectiveConfig,
     objectives_of,
 )
-from experiments.runner import Runner
-from meta import diagnosis
-from storage.files import whole_file
+from bmg.experiments.runner import Runner
+from bmg.meta import diagnosis
+from bmg.storage.files import whole_file
 
 ESTIMATES = "estimates.csv"
 _BATCH = 256  # estimates side by side

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.multistep.config import ObjectiveConfig
-from experiments.multistep.estimators import Measured, bias, deviation
-from experiments.plots import draw_band, save_panels
+from bmg.experiments.multistep.config import ObjectiveConfig
+from bmg.experiments.multistep.estimators import Measured, bias, deviation
+from bmg.experiments.plots import draw_band, save_panels
 
 EVEN, ODD = slice(0, None, 2), slice(1, None, 2)  # states whose reward is not noise, and is
 HYPERPARAMETERS = {

@@ -21,18 +21,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from environments import markov_reward
-from experiments.lifetime import Lifetime, MetaState, State
-from experiments.multistep.config import MrpConfig
-from experiments.multistep.objectives import (
+from bmg.environments import markov_reward
+from bmg.experiments.lifetime import Lifetime, MetaState, State
+from bmg.experiments.multistep.config import MrpConfig
+from bmg.experiments.multistep.objectives import (
     descend,
     make_compute,
     objective_batch,
     unrolled_batches,
 )
-from experiments.networks import Mlp, mlp
-from meta import diagnosis, matching
-from meta.differentiation import inner_gradient
+from bmg.experiments.networks import Mlp, mlp
+from bmg.meta import diagnosis, matching
+from bmg.meta.differentiation import inner_gradient
 
 NUM_STATES = markov_reward.NUM_STATES
 COLUMNS = (

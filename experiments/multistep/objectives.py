@@ -9,11 +9,11 @@ import haiku as hk
 import jax
 import optax
 
-from experiments.multistep.config import ObjectiveConfig
-from meta import core
-from meta.core import Objective, Step
-from meta.differentiation import accumulative_trace
-from meta.objectives import BootstrapBatch, bootstrapped, final_value, from_batch, mixed_value
+from bmg.experiments.multistep.config import ObjectiveConfig
+from bmg.meta import core
+from bmg.meta.core import Objective, Step
+from bmg.meta.differentiation import accumulative_trace
+from bmg.meta.objectives import BootstrapBatch, bootstrapped, final_value, from_batch, mixed_value
 
 
 def descend(optimizer: optax.GradientTransformation, agent: Any, gradient: hk.Params) -> Any:

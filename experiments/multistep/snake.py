@@ -22,20 +22,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agents.losses import entropy, leaky_vtrace
-from environments import snake
-from experiments.lifetime import Lifetime, MetaState, State, meta_window
-from experiments.multistep.config import SnakeConfig
-from experiments.multistep.objectives import (
+from bmg.agents.losses import entropy, leaky_vtrace
+from bmg.environments import snake
+from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
+from bmg.experiments.multistep.config import SnakeConfig
+from bmg.experiments.multistep.objectives import (
     descend,
     make_compute,
     objective_batch,
     unrolled_batches,
 )
-from meta import diagnosis, matching
-from meta.differentiation import inner_gradient
-from meta.matching import Outputs
-from meta.optimizers import clip_by_global_norm
+from bmg.meta import diagnosis, matching
+from bmg.meta.differentiation import inner_gradient
+from bmg.meta.matching import Outputs
+from bmg.meta.optimizers import clip_by_global_norm
 
 
 class Hyperparameters(NamedTuple):

@@ -23,15 +23,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from environments import two_colors
-from experiments.lifetime import Lifetime, MetaState, State, meta_window
-from experiments.networks import Mlp, mlp
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-from experiments.two_colors.networks import sigmoid_network
-from meta import core, matching
-from meta.differentiation import inner_gradient
-from meta.objectives import BootstrapBatch, bootstrapped, mean_value
-from meta.optimizers import clip_by_global_norm
+from bmg.environments import two_colors
+from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
+from bmg.experiments.networks import Mlp, mlp
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.experiments.two_colors.networks import sigmoid_network
+from bmg.meta import core, matching
+from bmg.meta.differentiation import inner_gradient
+from bmg.meta.objectives import BootstrapBatch, bootstrapped, mean_value
+from bmg.meta.optimizers import clip_by_global_norm
 
 
 class Rollout(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from environments import two_colors
-from experiments.config import LifetimesConfig, check_lifetimes
-from storage.fields import (
+from bmg.environments import two_colors
+from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.storage.fields import (
     Count,
     Lifetimes,
     Lookahead,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.plots import draw_band, save_panels
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.experiments.plots import draw_band, save_panels
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
 _EARLY = 1 / 30  # of a cycle: figure 8 looks at the policy 3,333 steps after a flip
 _CYCLES_SHOWN = 4  # figure 2, right

@@ -5,9 +5,9 @@ Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, section 5
 
 from __future__ import annotations
 
-from experiments.lifetime import Lifetime
-from experiments.two_colors import actor_critic, q_lambda
-from experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
+from bmg.experiments.lifetime import Lifetime
+from bmg.experiments.two_colors import actor_critic, q_lambda
+from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 
 FIXED_ENTROPY = (0.0, 0.1, 0.2, 0.4, 0.8)  # Luketina et al. 2022
 FIXED_EPSILON = (0.02, 0.05, 0.1, 0.2, 0.4)  # the paper tunes it and does not say over what

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from experiments.networks import Mlp, mlp
+from bmg.experiments.networks import Mlp, mlp
 
 
 def sigmoid_network(num_inputs: int, hidden: Sequence[int], initial: float) -> Mlp:

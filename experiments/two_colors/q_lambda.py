@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from environments import two_colors
-from experiments.lifetime import Lifetime, MetaState, State, meta_window
-from experiments.networks import Mlp, mlp
-from experiments.two_colors.config import TwoColorsConfig
-from experiments.two_colors.networks import sigmoid_network
-from meta import core
-from meta.objectives import BootstrapBatch, bootstrapped
+from bmg.environments import two_colors
+from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
+from bmg.experiments.networks import Mlp, mlp
+from bmg.experiments.two_colors.config import TwoColorsConfig
+from bmg.experiments.two_colors.networks import sigmoid_network
+from bmg.meta import core
+from bmg.meta.objectives import BootstrapBatch, bootstrapped
 
 
 class Agent(NamedTuple):

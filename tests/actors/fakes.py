@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from actors.inference import LocalInference
-from actors.rollout import Rollout
-from agents.messages import VersionedParameters
+from bmg.actors.inference import LocalInference
+from bmg.actors.rollout import Rollout
+from bmg.agents.messages import VersionedParameters
 
 
 def never() -> bool:

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors.evaluator import play_episodes, run_evaluator
-from agents.messages import Evaluation
-from environments.atari import LIGHT
-from environments.base import EnvironmentSpec, Step, first_step
-from environments.factory import make
+from bmg.actors.evaluator import play_episodes, run_evaluator
+from bmg.agents.messages import Evaluation
+from bmg.environments.atari import LIGHT
+from bmg.environments.base import EnvironmentSpec, Step, first_step
+from bmg.environments.factory import make
 from tests.actors.fakes import Newest, never
 
 KEY = jax.random.PRNGKey(0)

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors import inference as inference_module
-from actors.inference import AskedToStop, BatchedInference, LocalInference, Newest, Request
-from actors.rollout import Rollout, observation_shape
-from actors.shared import SharedRequests
-from agents.agent import acting_policy
-from agents.config import NetworkConfig
-from agents.networks import make_network
-from environments.atari import LIGHT
-from environments.factory import make
+from bmg.actors import inference as inference_module
+from bmg.actors.inference import AskedToStop, BatchedInference, LocalInference, Newest, Request
+from bmg.actors.rollout import Rollout, observation_shape
+from bmg.actors.shared import SharedRequests
+from bmg.agents.agent import acting_policy
+from bmg.agents.config import NetworkConfig
+from bmg.agents.networks import make_network
+from bmg.environments.atari import LIGHT
+from bmg.environments.factory import make
 from tests.actors import fakes
 from tests.actors.fakes import never
 from tests.waiting import DEADLINE, Call, eventually

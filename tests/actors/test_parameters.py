@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from actors.parameters import LocalParameters, ParameterClient
-from agents.messages import VersionedParameters
+from bmg.actors.parameters import LocalParameters, ParameterClient
+from bmg.agents.messages import VersionedParameters
 from tests.actors.fakes import never
 from tests.waiting import DEADLINE, Call, Stop, eventually, waits
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors.inference import LocalInference
-from actors.rollout import Rollout, trajectory_signature
-from agents.trajectory import stack_frames
-from environments.atari import LIGHT, PAPER
-from environments.base import EnvironmentSpec, Step, first_step
-from environments.factory import make
+from bmg.actors.inference import LocalInference
+from bmg.actors.rollout import Rollout, trajectory_signature
+from bmg.agents.trajectory import stack_frames
+from bmg.environments.atari import LIGHT, PAPER
+from bmg.environments.base import EnvironmentSpec, Step, first_step
+from bmg.environments.factory import make
 from tests.actors.fakes import Newest, make_rollout, never
 
 CLOCK = itertools.count().__next__

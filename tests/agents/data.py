@@ -8,8 +8,8 @@ import math
 import jax
 import numpy as np
 
-from agents.config import NetworkConfig
-from agents.trajectory import Trajectory
+from bmg.agents.config import NetworkConfig
+from bmg.agents.trajectory import Trajectory
 from tests.agents import oracle
 
 NUM_STEPS, NUM_ACTIONS, SIZE, NUM_STACK = 4, 3, 4, 2

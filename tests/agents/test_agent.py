@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from agents.actor_critic import ActorCritic, AgentState, descend, learning_rate, make_optimizer
-from agents.agent import UpdateBatch, acting_policy, make_agent
-from agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
-from agents.networks import main_task_params
-from agents.stacx import hyperparameters, initial_meta_parameters
+from bmg.agents.actor_critic import ActorCritic, AgentState, descend, learning_rate, make_optimizer
+from bmg.agents.agent import UpdateBatch, acting_policy, make_agent
+from bmg.agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
+from bmg.agents.networks import main_task_params
+from bmg.agents.stacx import hyperparameters, initial_meta_parameters
 from tests.agents import oracle
 from tests.agents.data import (
     NUM_ACTIONS,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.actor_critic import reduction_scale, total_loss
-from agents.config import LossConfig
-from agents.losses import (
+from bmg.agents.actor_critic import reduction_scale, total_loss
+from bmg.agents.config import LossConfig
+from bmg.agents.losses import (
     Hyperparameters,
     actor_critic_loss,
     behaviour_relevance,
@@ -19,8 +19,8 @@ from agents.losses import (
     leaky_vtrace,
     outer_hyperparameters,
 )
-from agents.networks import Predictions
-from agents.trajectory import Sequences
+from bmg.agents.networks import Predictions
+from bmg.agents.trajectory import Sequences
 from tests.agents import oracle
 
 NUM_STEPS, NUM_ACTIONS = 7, 4

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from agents.agent import UpdateBatch, make_agent
-from agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
-from agents.losses import Hyperparameters
+from bmg.agents.agent import UpdateBatch, make_agent
+from bmg.agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
+from bmg.agents.losses import Hyperparameters
 from tests.agents import oracle
 from tests.agents.data import (
     NUM_ACTIONS,

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from agents.config import NetworkConfig
-from agents.networks import main_task_params, make_network
+from bmg.agents.config import NetworkConfig
+from bmg.agents.networks import main_task_params, make_network
 from tests.agents import oracle
 
 PAPER_SHAPE = (210, 160, 12)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents.pooling import max_pool
+from bmg.agents.pooling import max_pool
 
 
 def reference(x):

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from agents import readings
-from agents.agent import make_agent
-from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
-from agents.readings import READINGS, Reading
+from bmg.agents import readings
+from bmg.agents.agent import make_agent
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.readings import READINGS, Reading
 from tests.learner import fakes
 
 CONFIG = AgentConfig(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from agents.trajectory import Trajectory, concatenate, prepare, stack_frames
+from bmg.agents.trajectory import Trajectory, concatenate, prepare, stack_frames
 
 NUM_STACK, NUM_STEPS, STREAM = 4, 9, 60
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from benchmarks import faults
+from bmg.benchmarks import faults
 from tests.launch.commands import environment, started
 
 # A fault waits for several things one after the other, each for `PATIENCE` at most.

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from agents.config import NetworkConfig
-from benchmarks import learner
-from benchmarks.learner import Case, Config
+from bmg.agents.config import NetworkConfig
+from bmg.benchmarks import learner
+from bmg.benchmarks.learner import Case, Config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ASKED = {

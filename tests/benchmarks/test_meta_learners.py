@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import meta_learners
-from experiments.multistep import mrp
-from experiments.multistep.config import MrpConfig
-from experiments.two_colors import methods
-from experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
+from bmg.benchmarks import meta_learners
+from bmg.experiments.multistep import mrp
+from bmg.experiments.multistep.config import MrpConfig
+from bmg.experiments.two_colors import methods
+from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 
 
 def test_a_constant_gradient_takes_its_share_of_whole_steps():

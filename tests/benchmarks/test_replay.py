@@ -9,11 +9,11 @@ import os
 import numpy as np
 import pytest
 
-from actors.rollout import trajectory_signature
-from benchmarks import replay
-from benchmarks.replay import Config
-from environments.atari import PAPER, AtariConfig
-from environments.factory import make_spec
+from bmg.actors.rollout import trajectory_signature
+from bmg.benchmarks import replay
+from bmg.benchmarks.replay import Config
+from bmg.environments.atari import PAPER, AtariConfig
+from bmg.environments.factory import make_spec
 
 COLUMNS = [
     "what", "updates_per_second", "megabytes_per_second", "of_needed", "reader_ms", "server_ms",

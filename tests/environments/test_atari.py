@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from environments import atari, base
+from bmg.environments import atari, base
 from tests.waiting import eventually
 
 SEEDS = np.array([11, 12], np.int32)

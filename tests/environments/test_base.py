@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from environments import base
+from bmg.environments import base
 
 
 def test_no_two_environments_of_a_run_share_a_seed():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from environments import base
-from environments.catch import Catch
+from bmg.environments import base
+from bmg.environments.catch import Catch
 
 
 class SlowCatch:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from environments import atari, catch, factory, scores
+from bmg.environments import atari, catch, factory, scores
 
 
 @pytest.mark.parametrize("game", ["catch", "pong", "breakout"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from environments import markov_reward
+from bmg.environments import markov_reward
 
 
 def test_even_states_tell_and_odd_ones_do_not():

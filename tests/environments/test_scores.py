@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from environments import scores
-from environments.catch import Catch
+from bmg.environments import scores
+from bmg.environments.catch import Catch
 
 
 def test_the_57_games():
@@ -88,7 +88,7 @@ def test_known_games_pass():
 
 def test_names_and_configurations_load_without_an_emulator():
     code = (
-        "import sys; from environments import atari, base, catch, factory, scores; "
+        "import sys; from bmg.environments import atari, base, catch, factory, scores; "
         "print([m for m in ('ale_py', 'gymnasium', 'jax', 'tensorflow') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from environments import snake
+from bmg.environments import snake
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 step, reset = jax.jit(snake.step), jax.jit(snake.reset)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from environments import two_colors
+from bmg.environments import two_colors
 
 SIDE = 5
 

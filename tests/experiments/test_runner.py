@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import records as records_module
-from experiments import runner as runner_module
-from experiments.records import Records, read_csv, write_csv
-from experiments.runner import Runner
-from experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
-from experiments.two_colors.methods import make_lifetime
-from storage import checkpoint
-from storage.checkpoint import CheckpointError
+from bmg.experiments import records as records_module
+from bmg.experiments import runner as runner_module
+from bmg.experiments.records import Records, read_csv, write_csv
+from bmg.experiments.runner import Runner
+from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
+from bmg.experiments.two_colors.methods import make_lifetime
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError
 
 CRITIC = TwoColorsConfig(
     actor_critic=ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,)), target_steps=3, flip_every=512

@@ -16,12 +16,16 @@ from types import MappingProxyType
 import psutil
 import pytest
 
-from launch import cli, train
-from launch.train import look_at_devices
+from bmg.launch import cli, train
+from bmg.launch.train import look_at_devices
 from tests.waiting import DEADLINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BMG = [sys.executable, "-c", "from launch.cli import main; main()"]  # what the `bmg` script does
+BMG = [
+    sys.executable,
+    "-c",
+    "from bmg.launch.cli import main; main()",
+]  # what the `bmg` script does
 
 
 def environment(optimized: bool = False) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from storage.fields import element, field_types, from_dict, optional, range_of
+from bmg.storage.fields import element, field_types, from_dict, optional, range_of
 
 _REQUIRED = {"workdir": "a", "workdirs": ["a"], "accelerator_type": "v4-8"}  # have no default
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launch import benchmark, isolation, lifetimes, local_pod
-from launch.config import config_file, to_dict
-from launch.presets import PRESETS
-from storage.fields import range_of
+from bmg.launch import benchmark, isolation, lifetimes
+from bmg.launch.hosts import local_pod
+from bmg.launch.presets import PRESETS
+from bmg.storage.fields import range_of
+from bmg.storage.run_directory import config_file, to_dict
 from tests.launch.commands import files
 from tests.launch.configs import get, numbers
 

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from launch import cli, console, train
-from launch.config import config_file, load_config, to_dict
-from launch.presets import PRESETS
-from replay import memory
+from bmg.launch import cli, console, preflight, train
+from bmg.launch.presets import PRESETS
+from bmg.replay import memory
+from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
 from tests.waiting import DEADLINE
 
@@ -147,9 +147,9 @@ def test_bad_input_is_one_line(command, launchpad, arguments, words):
 
 
 def test_the_devices_are_looked_at_where_there_may_be_several(monkeypatch):
-    assert train.look_at_devices("") == ("cpu", 8), "tests/conftest.py forces eight"
+    assert preflight.look_at_devices("") == ("cpu", 8), "tests/conftest.py forces eight"
     monkeypatch.delenv("XLA_FLAGS")
-    assert train.look_at_devices("cpu") == ("cpu", 1)
+    assert preflight.look_at_devices("cpu") == ("cpu", 1)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys\n"
         f"sys.argv = ['bmg', *{arguments!r}]\n"
-        "from launch.cli import main\n"
+        "from bmg.launch.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )

@@ -9,10 +9,11 @@ import typing
 
 import pytest
 
-from environments.scores import GAMES
-from launch.config import TrainConfig, check_same, load_config, to_dict
-from launch.presets import PRESETS
-from storage.fields import from_dict, range_of
+from bmg.environments.scores import GAMES
+from bmg.launch.config import TrainConfig
+from bmg.launch.presets import PRESETS
+from bmg.storage.fields import from_dict, range_of
+from bmg.storage.run_directory import check_same, load_config, to_dict
 from tests.launch.configs import get, leaves
 
 

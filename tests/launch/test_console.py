@@ -8,8 +8,8 @@ import pathlib
 
 import pytest
 
-from launch.console import RunConsole, progress_line
-from learner.metrics import MetricsWriter
+from bmg.launch.console import RunConsole, progress_line
+from bmg.learner.metrics import MetricsWriter
 from tests.launch.test_cli import ROW
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from launch import environment
+from bmg.launch import environment
 from tests.launch import commands
 from tests.waiting import DEADLINE
 

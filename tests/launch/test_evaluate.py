@@ -8,14 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from actors.rollout import observation_shape
-from agents.agent import make_agent
-from environments.factory import make_spec
-from launch.config import config_file, fixed_fields, to_dict
-from launch.presets import PRESETS
-from learner.progress import Progress
-from learner.update import frames_per_update
-from storage import checkpoint
+from bmg.actors.rollout import observation_shape
+from bmg.agents.agent import make_agent
+from bmg.environments.factory import make_spec
+from bmg.launch.config import fixed_fields
+from bmg.launch.presets import PRESETS
+from bmg.learner.progress import Progress
+from bmg.learner.update import frames_per_update
+from bmg.storage import checkpoint
+from bmg.storage.run_directory import config_file, to_dict
 from tests.learner import fakes
 
 

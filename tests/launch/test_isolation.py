@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from launch import isolation
+from bmg.launch import isolation
 from tests.launch.commands import environment, learner_rows, nodes_of, started
 from tests.waiting import DEADLINE
 
@@ -18,7 +18,7 @@ from tests.waiting import DEADLINE
 PROGRAM = """
 import json, os, socket, sys
 import numpy
-from launch import isolation
+from bmg.launch import isolation
 
 why_not = isolation.enter([sys.executable, *sys.orig_argv[1:]])
 server = socket.create_server(("localhost", 0))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from launch.lifetimes import _is_complete
+from bmg.launch.lifetimes import _is_complete
 from tests.launch.commands import files
 
 
@@ -31,7 +31,7 @@ def test_only_results_of_so_many_steps_are_complete(tmp_path, content, complete)
 
 def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
     """Its results are printed, and what is missing is named; with room again it goes on."""
-    from storage import files as files_lib
+    from bmg.storage import files as files_lib
 
     options = "two-colors --steps 4000 --seeds 1 --checkpoint-interval 0 --workdir run".split()
     sync, full = files_lib.os.fsync, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.records import read_csv
+from bmg.experiments.records import read_csv
 from tests.launch.commands import json_of
 
 SMALL = "mrp --seeds 2 --inner-steps 2 --estimates 2 --batch-size 4 --record-every 400".split()

@@ -11,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from launch import output
+from bmg.launch import output
 from tests.launch import commands
 from tests.waiting import DEADLINE
 
@@ -33,7 +33,7 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_a_program_goes_on_without_its_reader(tmp_path):
     code = (
-        "from launch import output; from rich.console import Console\n"
+        "from bmg.launch import output; from rich.console import Console\n"
         "with output.unbreakable():\n"
         "  for i in range(20_000): print('line', i)\n"
         "  Console().print('rich')\n"
@@ -51,7 +51,7 @@ def test_a_program_goes_on_without_its_reader(tmp_path):
 
 def test_a_full_disk_loses_lines_and_nothing_else():
     code = (
-        "import sys; from launch import output\n"
+        "import sys; from bmg.launch import output\n"
         "with output.unbreakable():\n"
         "  for i in range(20_000): print('line', i)\n"
         "  sys.stdout.flush()\n"
@@ -67,7 +67,7 @@ def test_a_full_disk_loses_lines_and_nothing_else():
 
 def test_what_an_alphabet_lacks_is_escaped():
     variables = {**commands.environment(), "PYTHONIOENCODING": "ascii"}
-    code = "from launch import output\nwith output.unbreakable(): print('κ = 0.5')"
+    code = "from bmg.launch import output\nwith output.unbreakable(): print('κ = 0.5')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True
     )

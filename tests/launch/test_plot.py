@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments import plots
-from launch.console import RunConsole
-from learner.metrics import MetricsWriter, read_metrics
+from bmg.experiments import plots
+from bmg.launch.console import RunConsole
+from bmg.learner.metrics import MetricsWriter, read_metrics
 from tests.launch.test_cli import ROW, save_run
 
 METRIC = "training/return"

@@ -9,10 +9,10 @@ import typing
 
 import pytest
 
-from launch.local_pod import Layout
-from launch.options import option_of
-from launch.presets import PRESETS
-from storage.fields import FieldError, describe, from_dict, range_of, read
+from bmg.launch.hosts.local_pod import Layout
+from bmg.launch.options import option_of
+from bmg.launch.presets import PRESETS
+from bmg.storage.fields import FieldError, describe, from_dict, range_of, read
 from tests.launch.configs import find_configs, get, leaves, make, nested, numbers, required
 
 

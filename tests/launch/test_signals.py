@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from launch import signals
-from storage.processes import PARENT, name_of
+from bmg.launch import signals
+from bmg.storage.processes import PARENT, name_of
 from tests.launch import commands
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -23,7 +23,7 @@ BUSY = "import hashlib; print('ready', flush=True); hashlib.pbkdf2_hmac('sha256'
 @contextlib.contextmanager
 def running(program: str, ignored: str = "", **variables: str):
     """A program that answers signals and has printed `ready`."""
-    lines = ["from launch import signals", "import signal, sys, time", program]
+    lines = ["from bmg.launch import signals", "import signal, sys, time", program]
     command = [sys.executable, "-c", "\n".join(lines)]
     if ignored:
         command = ["sh", "-c", f'trap "" {ignored}; exec "$@"', "sh", *command]
@@ -164,7 +164,9 @@ def test_what_is_ignored_is_also_kept_from_libraries():
 
 def test_signals_that_come_between_two_programs_are_not_lost():
     """Blocked in the first, answered in the one that is executed in its place."""
-    second = "from launch import signals, cli; import time\nwith signals.handled(): time.sleep(60)"
+    second = (
+        "from bmg.launch import signals, cli; import time\nwith signals.handled(): time.sleep(60)"
+    )
     first = (
         "import os; signals.block(); os.kill(os.getpid(), signal.SIGTERM); "
         f"print('ready', flush=True); os.execv(sys.executable, [sys.executable, '-c', {second!r}])"
@@ -184,8 +186,8 @@ def test_handlers_are_left_as_they_were():
 
 def test_nothing_is_imported_before_signals_are_answered():
     code = (
-        "import sys, launch.cli\n"
-        "heavy = {'numpy', 'jax', 'tyro', 'rich', 'psutil', 'launch.options'}\n"
+        "import sys, bmg.launch.cli\n"
+        "heavy = {'numpy', 'jax', 'tyro', 'rich', 'psutil', 'bmg.launch.options'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run(

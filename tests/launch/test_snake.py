@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from experiments.multistep import estimators
-from experiments.records import read_csv
-from experiments.runner import Runner
-from launch import signals
+from bmg.experiments.multistep import estimators
+from bmg.experiments.records import read_csv
+from bmg.experiments.runner import Runner
+from bmg.launch import signals
 from tests.launch.commands import json_of
 
 SMALL = (

@@ -9,9 +9,9 @@ import signal
 import numpy as np
 import pytest
 
-from experiments.records import read_csv
-from experiments.two_colors.config import ActorCriticConfig
-from experiments.two_colors.figures import (
+from bmg.experiments.records import read_csv
+from bmg.experiments.two_colors.config import ActorCriticConfig
+from bmg.experiments.two_colors.figures import (
     Run,
     best,
     compared_after,
@@ -19,10 +19,10 @@ from experiments.two_colors.figures import (
     total_after,
     tuned,
 )
-from experiments.two_colors.methods import suite
-from launch.config import config_file, load_config, to_dict
-from launch.two_colors import TwoColorsConfig, score
-from storage.files import write_json
+from bmg.experiments.two_colors.methods import suite
+from bmg.launch.two_colors import TwoColorsConfig, score
+from bmg.storage.files import write_json
+from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
 
 SMALL = (
@@ -157,8 +157,8 @@ def run_of(name: str, config: TwoColorsConfig, seeds: int, rng) -> Run:
 
 
 def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path, pictures):
-    from experiments.records import write_csv
-    from launch.config import to_dict
+    from bmg.experiments.records import write_csv
+    from bmg.storage.run_directory import to_dict
 
     rng = np.random.default_rng(0)
     for name, config in suite().items():
@@ -229,8 +229,8 @@ def test_what_the_figures_read_off():
 
 def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatch):
     """Two of its methods, stopped after the first."""
-    import experiments.two_colors.methods as methods
-    import launch.lifetimes as module
+    import bmg.experiments.two_colors.methods as methods
+    import bmg.launch.lifetimes as module
 
     wanted = {
         name: config

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from agents.agent import UpdateBatch
-from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
-from agents.trajectory import Trajectory
-from learner.config import LearnerConfig
-from learner.learner import Learner, RunInfo
-from learner.update import ShardedAgent, frames_per_update, make_sharded_agent
-from storage import checkpoint
+from bmg.agents.agent import UpdateBatch
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.trajectory import Trajectory
+from bmg.learner.config import LearnerConfig
+from bmg.learner.learner import Learner, RunInfo
+from bmg.learner.update import ShardedAgent, frames_per_update, make_sharded_agent
+from bmg.storage import checkpoint
 from tests.waiting import DEADLINE
 
 SHAPE, NUM_STACK, NUM_ACTIONS, LENGTH, ACTION_REPEAT = (3, 4, 1), 2, 3, 5, 4

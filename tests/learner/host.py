@@ -13,12 +13,12 @@ import sys
 import jax
 import numpy as np
 
-from learner.batches import read_info
-from learner.config import DevicesConfig, HostsConfig
-from learner.hosts import HostLeft, HostMissing, Hosts, HostsDiffer, join
-from learner.placement import place
-from learner.update import first, make_sharded_agent
-from storage import checkpoint
+from bmg.learner.batches import read_info
+from bmg.learner.config import DevicesConfig, HostsConfig
+from bmg.learner.hosts import HostLeft, HostMissing, Hosts, HostsDiffer, join
+from bmg.learner.placement import place
+from bmg.learner.update import first, make_sharded_agent
+from bmg.storage import checkpoint
 from tests.learner import fakes
 from tests.waiting import DEADLINE
 

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from agents.agent import UpdateBatch
-from learner.batches import Prefetcher, read_info
+from bmg.agents.agent import UpdateBatch
+from bmg.learner.batches import Prefetcher, read_info
 from tests.learner import fakes
 from tests.waiting import DEADLINE, eventually, steadily
 

@@ -11,10 +11,10 @@ import threading
 import jax
 import pytest
 
-from agents.messages import Evaluation
-from learner.learner import NotSavedError
-from storage import checkpoint
-from storage.checkpoint import CheckpointError
+from bmg.agents.messages import Evaluation
+from bmg.learner.learner import NotSavedError
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError
 from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, never, results_of, rows_of, run
 from tests.waiting import DEADLINE, Call, Stop, eventually
@@ -200,7 +200,7 @@ def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save", full)
-    monkeypatch.setattr("learner.learner.write_json", full)
+    monkeypatch.setattr("bmg.learner.learner.write_json", full)
     with pytest.raises(NotSavedError) as caught:
         run(learner)
     text = fakes.one_line(caught.value)

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from learner import health
-from learner.health import MetaLearnerWatch
+from bmg.learner import health
+from bmg.learner.health import MetaLearnerWatch
 from tests.learner import fakes
 
 

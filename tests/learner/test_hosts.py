@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learner.config import HostsConfig
-from learner.hosts import _checksum, check_port, code_digest
-from storage import checkpoint
+from bmg.learner.config import HostsConfig
+from bmg.learner.hosts import _checksum, check_port, code_digest
+from bmg.storage import checkpoint
 from tests.learner import fakes, host
 from tests.waiting import DEADLINE
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.messages import Evaluation, VersionedParameters
-from agents.networks import main_task_params
-from environments.scores import human_normalized_score
-from learner import reports
-from learner.learner import NotFiniteError
-from learner.metrics import MetricsWriter, read_metrics
-from learner.reports import Report, summarise_reports
-from learner.update import first
-from storage import checkpoint
+from bmg.agents.messages import Evaluation, VersionedParameters
+from bmg.agents.networks import main_task_params
+from bmg.environments.scores import human_normalized_score
+from bmg.learner import reports
+from bmg.learner.learner import NotFiniteError
+from bmg.learner.metrics import MetricsWriter, read_metrics
+from bmg.learner.reports import Report, summarise_reports
+from bmg.learner.update import first
+from bmg.storage import checkpoint
 from tests.learner import fakes
 from tests.learner.fakes import checkpoints_of, results_of, rows_of, run
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner import metrics
-from learner.metrics import MetricsWriter, read_metrics
-from storage import checkpoint
-from storage.rows import parse_row
+from bmg.learner import metrics
+from bmg.learner.metrics import MetricsWriter, read_metrics
+from bmg.storage import checkpoint
+from bmg.storage.rows import parse_row
 from tests.learner import fakes
 from tests.learner.fakes import results_of, rows_of, run
 from tests.learner.test_learner import events_of

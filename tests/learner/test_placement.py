@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import pytest
 
-from learner.config import DevicesConfig
-from learner.placement import place, split
+from bmg.learner.config import DevicesConfig
+from bmg.learner.placement import place, split
 from tests.learner import fakes
 
 

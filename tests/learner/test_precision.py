@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from actors.rollout import observation_shape
-from agents.agent import UpdateBatch, acting_policy, make_agent
-from agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
-from agents.networks import make_network
-from environments.atari import LIGHT
-from environments.factory import make
-from learner.update import with_precision
+from bmg.actors.rollout import observation_shape
+from bmg.agents.agent import UpdateBatch, acting_policy, make_agent
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.networks import make_network
+from bmg.environments.atari import LIGHT
+from bmg.environments.factory import make
+from bmg.learner.update import with_precision
 from tests.actors.fakes import Newest, make_rollout
 from tests.learner import fakes
 

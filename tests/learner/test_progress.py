@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.agent import TrainState
-from agents.messages import Evaluation
-from learner.learner import Learner
-from learner.progress import Progress, check_checkpoint
-from storage import checkpoint
-from storage.checkpoint import Checkpoint, CheckpointError
+from bmg.agents.agent import TrainState
+from bmg.agents.messages import Evaluation
+from bmg.learner.learner import Learner
+from bmg.learner.progress import Progress, check_checkpoint
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import Checkpoint, CheckpointError
 from tests.learner import fakes
 
 FRAMES_PER_UPDATE = 40

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from actors.rollout import trajectory_signature
-from agents.agent import make_agent
-from agents.config import AgentConfig, MetaConfig
-from environments.base import EnvironmentSpec
-from learner.config import LearnerConfig
-from learner.update import (
+from bmg.actors.rollout import trajectory_signature
+from bmg.agents.agent import make_agent
+from bmg.agents.config import AgentConfig, MetaConfig
+from bmg.environments.base import EnvironmentSpec
+from bmg.learner.config import LearnerConfig
+from bmg.learner.update import (
     check_batch,
     empty_trajectories,
     first,

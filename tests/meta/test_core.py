@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta import core
-from meta.objectives import BootstrapBatch, bootstrapped, final_value, mean_value
+from bmg.meta import core
+from bmg.meta.objectives import BootstrapBatch, bootstrapped, final_value, mean_value
 
 KEY = jax.random.PRNGKey(0)
 CURVATURE = np.array([0.5, 1.0, 3.0])

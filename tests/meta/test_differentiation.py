@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from meta import core
-from meta.differentiation import inner_gradient, recomputed
-from meta.objectives import final_value
-from meta.optimizers import clip_by_global_norm, scale_by_rms
+from bmg.meta import core
+from bmg.meta.differentiation import inner_gradient, recomputed
+from bmg.meta.objectives import final_value
+from bmg.meta.optimizers import clip_by_global_norm, scale_by_rms
 
 KEY = jax.random.PRNGKey(0)
 

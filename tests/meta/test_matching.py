@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta import matching
-from meta.matching import Outputs
+from bmg.meta import matching
+from bmg.meta.matching import Outputs
 
 ALL = {
     "kl": matching.kl,

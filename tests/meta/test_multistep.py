@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta import core, diagnosis
-from meta.differentiation import accumulative_trace
-from meta.objectives import (
+from bmg.meta import core, diagnosis
+from bmg.meta.differentiation import accumulative_trace
+from bmg.meta.objectives import (
     BootstrapBatch,
     bootstrapped,
     final_value,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from meta.optimizers import clip_by_global_norm, scale_by_rms
+from bmg.meta.optimizers import clip_by_global_norm, scale_by_rms
 
 pytestmark = pytest.mark.usefixtures("doubles")
 

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from meta.optimizers import clip_by_global_norm
-from meta.trees import add_up, squared_norm
+from bmg.meta.optimizers import clip_by_global_norm
+from bmg.meta.trees import add_up, squared_norm
 
 
 @pytest.mark.usefixtures("doubles")

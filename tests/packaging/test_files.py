@@ -187,16 +187,16 @@ def test_a_wheel_holds_every_module_and_the_data(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "bmg = launch.cli:main" in archive.read(scripts).decode()
+        assert "bmg = bmg.launch.cli:main" in archive.read(scripts).decode()
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
-    packages = {Path(name).parts[0] for name in sources if re.fullmatch(r"\w+/__init__\.py", name)}
-    expected = {
-        name
-        for name in sources
-        if Path(name).parts[0] in packages
-        and (name.endswith(".py") or re.fullmatch(r"environments/data/[^/]*\.csv", name))
-    }
-    assert expected
+    expected = {"bmg/py.typed"}
+    for name in sources:
+        part = Path(name).parts[0]
+        if part == "bmg":
+            expected.add(name)
+        elif f"{part}/__init__.py" in sources and name.endswith((".py", ".csv")):
+            expected.add(f"bmg/{name}")
+    assert len(expected) > 100
     assert held == expected
 
 

@@ -57,7 +57,7 @@ class Machine:
     def __init__(self, folder: Path, **programs: str):
         self.project = folder / "project"
         self.prefix = folder / "prefix"
-        for name in ("scripts/setup.sh", "pyproject.toml", "uv.lock", "Makefile"):
+        for name in ("scripts/setup.sh", "pyproject.toml", "setup.py", "uv.lock", "Makefile"):
             (self.project / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.project / name)
         (self.prefix / "bin").mkdir(parents=True)

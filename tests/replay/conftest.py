@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import tree
 
-from replay import waiting
-from replay.config import ReplayConfig
-from replay.memory import MemoryReplay
+from bmg.replay import waiting
+from bmg.replay.config import ReplayConfig
+from bmg.replay.memory import MemoryReplay
 from tests.waiting import DEADLINE, Clock
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -96,14 +96,14 @@ def clock(monkeypatch):
 @pytest.fixture
 def patience(monkeypatch):
     """A server that is there is waited for, however slowly it answers."""
-    monkeypatch.setattr("replay.client.INFO_TIMEOUT", int(DEADLINE))
+    monkeypatch.setattr("bmg.replay.client.INFO_TIMEOUT", int(DEADLINE))
 
 
 @pytest.fixture
 def serve(signature, patience):
     """Starts servers in this process; Reverb then takes a short cut past the network to sample."""
-    from replay.backend import reverb
-    from replay.server import make_tables
+    from bmg.replay.backend import reverb
+    from bmg.replay.server import make_tables
 
     servers = []
 
@@ -118,9 +118,9 @@ def serve(signature, patience):
 
 _REMOTE = """
 import pickle, sys
-from replay.backend import reverb
-from replay.config import ReplayConfig
-from replay.server import make_tables
+from bmg.replay.backend import reverb
+from bmg.replay.config import ReplayConfig
+from bmg.replay.server import make_tables
 server = None
 while True:
     config, leaves = pickle.load(sys.stdin.buffer)
@@ -204,7 +204,7 @@ def make_replay(request, signature):
         if request.param == "memory":
             handles.append(MemoryReplay(signature, config, should_stop, 7, on_stall))
             return lambda: handles[0]
-        from replay.remote import RemoteReplay
+        from bmg.replay.remote import RemoteReplay
 
         address = servers(config) if request.param == "here" else servers.serve(config)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replay.config import ReplayConfig
+from bmg.replay.config import ReplayConfig
 
 
 @pytest.mark.parametrize("value", [0, 33])

@@ -6,10 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from actors.rollout import trajectory_signature
-from environments import atari
-from replay.config import ReplayConfig
-from replay.memory import MemoryReplay, check_memory, free_memory, memory_needed
+from bmg.actors.rollout import trajectory_signature
+from bmg.environments import atari
+from bmg.replay.config import ReplayConfig
+from bmg.replay.memory import MemoryReplay, check_memory, free_memory, memory_needed
 from tests.replay.conftest import never
 from tests.waiting import DEADLINE
 

@@ -12,11 +12,11 @@ pytest.importorskip("reverb", reason="needs Reverb")
 
 import portpicker
 
-from replay.client import occupancy
-from replay.interface import ONLINE, REPLAY
-from replay.sampler import Sampler
-from replay.server import make_tables
-from replay.writer import Writer
+from bmg.replay.client import occupancy
+from bmg.replay.interface import ONLINE, REPLAY
+from bmg.replay.sampler import Sampler
+from bmg.replay.server import make_tables
+from bmg.replay.writer import Writer
 from tests.replay.conftest import never
 from tests.replay.test_waiting import fill
 from tests.waiting import DEADLINE, Call, Stop, eventually, steadily, waits
@@ -128,9 +128,9 @@ def test_stop_frees_those_who_wait_for_a_server(signature, config, make_unroll):
 _FORGETFUL = """
 import sys
 import numpy as np
-from replay.config import ReplayConfig
-from replay.sampler import Sampler
-from replay.writer import Writer
+from bmg.replay.config import ReplayConfig
+from bmg.replay.sampler import Sampler
+from bmg.replay.writer import Writer
 config = ReplayConfig(online_capacity=2, replay_capacity=0, sample_timeout=0.5, write_timeout=0.5,
                       close_timeout=1.0, poll_interval=0.1)
 signature = (np.zeros(3, np.float32),)
@@ -152,8 +152,8 @@ except TimeoutError:
 
 
 def test_process_that_closes_nothing_exits(config):
-    from replay.backend import reverb
-    from replay.server import make_tables
+    from bmg.replay.backend import reverb
+    from bmg.replay.server import make_tables
 
     config = dataclasses.replace(config, online_capacity=2, replay_capacity=0)
     server = reverb.Server(make_tables((np.zeros(3, np.float32),), config), port=None)

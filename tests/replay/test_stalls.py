@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from replay.waiting import Wait
+from bmg.replay.waiting import Wait
 from tests.replay.test_waiting import fill, held_back
 from tests.waiting import Call, Stop, eventually, waits
 

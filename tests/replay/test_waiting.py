@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from replay.memory import MemoryReplay
+from bmg.replay.memory import MemoryReplay
 from tests.replay.test_tables import arrived, write
 from tests.waiting import Call, Stop, eventually, waits
 

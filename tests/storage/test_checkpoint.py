@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from agents.config import NetworkConfig
-from learner.update import first
-from storage import checkpoint
-from storage.checkpoint import CheckpointError
+from bmg.agents.config import NetworkConfig
+from bmg.learner.update import first
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError
 from tests.learner import fakes
 
 HEADER = {"updates": 3, "returns": [1.0, -2.5], "evaluation": None, "game": "catch"}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import checkpoint
-from storage.checkpoint import CheckpointError
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError
 from tests.learner import fakes
 
 # Nothing may be printed about a foreign file beside the one line.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from storage.fields import (
+from bmg.storage.fields import (
     Count,
     Environments,
     FieldError,

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from storage.files import owned, remove_leftovers, whole_file
+from bmg.storage.files import owned, remove_leftovers, whole_file
 from tests.waiting import DEADLINE
 
 
@@ -28,7 +28,7 @@ def test_a_second_owner_is_told_who_the_first_is(tmp_path):
 
 def test_a_killed_owner_owns_nothing(tmp_path):
     code = (
-        "import pathlib, sys, time; from storage.files import owned\n"
+        "import pathlib, sys, time; from bmg.storage.files import owned\n"
         "with owned(pathlib.Path(sys.argv[1])): print('mine', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
@@ -56,7 +56,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (path.parent / "link.1.tmp").symlink_to(path.parent / "results.json")
     before = set(path.parent.iterdir())
     code = (
-        "import pathlib, sys, time; from storage.files import whole_file\n"
+        "import pathlib, sys, time; from bmg.storage.files import whole_file\n"
         "with whole_file(pathlib.Path(sys.argv[1])) as file:\n"
         "    file.write(bytes(9999)); print('half', flush=True); time.sleep(600)"
     )

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from storage import processes
-from storage.processes import is_running, name_of, stamp
+from bmg.storage import processes
+from bmg.storage.processes import is_running, name_of, stamp
 
 
 def test_a_process_runs_until_it_has_ended():

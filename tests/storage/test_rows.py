@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from storage.rows import in_force, parse_row, read_rows
+from bmg.storage.rows import in_force, parse_row, read_rows
 
 NO_ROWS = [
     b"", b"5", b"[]", b"null", b"true", b'"frames"', b"{}", b"{", b'{"frames": 40', b"\xff\xfe",

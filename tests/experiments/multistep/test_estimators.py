@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.multistep import estimators, figures, mrp
-from experiments.multistep.config import (
+from bmg.experiments.multistep import estimators, figures, mrp
+from bmg.experiments.multistep.config import (
     EstimatorsConfig,
     MrpVarianceConfig,
     ObjectiveConfig,
@@ -17,7 +17,7 @@ from experiments.multistep.config import (
     milestones,
     objectives_of,
 )
-from experiments.runner import Runner
+from bmg.experiments.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = MrpVarianceConfig(

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from environments import markov_reward
-from experiments.multistep import mrp
-from experiments.multistep.config import MrpConfig
-from experiments.multistep.objectives import objective_batch, unrolled_batches
-from meta.objectives import mixture_weights
+from bmg.environments import markov_reward
+from bmg.experiments.multistep import mrp
+from bmg.experiments.multistep.config import MrpConfig
+from bmg.experiments.multistep.objectives import objective_batch, unrolled_batches
+from bmg.meta.objectives import mixture_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.PRNGKey(0)

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from environments import snake as world
-from experiments.multistep import config as config_module
-from experiments.multistep import snake
-from experiments.multistep.config import SnakeConfig
-from experiments.multistep.objectives import objective_batch, unrolled_batches
-from meta import core, matching
-from meta.objectives import mixture_weights
+from bmg.environments import snake as world
+from bmg.experiments.multistep import config as config_module
+from bmg.experiments.multistep import snake
+from bmg.experiments.multistep.config import SnakeConfig
+from bmg.experiments.multistep.objectives import objective_batch, unrolled_batches
+from bmg.meta import core, matching
+from bmg.meta.objectives import mixture_weights
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.PRNGKey(0)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from environments import two_colors
-from experiments.two_colors import actor_critic
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-from meta import core
-from meta.objectives import BootstrapBatch
+from bmg.environments import two_colors
+from bmg.experiments.two_colors import actor_critic
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.meta import core
+from bmg.meta.objectives import BootstrapBatch
 from tests.experiments.two_colors import oracle
 
 OWN = ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,), rollout_length=8)

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from environments import two_colors
-from experiments.runner import Runner
-from experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-from experiments.two_colors.methods import make_lifetime
+from bmg.environments import two_colors
+from bmg.experiments.runner import Runner
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.experiments.two_colors.methods import make_lifetime
 
 
 def random_reward(steps: int = 50_000) -> float:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from environments import two_colors
-from experiments.networks import mlp
-from experiments.two_colors import q_lambda
-from experiments.two_colors.config import QLambdaConfig, TwoColorsConfig
-from experiments.two_colors.networks import sigmoid_network
-from meta import core
+from bmg.environments import two_colors
+from bmg.experiments.networks import mlp
+from bmg.experiments.two_colors import q_lambda
+from bmg.experiments.two_colors.config import QLambdaConfig, TwoColorsConfig
+from bmg.experiments.two_colors.networks import sigmoid_network
+from bmg.meta import core
 from tests.experiments.two_colors import oracle
 
 OWN = QLambdaConfig(hidden=(12, 9), meta_hidden=(6,), meta_inputs=7, learning_rate=1e-3)

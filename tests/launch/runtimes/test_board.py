@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from launch import board as board_lib
-from launch.board import Board
+from bmg.launch.runtimes import board as board_lib
+from bmg.launch.runtimes.board import Board
 from tests.launch.commands import ROOT
 
 NODES = ["learner", "actor_0", "actor_1"]
 WRITER = """
 import sys
-from launch.board import Board
+from bmg.launch.runtimes.board import Board
 
 board = Board.at(["learner", "actor_0", "actor_1"], sys.argv[1])
 number = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launch.options import choose
+from bmg.launch.options import choose
 
 _COMMANDS = {
     "local": "the same workers as processes of this machine, each a host with CPU devices",
@@ -26,9 +26,9 @@ def main(arguments: list[str]) -> int:
     if command is None:
         return 0
     if command == "local":
-        from launch import local_pod
+        from bmg.launch.hosts import local_pod
 
         return local_pod.main(arguments[1:])
-    from launch import tpu
+    from bmg.launch.hosts import tpu
 
     return tpu.main(command, arguments[1:])

@@ -10,18 +10,19 @@ import jax
 import numpy as np
 import pytest
 
-from actors.rollout import observation_shape
-from agents.agent import make_agent
-from agents.networks import main_task_params
-from environments.factory import make, make_spec
-from launch import parts, train
-from launch.board import Board
-from launch.presets import PRESETS
-from launch.runtime import choose_runtime, why_no_launchpad
-from launch.status import Node
-from learner.placement import Devices
-from replay.memory import MemoryReplay
-from storage import checkpoint
+from bmg.actors.rollout import observation_shape
+from bmg.agents.agent import make_agent
+from bmg.agents.networks import main_task_params
+from bmg.environments.factory import make, make_spec
+from bmg.launch import train
+from bmg.launch.presets import PRESETS
+from bmg.launch.runtimes import assembly
+from bmg.launch.runtimes.board import Board
+from bmg.launch.runtimes.choice import choose_runtime, why_no_launchpad
+from bmg.launch.runtimes.status import Node
+from bmg.learner.placement import Devices
+from bmg.replay.memory import MemoryReplay
+from bmg.storage import checkpoint
 from tests.actors.fakes import Newest, make_rollout, never
 from tests.learner.fakes import assert_same
 from tests.waiting import Call
@@ -119,7 +120,9 @@ def recorded(config, spec, number: int):
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     params = main_task_params(agent.init(jax.random.PRNGKey(1)).agent.params)
     environment = make("catch", number, 3, 0, config.atari, 1)
-    rollout = make_rollout(environment, parts.acting(config.agent, spec), LENGTH, 2, Newest(params))
+    rollout = make_rollout(
+        environment, assembly.acting(config.agent, spec), LENGTH, 2, Newest(params)
+    )
     unrolls = rollout.collect(0, lambda: 0.0)
     environment.close()
     return [jax.tree.map(lambda x: x[i], unrolls) for i in range(number)]
@@ -131,9 +134,9 @@ def learned(config, spec, unrolls, writer, reader):
         (config.path / folder).mkdir(parents=True)
     devices = Devices(jax.devices()[:1], [])
     node = Node(config, "learner", Board.make(["learner"]))
-    learner = parts.make_learner(config, spec, devices, resume=False, node=node)
+    learner = assembly.make_learner(config, spec, devices, resume=False, node=node)
     writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
-    assert parts.learn(learner, config, spec, reader, dict, never) is True
+    assert assembly.learn(learner, config, spec, reader, dict, never) is True
     assert all(writing.result())
     agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
     template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
@@ -149,9 +152,9 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
     Without replay the unrolls are all different. With it they are all the same, so that each draw
     is what the other runtime drew.
     """
-    from replay.backend import reverb
-    from replay.remote import RemoteReplay
-    from replay.server import make_tables
+    from bmg.replay.backend import reverb
+    from bmg.replay.remote import RemoteReplay
+    from bmg.replay.server import make_tables
 
     configs = [config_of(tmp_path / name, algorithm, replay_batch) for name in "ab"]
     spec = make_spec("catch", configs[0].atari)
@@ -159,7 +162,7 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
         unrolls = recorded(configs[0], spec, 1) * (3 * NUM_UPDATES)
     else:
         unrolls = recorded(configs[0], spec, 3 * NUM_UPDATES)
-    signature, sizes = parts.signature(configs[0], spec), configs[0].replay
+    signature, sizes = assembly.signature(configs[0], spec), configs[0].replay
 
     memory = MemoryReplay(signature, sizes, never, seed=0)
     in_memory = learned(configs[0], spec, unrolls, memory, memory)

@@ -1,5 +1,6 @@
 """A host of `bmg pod local`, before it is one: takes its cores and its network, then executes the
-command. `python -m launch.local_host INTERFACE ADDRESS CORES COMMAND...`; empty for none, all."""
+command. `python -m bmg.launch.hosts.local_host INTERFACE ADDRESS CORES COMMAND...`; empty for
+none, all."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import socket
 import sys
 
-from launch.isolation import NEW_HOST_NAME, NEW_NETWORK, unshare
+from bmg.launch.isolation import NEW_HOST_NAME, NEW_NETWORK, unshare
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from environments.factory import make, make_spec
-from launch import parts, threads
-from launch.presets import PRESETS
-from launch.threads import Threads
-from learner.config import DevicesConfig
+from bmg.environments.factory import make, make_spec
+from bmg.launch.presets import PRESETS
+from bmg.launch.runtimes import assembly, threads
+from bmg.launch.runtimes.threads import Threads
+from bmg.learner.config import DevicesConfig
 from tests.launch.commands import rows_of
 from tests.waiting import DEADLINE
 
@@ -55,7 +55,7 @@ def start(tmp_path, monkeypatch):
             environment = make(game, num_envs, seed, worker_index, config, num_threads, first)
             return Fragile(environment, next(lasting))
 
-        monkeypatch.setattr(parts, "make", fragile)
+        monkeypatch.setattr(assembly, "make", fragile)
         # Neither is a learner that compiles for long a stall, nor a run that cannot be stopped.
         monkeypatch.setattr(threads, "_LEAVE_SECONDS", DEADLINE)
         config = PRESETS["local"]("catch")

@@ -23,12 +23,12 @@ import absl.flags
 import launchpad as lp
 import psutil
 
-from environments.base import EnvironmentSpec
-from launch.board import ADDRESS, Board
-from launch.config import TrainConfig
-from launch.program import LEAVE_SECONDS, local_resources, make_program
-from launch.restarts import Restarts
-from launch.status import (
+from bmg.environments.base import EnvironmentSpec
+from bmg.launch.config import TrainConfig
+from bmg.launch.runtimes.board import ADDRESS, Board
+from bmg.launch.runtimes.processes.program import LEAVE_SECONDS, local_resources, make_program
+from bmg.launch.runtimes.restarts import Restarts
+from bmg.launch.runtimes.status import (
     ACTOR,
     EVALUATOR,
     acting_nodes,

@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from environments.base import EnvironmentSpec
-from launch import parts
-from launch.board import Board
-from launch.config import TrainConfig
-from launch.restarts import Restarts
-from launch.status import (
+from bmg.environments.base import EnvironmentSpec
+from bmg.launch.config import TrainConfig
+from bmg.launch.runtimes import assembly
+from bmg.launch.runtimes.board import Board
+from bmg.launch.runtimes.restarts import Restarts
+from bmg.launch.runtimes.status import (
     ACTOR,
     EVALUATOR,
     LEARNER,
@@ -29,9 +29,9 @@ from launch.status import (
     node_metrics,
     node_names,
 )
-from learner.placement import place
-from learner.update import with_precision
-from replay.memory import MemoryReplay
+from bmg.learner.placement import place
+from bmg.learner.update import with_precision
+from bmg.replay.memory import MemoryReplay
 
 _LEAVE_SECONDS = 12.0  # that threads have to leave; a compilation cannot be interrupted
 
@@ -54,7 +54,7 @@ class Threads:
         self._stop = threading.Event()
         self._stalls = 0
         self._replay = MemoryReplay(
-            parts.signature(config, spec), config.replay, self._stop.is_set, config.seed,
+            assembly.signature(config, spec), config.replay, self._stop.is_set, config.seed,
             self._stalled,
         )  # fmt: skip
         self._runs: dict[str, Callable[[Node], str | None]] = {}  # of actors and evaluators
@@ -113,23 +113,23 @@ class Threads:
 
     def _learn(self, node: Node) -> str:
         config, spec = self._config, self._spec
-        parts.join_hosts(config)
+        assembly.join_hosts(config)
         devices = place(config.devices, config.learner.platform, serves=True)
-        learner = parts.make_learner(config, spec, devices, self._resume, node)
-        parameters = parts.local_parameters(learner, devices)
-        inference = parts.serve(config, spec, devices, parameters)
-        policy = parts.acting(with_precision(config.agent, devices.inference[-1]), spec)
+        learner = assembly.make_learner(config, spec, devices, self._resume, node)
+        parameters = assembly.local_parameters(learner, devices)
+        inference = assembly.serve(config, spec, devices, parameters)
+        policy = assembly.acting(with_precision(config.agent, devices.inference[-1]), spec)
 
         def act(index: int, node: Node) -> None:
-            number = parts.actor_number(config, index, node.start)
+            number = assembly.actor_number(config, index, node.start)
             report = functools.partial(learner.report, node.name)
             append, should_stop = self._replay.append, self._stop.is_set
-            parts.act(config, number, inference, True, append, report, should_stop)
+            assembly.act(config, number, inference, True, append, report, should_stop)
 
         def evaluate(index: int, node: Node) -> None:
-            number = parts.evaluator_number(index, node.start)
+            number = assembly.evaluator_number(index, node.start)
             report, should_stop = learner.report_evaluation, self._stop.is_set
-            parts.evaluate(config, number, policy, parameters[-1], report, should_stop)
+            assembly.evaluate(config, number, policy, parameters[-1], report, should_stop)
 
         def metrics() -> dict[str, float]:
             stalls = {"learner/stalls": float(self._stalls)}
@@ -146,7 +146,7 @@ class Threads:
         for name, run in self._runs.items():
             self._start(name, run)
         try:
-            complete = parts.learn(learner, config, spec, self._replay, metrics, should_stop)
+            complete = assembly.learn(learner, config, spec, self._replay, metrics, should_stop)
         finally:
             inference.close()
         return "finished" if complete else "stopped"

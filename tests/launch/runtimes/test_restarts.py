@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.restarts import Restarts
+from bmg.launch.runtimes.restarts import Restarts
 from tests.waiting import Clock
 
 

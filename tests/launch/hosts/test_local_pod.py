@@ -10,7 +10,7 @@ import signal
 import psutil
 import pytest
 
-from launch.local_pod import Layout, _cores
+from bmg.launch.hosts.local_pod import Layout, _cores
 from tests.launch.commands import (
     checkpoints_of,
     json_of,

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from environments.base import EnvironmentSpec
-from launch.board import ADDRESS, Board
-from launch.config import TrainConfig
-from launch.status import (
+from bmg.environments.base import EnvironmentSpec
+from bmg.launch.config import TrainConfig
+from bmg.launch.runtimes.board import ADDRESS, Board
+from bmg.launch.runtimes.status import (
     ACTOR,
     EVALUATOR,
     LEARNER,
@@ -27,7 +27,7 @@ from launch.status import (
     node_metrics,
     node_names,
 )
-from storage.processes import is_running
+from bmg.storage.processes import is_running
 
 LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's `storage.processes.name_of`
 CALL_DEADLINE = 30.0  # seconds of a call to the learner
@@ -117,8 +117,8 @@ def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
     """Reverb's tables, in the replay server's process."""
     node = begin(config, REPLAY)
     with node.ending() as finish:
-        from launch.parts import signature
-        from replay.server import make_tables
+        from bmg.launch.runtimes.assembly import signature
+        from bmg.replay.server import make_tables
 
         finish("running")
         return make_tables(signature(config, spec), config.replay)
@@ -126,14 +126,14 @@ def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
 
 def no_checkpointer():
     """See `replay.server.NoCheckpointer`."""
-    from replay.server import NoCheckpointer
+    from bmg.replay.server import NoCheckpointer
 
     return NoCheckpointer()
 
 
 def _replay(config: TrainConfig, spec: EnvironmentSpec, client, should_stop, node: Node):
-    from launch.parts import signature
-    from replay.remote import RemoteReplay
+    from bmg.launch.runtimes.assembly import signature
+    from bmg.replay.remote import RemoteReplay
 
     return RemoteReplay(client, signature(config, spec), config.replay, should_stop, node.stalled)
 
@@ -154,8 +154,13 @@ class LearnerNode:
         self._node = begin(config, LEARNER)
         self._config, self._spec, self._client = config, spec, replay_client
         with self._node.ending() as finish:
-            from launch.parts import join_hosts, local_parameters, make_learner, serve
-            from learner.placement import place
+            from bmg.launch.runtimes.assembly import (
+                join_hosts,
+                local_parameters,
+                make_learner,
+                serve,
+            )
+            from bmg.learner.placement import place
 
             finish("running")
             join_hosts(config)
@@ -177,7 +182,7 @@ class LearnerNode:
 
     def attach(self, actor: str, address) -> None:
         """Takes note of the memory that an actor shares its requests in."""
-        from actors.shared import Address, SharedRequests
+        from bmg.actors.shared import Address, SharedRequests
 
         self._requests[actor] = SharedRequests(Address(*address))
 
@@ -195,7 +200,7 @@ class LearnerNode:
 
     def run(self) -> None:
         """Learns until the run is complete or stopped."""
-        from launch.parts import learn
+        from bmg.launch.runtimes.assembly import learn
 
         config, node, stop, inference = self._config, self._node, _stop_event(), self._inference
         with node.ending() as finish:
@@ -218,7 +223,7 @@ class LearnerNode:
 
 
 def _parameter_client(config: TrainConfig, learner):
-    from actors.parameters import ParameterClient
+    from bmg.actors.parameters import ParameterClient
 
     stop = _stop_event()
 
@@ -239,7 +244,7 @@ class _RemoteInference:
         learner,
         should_stop: Callable[[], bool],
     ):
-        from actors.shared import SharedRequests
+        from bmg.actors.shared import SharedRequests
 
         self._actor, self._calls, self._should_stop = actor, learner.futures, should_stop
         frames_shape = (spec.num_stack, *spec.frame_shape)
@@ -258,13 +263,13 @@ class _RemoteInference:
         raise TimeoutError(f"no inference server within {seconds:g} s: {last}")
 
     def newest(self, should_stop: Callable[[], bool]):
-        from actors.inference import Newest
+        from bmg.actors.inference import Newest
 
         newest = _answer(self._calls.newest(), should_stop)
         return newest and Newest(*newest)
 
     def ask(self, request):
-        from actors.inference import Actions, AskedToStop
+        from bmg.actors.inference import Actions, AskedToStop
 
         call = self._calls.act(self._actor, *self._requests.put(request))
 
@@ -288,8 +293,8 @@ def run_actor(
     """An actor's process; it asks the learner's for its actions, or chooses them itself."""
     node = begin(config, f"{ACTOR}_{index}")
     with node.ending(), contextlib.ExitStack() as stack:
-        from actors.inference import LocalInference
-        from launch.parts import act, acting, actor_number
+        from bmg.actors.inference import LocalInference
+        from bmg.launch.runtimes.assembly import act, acting, actor_number
 
         should_stop = node.alive(_stop_event().is_set)
         replay = _replay(config, spec, replay_client, should_stop, node)
@@ -312,7 +317,7 @@ def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learne
     """An evaluator's process. It yields its core to actors and learner when they want it."""
     node = begin(config, f"{EVALUATOR}_{index}")
     with node.ending():
-        from launch.parts import acting, evaluate, evaluator_number
+        from bmg.launch.runtimes.assembly import acting, evaluate, evaluator_number
 
         if config.launch == "local_mp":
             os.nice(10)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from environments.scores import human_normalized_score
-from launch.runtime import why_no_launchpad
+from bmg.environments.scores import human_normalized_score
+from bmg.launch.runtimes.choice import why_no_launchpad
 from tests.launch import commands
 from tests.launch.commands import (
     bmg,

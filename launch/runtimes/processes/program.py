@@ -8,10 +8,11 @@ import os
 import launchpad as lp
 from launchpad.nodes.python.local_multi_processing import PythonProcess
 
-from environments.base import EnvironmentSpec
-from launch import nodes, status
-from launch.config import TrainConfig
-from storage.processes import name_of
+from bmg.environments.base import EnvironmentSpec
+from bmg.launch.config import TrainConfig
+from bmg.launch.runtimes import status
+from bmg.launch.runtimes.processes import nodes
+from bmg.storage.processes import name_of
 
 # Only the learner sees the accelerator. An actor's batch is small: one thread each, so that many
 # of them share the cores without fighting.

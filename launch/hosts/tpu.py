@@ -15,12 +15,22 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from launch import signals
-from launch import tpu_scripts as scripts
-from launch.options import parse_options
-from launch.tpu_options import Create, Logs, Results, Resume, Run, Slice, Status, Stop, Workers
+from bmg.launch import signals
+from bmg.launch.hosts import tpu_scripts as scripts
+from bmg.launch.hosts.tpu_options import (
+    Create,
+    Logs,
+    Results,
+    Resume,
+    Run,
+    Slice,
+    Status,
+    Stop,
+    Workers,
+)
+from bmg.launch.options import parse_options
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Failed(Exception):
@@ -279,7 +289,7 @@ def _check_options(command: str, options: list[str]) -> None:
                 f"bmg pod gives {option.partition('=')[0]} to bmg train; leave it out after '--'."
             )
     if command == "run":  # a resumed run's configuration is not here
-        from launch import train
+        from bmg.launch import train
 
         train.parse(options)
 

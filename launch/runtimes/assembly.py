@@ -16,32 +16,33 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from actors.actor import run_actor
-from actors.evaluator import run_evaluator
-from actors.inference import BatchedInference, Inference, Request
-from actors.parameters import LocalParameters, Parameters
-from actors.rollout import Rollout, observation_shape, trajectory_signature
-from agents.agent import Agent, acting_policy, make_agent
-from agents.config import AgentConfig
-from agents.messages import Evaluation
-from agents.networks import make_network
-from agents.trajectory import Trajectory
-from environments.base import EnvironmentSpec, VectorEnvironment
-from environments.factory import make
-from launch.config import TrainConfig, fixed_fields, shared_fields, to_dict
-from learner.hosts import Hosts, code_digest, join
-from learner.learner import Learner, RunInfo
-from learner.placement import Devices
-from learner.progress import check_checkpoint
-from learner.update import (
+from bmg.actors.actor import run_actor
+from bmg.actors.evaluator import run_evaluator
+from bmg.actors.inference import BatchedInference, Inference, Request
+from bmg.actors.parameters import LocalParameters, Parameters
+from bmg.actors.rollout import Rollout, observation_shape, trajectory_signature
+from bmg.agents.agent import Agent, acting_policy, make_agent
+from bmg.agents.config import AgentConfig
+from bmg.agents.messages import Evaluation
+from bmg.agents.networks import make_network
+from bmg.agents.trajectory import Trajectory
+from bmg.environments.base import EnvironmentSpec, VectorEnvironment
+from bmg.environments.factory import make
+from bmg.launch.config import TrainConfig, fixed_fields, shared_fields
+from bmg.learner.hosts import Hosts, code_digest, join
+from bmg.learner.learner import Learner, RunInfo
+from bmg.learner.placement import Devices
+from bmg.learner.progress import check_checkpoint
+from bmg.learner.update import (
     empty_trajectories,
     frames_per_update,
     make_sharded_agent,
     with_precision,
 )
-from replay.interface import Replay
-from storage import checkpoint
-from storage.fields import MOST_NODES
+from bmg.replay.interface import Replay
+from bmg.storage import checkpoint
+from bmg.storage.fields import MOST_NODES
+from bmg.storage.run_directory import to_dict
 
 # Every start of an actor or an evaluator has a number of its own, and with it seeds of its own,
 # over all stretches of a run: start s of actor i is 2000 s + i, of evaluator i 2000 s + 1000 + i.
@@ -105,7 +106,7 @@ def make_learner(
 
 def join_hosts(config: TrainConfig) -> None:
     """Meets the other hosts, where there are any; see `learner.hosts.join`."""
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
     versions = {"python": sys.version.split()[0], "jax": jax.__version__}
     join(config.hosts, {**shared_fields(config), **versions, "code": code_digest(root)})
 

@@ -20,10 +20,10 @@ import threading
 import time
 from typing import NamedTuple
 
-from launch import environment, signals
-from launch.config import host_folder
-from launch.options import option_of, take
-from storage.fields import FieldError, LocalHosts, Natural, check_fields, from_dict, number
+from bmg.launch import environment, signals
+from bmg.launch.options import option_of, take
+from bmg.storage.fields import FieldError, LocalHosts, Natural, check_fields, from_dict, number
+from bmg.storage.run_directory import host_folder
 
 _PORT = 8476  # of the coordinator, in a network of its own
 _LEAVE_SECONDS = 60.0  # that the other hosts have beyond --hosts.timeout when one has ended
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         print(_USAGE)
         return 0
     layout, options = _parse(arguments)
-    from launch import isolation, train
+    from bmg.launch import isolation, train
 
     # Whatever is wrong with the options is said once, before anything starts.
     config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{_PORT}")])
@@ -150,9 +150,9 @@ def _start(
     layout: Layout, networks: Networks, options: list[str], root: pathlib.Path
 ) -> list[subprocess.Popen]:
     """Starts all hosts; host 0 has this process's console, the others files."""
-    from launch.isolation import hand_on
-    from launch.train import own_command
-    from storage.processes import PARENT, name_of
+    from bmg.launch.isolation import hand_on
+    from bmg.launch.train import own_command
+    from bmg.storage.processes import PARENT, name_of
 
     flags = f"--xla_force_host_platform_device_count={layout.devices_per_host}"
     variables = environment.expected(
@@ -166,7 +166,8 @@ def _start(
     try:
         for index, address in enumerate(networks.addresses):
             own = [networks.interfaces[index], address] if networks.interfaces else ["", ""]
-            command = [sys.executable, "-m", "launch.local_host", *own, _cores(layout, index)]
+            command = [sys.executable, "-m", "bmg.launch.hosts.local_host"]
+            command += [*own, _cores(layout, index)]
             command += [*own_command(), "train", *options]
             command += _host_options(index, layout.hosts, coordinator)
             output = None

@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 
-from launch.board import Board
-from launch.config import TrainConfig
-from storage.files import write_json
-from storage.processes import is_running, name_of
+from bmg.launch.config import TrainConfig
+from bmg.launch.runtimes.board import Board
+from bmg.storage.files import write_json
+from bmg.storage.processes import is_running, name_of
 
 REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
 _PULSE_INTERVAL = 2.0  # seconds between signs of life

@@ -14,12 +14,12 @@ import time
 import psutil
 import pytest
 
-from launch import parts, status
-from launch.board import Board
-from launch.presets import PRESETS
-from launch.status import Notes, clear_statuses, node_metrics, node_names, process_of
-from learner.config import HostsConfig
-from storage.processes import name_of
+from bmg.launch.presets import PRESETS
+from bmg.launch.runtimes import assembly, status
+from bmg.launch.runtimes.board import Board
+from bmg.launch.runtimes.status import Notes, clear_statuses, node_metrics, node_names, process_of
+from bmg.learner.config import HostsConfig
+from bmg.storage.processes import name_of
 from tests.waiting import eventually
 
 
@@ -82,22 +82,24 @@ def test_no_two_starts_share_their_seeds():
 
     configs = [config_of(host) for host in range(4)]
     numbers = {
-        parts.actor_number(config, index, start)
+        assembly.actor_number(config, index, start)
         for config in configs
         for index in range(250)
         for start in range(20)
     }
     numbers |= {
-        parts.evaluator_number(index, start) for index in range(1000) for start in range(20)
+        assembly.evaluator_number(index, start) for index in range(1000) for start in range(20)
     }
     assert len(numbers) == 2 * 1000 * 20 and min(numbers) == 0
     assert max(numbers) < 2**31 // 1024, "each has a block of 1024 seeds"
-    assert [parts.actor_number(configs[0], i, 0) for i in range(3)] == [0, 1, 2]
+    assert [assembly.actor_number(configs[0], i, 0) for i in range(3)] == [0, 1, 2]
 
 
 def test_each_start_plays_another_game(config):
     def first_frames(start: int):
-        environment = parts._make_environments(config, parts.actor_number(config, 0, start), 8, 1)
+        environment = assembly._make_environments(
+            config, assembly.actor_number(config, 0, start), 8, 1
+        )
         return environment.reset().frame.tobytes(), environment.step([1] * 8).frame.tobytes()
 
     assert first_frames(0) == first_frames(0)

@@ -18,7 +18,8 @@ import sys
 import psutil
 import pytest
 
-from launch import cli, pod, tpu, tpu_options, tpu_scripts
+from bmg.launch import cli
+from bmg.launch.hosts import pod, tpu, tpu_options, tpu_scripts
 from tests.launch import commands
 from tests.waiting import DEADLINE, Call, eventually
 
@@ -317,7 +318,7 @@ def test_logs_of_another_worker_and_results_at_any_time(cloud):
 def test_ctrl_c_ends_the_showing_alone(cloud):
     program = (
         "import pathlib, sys\n"
-        "from launch import tpu\n"
+        "from bmg.launch.hosts import tpu\n"
         f"tpu.ROOT = pathlib.Path({str(cloud.project)!r})\n"
         "sys.exit(tpu.main('run', ['--zone', 'us-central2-b']))"
     )

@@ -7,8 +7,8 @@ import difflib
 import pathlib
 import re
 
-from launch.tpu_scripts import CODE
-from storage.fields import Natural, check_fields, shown
+from bmg.launch.hosts.tpu_scripts import CODE
+from bmg.storage.fields import Natural, check_fields, shown
 
 # Cores or chips of the smallest slice that has whole hosts; larger ones are multiples of 8.
 _SMALLEST = {"v2": 8, "v3": 8, "v4": 8, "v5litepod": 1, "v5p": 8, "v6e": 1}

@@ -1,0 +1,1 @@
+"""Processes around a Reverb server: the only importers of Launchpad."""

@@ -1,0 +1,144 @@
+"""A run from its start to its end: it is started, watched, stopped, and its end is reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from bmg.launch import environment, signals
+from bmg.launch.config import TrainConfig
+from bmg.launch.preflight import Plan
+from bmg.launch.runtimes.choice import choose_runtime
+from bmg.launch.runtimes.status import LEARNER, Notes, Status, log_file
+from bmg.storage.run_directory import config_file, to_dict
+
+_LOG_LINES = 20  # of a failed node's log, shown
+
+
+def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) -> int:
+    """Starts the program and stays until it ended.
+
+    Args:
+      config: the run.
+      plan: what `check` found.
+      resume: whether there is a checkpoint to go on from.
+      open_network: why others can reach its servers, see `isolate`.
+
+    Returns:
+      The exit code.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from bmg.launch.console import RunConsole
+    from bmg.storage.files import write_json
+
+    workdir = config.path
+    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
+    console = RunConsole(workdir, config.frames)
+    console.print(
+        f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
+        f"(tensorboard --logdir {workdir.parent})"
+    )
+    runtime, why = choose_runtime(config.runtime)
+    if why:
+        console.print(why)
+    if open_network:
+        console.print(
+            f"this run's ports can be reached from other machines ({open_network}): whoever does "
+            "can run code here; close them, see README, Limits"
+        )
+    if found := environment.report():
+        console.print(found)
+
+    def at_once() -> None:  # files are whole, and nobody is waited for
+        console.restore()
+        os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+        if program is not None:
+            program.kill()
+
+    program = None
+    with signals.orderly(at_once=at_once) as asked:
+        program = _start(runtime, config, plan, resume, console.print)
+        notes = Notes()
+
+        def print_notes() -> None:
+            for line in notes.new(program.board.statuses()):
+                console.print(line)
+
+        try:
+            while (state := program.poll()) == "running" and not asked.is_set():
+                print_notes()
+                console.refresh()
+                # Launchpad takes the signals for itself when it starts, JAX when hosts join.
+                signals.take()
+                time.sleep(0.2)
+            if asked.is_set() and state != "finished":  # nodes may die of the same Ctrl-C
+                state = "interrupted"
+        finally:
+            print_notes()
+            all_left = program.stop()
+            console.close()
+        code = report_end(config, state, program.failed, program.board.statuses())
+        if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+def _start(runtime: str, config: TrainConfig, plan: Plan, resume: bool, say: Callable[[str], None]):
+    """A running program: `poll` says how it is, `board` what its nodes say, `failed` which of them
+    failed; `stop` and `kill` end it."""
+    if runtime == "launchpad":
+        from bmg.launch.runtimes.processes.watch import Processes
+
+        return Processes(config, plan.spec, resume, plan.serves, say)
+    from bmg.launch.runtimes.threads import Threads
+
+    return Threads(config, plan.spec, resume, say)
+
+
+def report_end(
+    config: TrainConfig, state: str, failed: list[str], statuses: dict[str, Status]
+) -> int:
+    """Says how the run ended; the exit code."""
+    workdir = config.path
+    results = statuses.get(LEARNER, {}).get("results")
+    if state == "finished":
+        if results:
+            print(json.dumps(results, indent=2))
+        return 0
+    if state == "interrupted":
+        from bmg.storage.checkpoint import list_checkpoints
+
+        if config.hosts.count > 1:
+            print(f"stopped; go on with --resume, on all hosts: {workdir}")
+        elif not list_checkpoints(workdir / "checkpoints"):
+            print(f"stopped before its first checkpoint: {workdir}")
+        else:
+            print(f"stopped; go on with: bmg train --workdir {workdir} --resume")
+        _print_causes(failed, statuses)
+        return 130
+    if results and results["complete"]:
+        print(json.dumps(results, indent=2))  # what may stand nowhere else
+    for name in failed or ["launch"]:  # what nodes say before they have a log
+        print(f"bmg: {name} failed; the end of its log:", file=sys.stderr)
+        try:
+            lines = log_file(workdir, name).read_text(errors="replace").splitlines()
+            for line in lines[-_LOG_LINES:]:
+                print(f"  {line}", file=sys.stderr)
+        except OSError as error:
+            print(f"  (it cannot be read: {error.strerror})", file=sys.stderr)
+    _print_causes(failed, statuses)
+    return 1
+
+
+def _print_causes(failed: list[str], statuses: dict[str, Status]) -> None:
+    """Launchpad may have the log's last word; the cause stands at the end."""
+    for name in dict.fromkeys([*failed, LEARNER]):
+        status = statuses.get(name, {})
+        if status.get("state") in ("failed", "stalled") and status["message"]:
+            print(f"bmg: {name} failed: {status['message']}", file=sys.stderr)
