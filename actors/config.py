@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bmg.storage.fields import Environments, Few, Nodes, Pause, Seconds, Threads, check_fields
 
@@ -23,9 +23,9 @@ class ActorConfig:
     process, in one batch for all actors of the host, on devices of its own where there are several
     (--devices.inference). auto: server where there is an accelerator. Unread by the runtime of
     threads, which always batches. Ours."""
-    parts: Environments = 2
-    """Parts of an actor's environments that are stepped in turn, each while the others wait for
-    their actions; 1 where an actor chooses them itself, or has but one. Ours."""
+    splits: Environments = 2
+    """Splits of an actor's environments under the inference server: one steps while the others wait
+    for their actions (2: double buffering). Unread where actors choose their actions. Ours."""
     patience: Pause = 0.02
     """Seconds that a request to the inference server waits at most for those of other actors, to
     make up a batch. Ours."""
@@ -37,6 +37,7 @@ class ActorConfig:
     than the learner takes to start. Ours."""
     report_interval: Pause = 5.0
     """Seconds between an actor's reports of where its time goes. Ours."""
+    FORMER_NAMES: ClassVar[dict[str, str]] = {"parts": "splits"}
 
     def __post_init__(self):
         check_fields(self)

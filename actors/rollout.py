@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from bmg.actors.inference import Actions, Request
+from bmg.agents.agent import Spec
 from bmg.agents.trajectory import Trajectory
 from bmg.environments.base import EnvironmentSpec, Step, VectorEnvironment
 
@@ -165,7 +166,7 @@ def trajectory_signature(spec: EnvironmentSpec, unroll_length: int) -> Trajector
     )
 
 
-def observation_shape(spec: EnvironmentSpec) -> tuple[int, int, int]:
-    """(H, W, S * C) of a stacked observation."""
+def agent_spec(spec: EnvironmentSpec) -> Spec:
+    """What an agent of that environment is made for."""
     height, width, channels = spec.frame_shape
-    return height, width, spec.num_stack * channels
+    return Spec((height, width, spec.num_stack * channels), spec.num_actions)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from bmg.agents.config import LossConfig, OptimizerConfig
+from bmg.agents.agent import Metrics, Spec
+from bmg.agents.config import AgentConfig, LossConfig, OptimizerConfig
 from bmg.agents.losses import Hyperparameters, LossTerms, actor_critic_loss
 from bmg.agents.networks import Network, Predictions
 from bmg.agents.trajectory import Sequences
@@ -21,7 +22,7 @@ from bmg.meta.optimizers import clip_by_global_norm, scale_by_rms
 from bmg.meta.trees import squared_norm
 
 
-class AgentState(NamedTuple):
+class ActorCriticState(NamedTuple):
     """The inner learner: (u, h) of BMG appendix C."""
 
     params: hk.Params  # u, all tasks
@@ -88,7 +89,7 @@ def reduction_scale(config: LossConfig, sequences: Sequences, axis_name: str | N
     return sequences.action.size * num_devices(axis_name)
 
 
-class ActorCritic(NamedTuple):
+class StepContext(NamedTuple):
     """What all the steps of one update share."""
 
     network: Network
@@ -101,7 +102,7 @@ class ActorCritic(NamedTuple):
 
 
 def loss_gradient(
-    own: ActorCritic, params: hk.Params, hyper: Hyperparameters, sequences: Sequences
+    context: StepContext, params: hk.Params, hyper: Hyperparameters, sequences: Sequences
 ) -> tuple[hk.Params, LossTerms]:
     """The semi-gradient of the first n tasks' loss, n being the length of `hyper`.
 
@@ -111,14 +112,16 @@ def loss_gradient(
     num_tasks = hyper.discount.shape[0]
 
     def predict(params, sequences):
-        return own.network.apply(params, sequences.observation, num_tasks)
+        return context.network.apply(params, sequences.observation, num_tasks)
 
     def loss(predictions, bootstrap, hyper, sequences):
-        total, terms = total_loss(predictions, bootstrap, hyper, sequences, own.loss)
-        return total * reduction_scale(own.loss, sequences, own.axis_name), terms
+        total, terms = total_loss(predictions, bootstrap, hyper, sequences, context.loss)
+        return total * reduction_scale(context.loss, sequences, context.axis_name), terms
 
-    gradient, terms = inner_gradient(predict, loss, own.differentiation)(params, hyper, sequences)
-    return mean_over_devices(gradient, own.axis_name), terms
+    gradient, terms = inner_gradient(predict, loss, context.differentiation)(
+        params, hyper, sequences
+    )
+    return mean_over_devices(gradient, context.axis_name), terms
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -137,29 +140,63 @@ def learning_rate(config: OptimizerConfig, frames: jax.Array) -> jax.Array:
     return config.learning_rate * jnp.maximum(left, 0.0)
 
 
-def descend(own: ActorCritic, state: AgentState, gradient: hk.Params) -> AgentState:
+def descend(context: StepContext, state: ActorCriticState, gradient: hk.Params) -> ActorCriticState:
     """One step of the agent's optimiser against `gradient`."""
-    updates, opt_state = own.optimizer.update(gradient, state.opt_state)
-    params = jax.tree.map(lambda p, u: p - own.step_size * u, state.params, updates)
-    return AgentState(params, opt_state)
+    updates, opt_state = context.optimizer.update(gradient, state.opt_state)
+    params = jax.tree.map(lambda p, u: p - context.step_size * u, state.params, updates)
+    return ActorCriticState(params, opt_state)
 
 
-def make_step(own: ActorCritic, hyperparameters: Callable[..., Hyperparameters]) -> Step:
+def make_step(context: StepContext, hyperparameters: Callable[..., Hyperparameters]) -> Step:
     """The agent's update rule phi.
 
     Args:
-      own: what all steps share.
+      context: what all steps share.
       hyperparameters: meta-parameters -> hyper-parameters [n] of the first n tasks.
 
     Returns:
       step(meta_params, state, sequences, key) -> (state, StepAux).
     """
 
-    def step(meta_params, state: AgentState, sequences: Sequences, key):
+    def step(meta_params, state: ActorCriticState, sequences: Sequences, key):
         del key  # the update is deterministic
-        gradient, terms = loss_gradient(own, state.params, hyperparameters(meta_params), sequences)
+        gradient, terms = loss_gradient(
+            context, state.params, hyperparameters(meta_params), sequences
+        )
         square = jax.lax.stop_gradient(squared_norm(gradient))  # a metric, cuts nothing else
-        aux = StepAux(terms, jnp.sqrt(square), (square > own.max_norm**2).astype(jnp.float32))
-        return descend(own, state, gradient), aux
+        aux = StepAux(terms, jnp.sqrt(square), (square > context.max_norm**2).astype(jnp.float32))
+        return descend(context, state, gradient), aux
 
     return step
+
+
+def make_context(
+    config: AgentConfig,
+    spec: Spec,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    frames: jax.Array,
+) -> StepContext:
+    """What all the steps of the update share that comes after so many environment frames."""
+    return StepContext(
+        network, config.loss, optimizer, config.optimizer.max_norm,
+        learning_rate(config.optimizer, frames), config.meta.differentiation, spec.axis_name,
+    )  # fmt: skip
+
+
+def task_name(index: int) -> str:
+    """Name of a task in metrics."""
+    return "main" if index == 0 else f"auxiliary_{index}"
+
+
+def step_metrics(context: StepContext, aux: StepAux) -> Metrics:
+    """Losses and diagnostics of every task."""
+    metrics = {
+        "learner/learning_rate": context.step_size,
+        "learner/gradient_norm": aux.gradient_norm,
+        "learner/gradient_clipped": aux.clipped,
+    }
+    for task in range(aux.terms.total.shape[0]):
+        for name, value in aux.terms._asdict().items():
+            metrics[f"loss_{task_name(task)}/{name}"] = value[task]
+    return metrics

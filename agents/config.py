@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from bmg.storage.fields import (
     Count,
     Few,
     Logit,
     Lookahead,
+    Names,
     Natural,
     Positive,
     Share,
@@ -20,6 +21,7 @@ from bmg.storage.fields import (
 
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
 Reduction = Literal["mean", "sum"]
+ALGORITHMS = ("impala", "stacx", "bmg")  # a file of this folder each
 
 
 class Reading(NamedTuple):
@@ -182,47 +184,15 @@ class MetaConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """An agent: IMPALA (nothing is meta-learned), STACX, or BMG."""
+    """An agent: IMPALA (nothing is meta-learned), STACX, BMG, or your own."""
 
-    algorithm: Literal["impala", "stacx", "bmg"] = "bmg"
-    """Which update rule the learner runs."""
+    algorithm: Annotated[str, Names(ALGORITHMS)] = "bmg"
+    """Which update rule the learner runs: impala, stacx, bmg, or package.module:function for your
+    own, which gives an agent as agents/agent.py describes it."""
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig = MetaConfig()
 
-    @property
-    def num_tasks(self) -> int:
-        """Main task and auxiliary tasks; IMPALA has the main task alone."""
-        return 1 if self.algorithm == "impala" else 1 + self.meta.auxiliary_tasks
-
-    @property
-    def num_inner_batches(self) -> int:
-        """Replay-only batches of the first K - 1 agent steps."""
-        return 0 if self.algorithm == "impala" else self.meta.inner_steps - 1
-
-    @property
-    def num_target_batches(self) -> int:
-        """Replay-only batches of the first L - 1 target steps."""
-        return self.meta.target_steps - 1 if self.algorithm == "bmg" else 0
-
-    @property
-    def num_objective_batches(self) -> int:
-        """Replay-only batches added to the meta-objective's own data."""
-        return 0 if self.algorithm == "impala" else self.meta.extra_replay_batches
-
-    @property
-    def num_extra_batches(self) -> int:
-        """All replay-only batches of one learner update, beside the main one."""
-        return self.num_inner_batches + self.num_target_batches + self.num_objective_batches
-
-    @property
-    def needs_replay(self) -> bool:
-        """Whether some step or objective is on replayed data alone."""
-        replay_target = self.algorithm == "bmg" and self.meta.final_data == "replay"
-        return self.num_extra_batches > 0 or replay_target
-
     def __post_init__(self):
         check_fields(self)
-        if self.algorithm != "bmg" and self.meta.continuation == "target":
-            raise ValueError("continuation 'target' needs a target; give --agent.algorithm bmg.")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from bmg.agents.config import NetworkConfig
 from bmg.agents.pooling import max_pool
+from bmg.agents.trajectory import scale_pixels
 
 
 class Predictions(NamedTuple):
@@ -164,3 +165,19 @@ def main_task_params(params: hk.Params) -> hk.Params:
     return {
         name: module for name, module in params.items() if name.startswith(("torso/", "task_0/"))
     }
+
+
+def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array], tuple]:
+    """What actors and evaluators run: (params, observation, keys) -> (action, logits).
+
+    Returns:
+      A function of the main task's parameters, uint8 observations [N, H, W, S * C] and a key for
+      each of them [N, 2], so that what one draws does not depend on the others; it samples actions
+      int32 [N] and gives the policy's logits [N, A].
+    """
+
+    def act(params, observation, keys):
+        logits = network.apply(params, scale_pixels(observation), 1).logits[0]
+        return jax.vmap(jax.random.categorical)(keys, logits), logits
+
+    return act

@@ -21,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bmg.agents.agent import TrainState, UpdateBatch, make_agent
+from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import AgentConfig, Reading
+from bmg.agents.factory import make_agent
+from bmg.agents.stacx import StacxState
+from bmg.agents.trajectory import UpdateBatch
 
 OBJECTIVES = ("kl", "kl_value", "l2", "l2_norm", "stacx")  # of Table 3, both readings of L2
 
@@ -45,9 +48,8 @@ class Size(NamedTuple):
 
 def measure(
     config: AgentConfig,
-    observation_shape: tuple[int, int, int],
-    num_actions: int,
-    state: TrainState,
+    spec: Spec,
+    state: StacxState,
     batches: Sequence[UpdateBatch],
     report: Callable[[str], None] = lambda what: None,
     among: Sequence[Reading] = READINGS,
@@ -56,9 +58,8 @@ def measure(
 
     Args:
       config: the agent as Table 2 has it, with the network of `state`; K = L = 1.
-      observation_shape: (H, W, S * C).
-      num_actions: A.
-      state: of an agent with meta-parameters.
+      spec: what the agent is made for.
+      state: of STACX or BMG.
       batches: at least two; as an update takes them, without extra ones.
       report: takes a line about what is measured next.
       among: the readings to measure.
@@ -76,8 +77,7 @@ def measure(
         moments = None
         for objective in ("stacx", "kl", "kl_value", "l2"):
             report(f"{objective}: loss {loss}, epsilon {'in' if in_root else 'outside'}")
-            agent = make_agent(_with(base, objective), observation_shape, num_actions, 1)
-            update = jax.jit(agent.update)
+            update = _update(make_agent(_with(base, objective), spec))
             if moments is None:
                 moments = _second_moments(update, state, batches, config.optimizer.decay)
             outcomes = [update(_replaced(state, moments), batch) for batch in batches]
@@ -107,18 +107,23 @@ def _with(config: AgentConfig, objective: str) -> AgentConfig:
     return dataclasses.replace(config, algorithm="bmg", meta=meta)
 
 
-def _replaced(state: TrainState, moments) -> TrainState:
-    opt_state = optax.tree.set(state.agent.opt_state, nu=moments)
-    return state._replace(agent=state.agent._replace(opt_state=opt_state))
+def _update(agent: Agent) -> Callable:
+    """(state, batch) -> (state, metrics), at the start of the schedules."""
+    return jax.jit(lambda state, batch: agent.update(state, batch, 0.0, jax.random.PRNGKey(0)))
 
 
-def _second_moments(update, state: TrainState, batches, decay: float):
+def _replaced(state: StacxState, moments) -> StacxState:
+    opt_state = optax.tree.set(state.inner.opt_state, nu=moments)
+    return state._replace(inner=state.inner._replace(opt_state=opt_state))
+
+
+def _second_moments(update, state: StacxState, batches, decay: float):
     """Means of the clipped gradients' squares: where the moving average settles."""
-    none = jax.tree.map(jnp.zeros_like, optax.tree.get(state.agent.opt_state, "nu"))
+    none = jax.tree.map(jnp.zeros_like, optax.tree.get(state.inner.opt_state, "nu"))
     total = none
     for batch in batches:
         new, _ = update(_replaced(state, none), batch)
-        square = optax.tree.get(new.agent.opt_state, "nu")  # (1 - decay) g^2
+        square = optax.tree.get(new.inner.opt_state, "nu")  # (1 - decay) g^2
         total = jax.tree.map(lambda a, b: a + b / (1.0 - decay) / len(batches), total, square)
     return total
 

@@ -95,3 +95,25 @@ def prepare(trajectories: Trajectory, is_replay: bool, max_abs_reward: float) ->
 def concatenate(*batches: Sequences) -> Sequences:
     """Joins batches along [B]."""
     return jax.tree.map(lambda *x: jnp.concatenate(x), *batches)
+
+
+class UpdateBatch(NamedTuple):
+    """The data of one learner update, of one device."""
+
+    online: Trajectory  # [B_online] unrolls, each used once
+    replay: Trajectory  # [B_replay] unrolls; B_replay may be 0
+    extra: tuple[Trajectory, ...] = ()  # as many replay batches of [B_replay] as the agent asks for
+
+
+def prepare_batch(
+    batch: UpdateBatch, max_abs_reward: float
+) -> tuple[Sequences, tuple[Sequences, ...]]:
+    """All of an update's data, prepared once.
+
+    Returns:
+      The main batch, online sequences first, and the extra ones.
+    """
+    main = prepare(batch.online, False, max_abs_reward)
+    if batch.replay.action.shape[0]:
+        main = concatenate(main, prepare(batch.replay, True, max_abs_reward))
+    return main, tuple(prepare(extra, True, max_abs_reward) for extra in batch.extra)

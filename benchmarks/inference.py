@@ -21,11 +21,11 @@ class Config(BenchmarkConfig):
     """Runs of each placement, in turn."""
 
 
-# In two parts an actor steps one half of its environments while the other waits.
+# With two splits an actor steps one half of its environments while the other waits.
 _PLACEMENTS = {
     "actor": ("actor",),
     "server": ("server",),
-    "server, one part": ("server", "--actors.parts", "1"),
+    "server, one split": ("server", "--actors.splits", "1"),
 }
 
 
@@ -34,7 +34,7 @@ def _options(placement: str) -> list[str]:
         *("--preset", "local", "--game", "pong", "--frames", "10000000000"),
         *("--agent.network.torso", "resnet", "--agent.network.channels", "16", "32", "32", "16"),
         *("--agent.network.features", "512", "--agent.network.head-hidden", "256", "256"),
-        *("--learner.skip-update", "--learner.replay-batch", "0"),
+        *("--agent.algorithm", "bmg.benchmarks.idle:make", "--learner.replay-batch", "0"),
         *("--evaluator.num-evaluators", "0"),
         *("--actors.num-actors", "2", "--actors.envs-per-actor", "24"),
         *("--actors.inference", *_PLACEMENTS[placement]),

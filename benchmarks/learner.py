@@ -27,10 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmg.agents.agent import UpdateBatch, make_agent
+from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig
-from bmg.agents.trajectory import Trajectory
+from bmg.agents.factory import make_agent
+from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.benchmarks.config import BenchmarkConfig
+from bmg.learner.guard import guarded
 from bmg.learner.update import with_precision
 from bmg.storage.fields import Lookahead, Pause
 from bmg.storage.files import whole_file
@@ -126,16 +128,15 @@ def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, in
     )
     agent_config = AgentConfig(algorithm=case.algorithm, network=network, meta=meta)
     height, width, channels = frame
-    agent = make_agent(
-        agent_config, (height, width, _STACK * channels), _ACTIONS, _ONLINE * _LENGTH * _REPEAT
-    )
+    agent = make_agent(agent_config, Spec((height, width, _STACK * channels), _ACTIONS))
     rng = np.random.default_rng(0)
     draw = lambda size: random_trajectories(rng, size, frame)  # noqa: E731
-    extra = tuple(draw(_REPLAY) for _ in range(agent_config.num_extra_batches))
+    extra = tuple(draw(_REPLAY) for _ in range(agent.num_extra_batches))
     batch = UpdateBatch(draw(_ONLINE), draw(_REPLAY), extra)
-    state, batch = jax.device_put((agent.init(jax.random.PRNGKey(0)), batch))
+    whole = guarded(agent, _ONLINE * _LENGTH * _REPEAT)
+    state, batch = jax.device_put((whole.init(jax.random.PRNGKey(0)), batch))
     start = time.perf_counter()
-    lowered = jax.jit(agent.update).lower(state, batch)
+    lowered = jax.jit(whole.update).lower(state, batch)
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()

@@ -15,7 +15,7 @@ from bmg.environments.factory import make
 
 _OPTIONS = [
     *("--preset", "local", "--game", "pong", "--frames", "10000000000"),
-    *("--learner.skip-update", "--learner.replay-batch", "0"),
+    *("--agent.algorithm", "bmg.benchmarks.idle:make", "--learner.replay-batch", "0"),
     *("--evaluator.num-evaluators", "0", "--actors.num-actors", "2"),
 ]
 

@@ -89,7 +89,7 @@ FIXED = (
 )  # fmt: skip
 
 _SHARED = (
-    *FIXED, "frames", "learner.publish_interval", "learner.skip_update", "actors.num_actors",
+    *FIXED, "frames", "learner.publish_interval", "actors.num_actors",
     "devices.learner", "hosts.count", "hosts.check_updates",
 )  # fmt: skip
 

@@ -66,10 +66,10 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--output is {options.output}, and {folder} is no folder; make it first.")
     config = load_config(pathlib.Path(options.workdir), TrainConfig)
     config = dataclasses.replace(config, workdir=options.workdir)
-    if config.agent.algorithm == "impala":
-        raise ValueError(f"{config.path} is a run of impala, which meta-learns nothing.")
+    if config.agent.algorithm not in ("stacx", "bmg"):
+        raise ValueError(f"{config.path} is a run of {config.agent.algorithm}; give STACX or BMG.")
 
-    from bmg.actors.rollout import observation_shape
+    from bmg.actors.rollout import agent_spec
     from bmg.agents import readings
     from bmg.agents.config import AgentConfig, MetaConfig, OptimizerConfig
     from bmg.environments.factory import make_spec
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     from bmg.storage.files import write_json
 
     spec = make_spec(config.game, config.atari)
-    _, found, problems = load_newest(config, spec)
+    agent, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
     # Table 2, but for the network and what learned: the size depends on where the agent is.
@@ -86,9 +86,9 @@ def main(arguments: list[str]) -> int:
         optimizer=dataclasses.replace(OptimizerConfig(), decay_frames=0),
         meta=dataclasses.replace(MetaConfig(), auxiliary_tasks=config.agent.meta.auxiliary_tasks),
     )
-    batches = play(config, spec, found.state, options)
+    batches = play(config, spec, agent, found.state.agent, options)
     sizes = readings.measure(
-        table_2, observation_shape(spec), spec.num_actions, found.state, batches,
+        table_2, agent_spec(spec), found.state.agent, batches,
         lambda what: print(f"measuring {what}", flush=True),
     )  # fmt: skip
     rows = [
@@ -109,23 +109,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def play(config, spec, state, options: DiagnoseConfig) -> list:
+def play(config, spec, agent, state, options: DiagnoseConfig) -> list:
     """Batches of consecutive unrolls of the checkpoint's policy."""
     import jax
 
     from bmg.actors.inference import LocalInference
     from bmg.actors.parameters import LocalParameters
     from bmg.actors.rollout import Rollout
-    from bmg.agents.agent import UpdateBatch
     from bmg.agents.messages import VersionedParameters
-    from bmg.agents.networks import main_task_params
+    from bmg.agents.trajectory import UpdateBatch
     from bmg.environments.factory import make
-    from bmg.launch.runtimes.assembly import acting
 
-    published = VersionedParameters(main_task_params(state.agent.params), 0, 0, False)
-    inference = LocalInference(
-        acting(config.agent, spec), LocalParameters(lambda: published, jax.devices()[0])
-    )
+    published = VersionedParameters(agent.acting_params(state), 0, 0, False)
+    inference = LocalInference(agent.act, LocalParameters(lambda: published, jax.devices()[0]))
     inference.newest(lambda: False)
     number = options.online + options.replay
     games = make(config.game, number, options.seed, 0, config.atari, num_threads=0)

@@ -44,8 +44,6 @@ def main(arguments: list[str]) -> int:
     import numpy as np
 
     from bmg.actors.evaluator import play_episodes
-    from bmg.agents.agent import acting_policy
-    from bmg.agents.networks import main_task_params
     from bmg.environments.factory import make, make_spec
     from bmg.environments.scores import human_normalized_score
     from bmg.launch.runtimes.assembly import load_newest, protocol
@@ -58,8 +56,8 @@ def main(arguments: list[str]) -> int:
     games = make(config.game, options.episodes, options.seed, 0, config.atari, num_threads=0)
     returns = play_episodes(
         games,
-        jax.jit(acting_policy(agent.network)),
-        main_task_params(found.state.agent.params),
+        jax.jit(agent.act),
+        agent.acting_params(found.state.agent),
         jax.random.PRNGKey(options.seed),
         should_stop=lambda: False,
     )

@@ -189,6 +189,8 @@ def _unknown(cls: type, token: str) -> str:
     if not token.startswith("-"):
         return f"{shown(token)} belongs to no option"
     name = token.partition("=")[0][:100]
+    if name in (former := dict(_former_options(cls))):
+        return f"{name} is called {former[name]} now"
     near = difflib.get_close_matches(name, _options(cls), n=1)
     return f"no option {shown(name)}" + (f"; did you mean {near[0]}" if near else "")
 
@@ -199,6 +201,15 @@ def _options(cls: type, prefix: str = "") -> Iterator[str]:
             yield from _options(hint, f"{prefix}{name}.")
         else:
             yield option_of(prefix + name)
+
+
+def _former_options(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Options that have another name now: (former, present)."""
+    for former, present in getattr(cls, "FORMER_NAMES", {}).items():
+        yield option_of(prefix + former), option_of(prefix + present)
+    for name, hint in field_types(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _former_options(hint, f"{prefix}{name}.")
 
 
 def _without_checks(asked: list[type], info):

@@ -17,7 +17,7 @@ class Plan(NamedTuple):
     """What was found out about a run before it starts."""
 
     spec: Any  # the environment's shapes
-    serves: bool  # whether the learner's process chooses the actors' actions
+    central_inference: bool  # whether the learner's process chooses the actors' actions
 
 
 def check(config: TrainConfig) -> Plan:
@@ -39,26 +39,31 @@ def check(config: TrainConfig) -> Plan:
         )
     if config.learner.replay_batch and not config.replay.replay_capacity:
         raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
+    from bmg.actors.rollout import agent_spec
+    from bmg.agents.factory import make_agent
     from bmg.learner.hosts import check_port
     from bmg.learner.placement import split
     from bmg.learner.update import check_batch
 
+    agent = make_agent(config.agent, agent_spec(spec))
     threads = choose_runtime(config.runtime)[0] == "local-threads"
     check_port(config.hosts)
     choice = config.actors.inference
     if _slice_of_several_hosts(config):  # whose devices come up together, in the learners alone
-        serves = threads or choice != "actor"
+        central_inference = threads or choice != "actor"
     else:
         platform, there = look_at_devices(config.learner.platform)
-        serves = threads or choice == "server" or (choice == "auto" and platform != "cpu")
-        learning = split(config.devices, there, platform, serves).learner
-        check_batch(config.learner, config.agent, learning * config.hosts.count)
+        central_inference = (
+            threads or choice == "server" or (choice == "auto" and platform != "cpu")
+        )
+        learning = split(config.devices, there, platform, central_inference).learner
+        check_batch(config.learner, agent, learning * config.hosts.count)
     if threads:
         from bmg.actors.rollout import trajectory_signature
         from bmg.replay.memory import check_memory
 
         check_memory(trajectory_signature(spec, config.learner.unroll_length), config.replay)
-    return Plan(spec, serves)
+    return Plan(spec, central_inference)
 
 
 def _slice_of_several_hosts(config: TrainConfig) -> bool:

@@ -89,16 +89,18 @@ def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) 
     return code
 
 
-def _start(runtime: str, config: TrainConfig, plan: Plan, resume: bool, say: Callable[[str], None]):
+def _start(
+    runtime: str, config: TrainConfig, plan: Plan, resume: bool, notify: Callable[[str], None]
+):
     """A running program: `poll` says how it is, `board` what its nodes say, `failed` which of them
     failed; `stop` and `kill` end it."""
     if runtime == "launchpad":
         from bmg.launch.runtimes.processes.watch import Processes
 
-        return Processes(config, plan.spec, resume, plan.serves, say)
+        return Processes(config, plan.spec, resume, plan.central_inference, notify)
     from bmg.launch.runtimes.threads import Threads
 
-    return Threads(config, plan.spec, resume, say)
+    return Threads(config, plan.spec, resume, notify)
 
 
 def report_end(

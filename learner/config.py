@@ -87,8 +87,6 @@ class LearnerConfig:
     """Learner updates between publications of parameters to the actors. Ours."""
     prefetch: Depth = 1
     """Batches waiting on the device; more hides latency and adds policy lag. Ours."""
-    skip_update: bool = False
-    """Leave the update out and only consume the data, to measure the rest of the system. Ours."""
     profile_updates: Natural = 0
     """Updates of which a JAX profiler trace is written to the run directory's `profile/`, after the
     first ten; TensorBoard's profile plugin and Perfetto show it. Ours."""
@@ -100,6 +98,11 @@ class LearnerConfig:
     """Seconds between checkpoints. Ours."""
     checkpoints_kept: Count = 2
     """Newest checkpoints kept. Ours."""
+
+    @staticmethod
+    def from_older(values: dict) -> dict:
+        """Once, updates could be left out to measure the rest."""
+        return {k: v for k, v in values.items() if (k, v) != ("skip_update", False)}
 
     def __post_init__(self):
         check_fields(self)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +30,6 @@ from bmg.learner.batches import BatchInfo
 from bmg.learner.config import HostsConfig
 
 _MESSAGE_BYTES = 2**16  # of what a host tells the others at the start
-_BROKEN = re.compile("gloo|nccl|unavailable|deadline|connection|heartbeat|peer", re.IGNORECASE)
 _GO_ON = "go on with --resume, on as many hosts as there are"
 
 
@@ -133,6 +131,34 @@ def code_digest(root: pathlib.Path) -> str:
     return digest.hexdigest()[:16]
 
 
+class OneHost:
+    """A host alone: nobody is asked, and nobody waited for."""
+
+    count = 1
+    writes = True
+
+    def as_on_first(self, state: Any, header: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What it has."""
+        return state, header
+
+    def agree(self, info: BatchInfo | None, updates: int, state: Any) -> BatchInfo | None:
+        """What it wants."""
+        return info
+
+    def deadline(self, what: str) -> AbstractContextManager[None]:
+        """None."""
+        return nullcontext()
+
+    def updated(self, outputs: Any) -> None:
+        """An update has been started."""
+
+    def leave(self, seconds: float) -> None:
+        """Nothing is left."""
+
+
+ONE_HOST = OneHost()
+
+
 class Gathered(NamedTuple):
     """What one host tells the others before an update; as many bytes on each."""
 
@@ -176,10 +202,16 @@ class Hosts:
         self._gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._checksum = jax.jit(_checksum)
         self._next_check = 0
+        self._running = False
         self._timeout = config.start_timeout  # until the first update: others may compile longer
         self._deadline: float | None = None
         self._what = ""
         threading.Thread(target=self._watch, args=(on_missing,), name="hosts", daemon=True).start()
+
+    @property
+    def count(self) -> int:
+        """How many hosts there are."""
+        return self._config.count
 
     @property
     def writes(self) -> bool:
@@ -260,17 +292,19 @@ class Hosts:
         try:
             yield
         except (jax.errors.JaxRuntimeError, ValueError) as error:  # where a computation is inline
-            if not _BROKEN.search(str(error)):
-                raise
+            if not self._running and isinstance(error, ValueError):
+                raise  # a program that cannot be traced; one that ran before fails from outside
+            reason = str(error).splitlines()[0]
             raise HostMissing(
-                f"a host is missing {what}: {str(error).splitlines()[0]}; {_GO_ON}"
+                f"a host is missing {what}, or devices failed: {reason}; {_GO_ON}"
             ) from error
         finally:
             self._deadline = None
 
-    def started(self) -> None:
-        """The first update is over: from now on answers come sooner."""
-        self._timeout = self._config.timeout
+    def updated(self, outputs: Any) -> None:
+        """Waits for an update, in which all take part; after the first, answers come sooner."""
+        jax.block_until_ready(outputs)
+        self._timeout, self._running = self._config.timeout, True
 
     def leave(self, seconds: float) -> None:
         """Waits so long for the others to be through as well, and parts: no host is missed then."""

@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bmg.agents.agent import UpdateBatch
 from bmg.agents.messages import Evaluation, VersionedParameters
-from bmg.agents.networks import main_task_params
-from bmg.agents.trajectory import Trajectory
+from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.environments.scores import human_normalized_score
 from bmg.learner.batches import BatchInfo, Prefetcher
 from bmg.learner.config import LearnerConfig
+from bmg.learner.guard import FORMER_PATHS
 from bmg.learner.health import MetaLearnerWatch
-from bmg.learner.hosts import HostLeft, Hosts
+from bmg.learner.hosts import ONE_HOST, HostLeft, Hosts, OneHost
 from bmg.learner.metrics import MetricsWriter
 from bmg.learner.profile import Profile
 from bmg.learner.progress import Progress, check_checkpoint
 from bmg.learner.reports import Report, summarise_reports
-from bmg.learner.update import ShardedAgent, first
+from bmg.learner.update import MetricsRow, ShardedAgent, first
 from bmg.storage import checkpoint
 from bmg.storage.files import reason, write_json
 
@@ -70,9 +69,9 @@ class Learner:
         agent: ShardedAgent,
         config: LearnerConfig,
         info: RunInfo,
-        say: Callable[[str], None],
-        tell_results: Callable[[dict[str, Any]], None],
-        hosts: Hosts | None = None,
+        notify: Callable[[str], None],
+        publish_results: Callable[[dict[str, Any]], None],
+        hosts: Hosts | OneHost = ONE_HOST,
     ):
         """Starts from a seed, or from the newest usable checkpoint when the run is resumed.
 
@@ -80,41 +79,41 @@ class Learner:
           agent: on its devices.
           config: how often things leave the learner.
           info: of the run.
-          say: takes lines for the user: a checkpoint that is not usable, files that are full or
+          notify: takes lines for the user: a checkpoint that is not usable, files that are full or
             gone.
-          tell_results: takes what goes into results.json, wherever that can be written.
-          hosts: this host among those that learn together; None for one alone.
+          publish_results: takes what goes into results.json, wherever that can be written.
+          hosts: this host among those that learn together.
 
         Raises:
           CheckpointError: no usable checkpoint to resume from; one line.
         """
         self._agent, self._config, self._info = agent, config, info
-        self._say, self._tell_results = say, tell_results
+        self._notify, self._publish_results = notify, publish_results
         self._failing: dict[str, str] = {}  # what could not be written at the last try, and why
         self._saved: int | None = None  # updates of the newest checkpoint
         self._not_saved: list[str] = []  # at the end
         self._watch = MetaLearnerWatch()
         self._directory = info.workdir / "checkpoints"
-        state = agent.agent.init(jax.random.PRNGKey(info.seed))
+        state = agent.init(jax.random.PRNGKey(info.seed))
         self._progress = Progress()
         self._hosts = hosts
-        self._writes = hosts is None or hosts.writes
-        if info.resume and self._writes:
+        if info.resume and hosts.writes:
             usable = functools.partial(check_checkpoint, frames_per_update=info.frames_per_update)
-            found, problems = checkpoint.load_newest(self._directory, state, info.identity, usable)
+            found, problems = checkpoint.load_newest(
+                self._directory, state, info.identity, usable, FORMER_PATHS
+            )
             state, self._progress = found.state, Progress(found.header)
             self._saved = self._progress.updates
             if problems:
-                say(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
-        if hosts is not None:
-            state, header = hosts.as_on_first(state, self._progress.header())
-            self._progress = Progress(header)
+                notify(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
+        state, header = hosts.as_on_first(state, self._progress.header())
+        self._progress = Progress(header)
         self._state = agent.replicate(state)
         self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
         self._evaluated = threading.Event()
         self._started = time.monotonic() - self._progress.seconds
-        self._metrics = MetricsWriter(info.workdir, self.frames, self._writes, say)
+        self._metrics = MetricsWriter(info.workdir, self.frames, hosts.writes, notify)
         self._published: VersionedParameters | None = None
         self._publish(final=False)
 
@@ -164,7 +163,6 @@ class Learner:
         self,
         online: Iterator[Trajectory],
         replay: Iterator[Trajectory],
-        num_extra: int,
         occupancy: Callable[[], dict[str, float]],
         node_metrics: Callable[[], dict[str, float]],
         should_stop: Callable[[], bool],
@@ -176,7 +174,6 @@ class Learner:
         Args:
           online: batches of fresh unrolls, host arrays.
           replay: batches of replayed unrolls.
-          num_extra: replay batches per update beside the main one.
           occupancy: state of the replay tables, for the metrics.
           node_metrics: state of the run's processes, likewise.
           should_stop: polled between updates.
@@ -190,14 +187,17 @@ class Learner:
           NotSavedError: the last checkpoint or the results could not be written; one line.
           TimeoutError: no data came for too long.
         """
-        prefetcher = Prefetcher(online, replay, num_extra, self._agent.shard, self._config.prefetch)
+        prefetcher = Prefetcher(
+            online, replay, self._agent.agent.num_extra_batches, self._agent.shard,
+            self._config.prefetch,
+        )  # fmt: skip
         if self.frames >= self._info.total_frames and self._progress.updates:
-            self._say(f"the run has {self.frames:,} frames already; give more --frames to go on")
+            self._notify(f"the run has {self.frames:,} frames already; give more --frames to go on")
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
         left: HostLeft | None = None
-        if self._hosts is not None and not self._progress.updates:
+        if self._hosts.count > 1 and not self._progress.updates:
             self._checkpoint()  # there is something to go on from, whichever host goes missing
         try:
             while self.frames < self._info.total_frames:
@@ -205,13 +205,12 @@ class Learner:
                 item = prefetcher.get(should_stop)
                 arrived = time.monotonic()
                 window.seconds["waiting"] += arrived - start
-                if self._hosts is not None:
-                    item = self._agreed(item)
-                    window.seconds["agreeing"] += time.monotonic() - arrived
+                item = self._agreed(item)
+                window.seconds["agreeing"] += time.monotonic() - arrived
                 if item is None:
                     break
                 profile.before_update()
-                with self._answering(f"in update {self._progress.updates + 1}"):
+                with self._hosts.deadline(f"in update {self._progress.updates + 1}"):
                     self._learn(*item, window)
                 now = time.monotonic()
                 self._progress.seconds = now - self._started
@@ -234,8 +233,7 @@ class Learner:
             self._finish(should_stop)
         with self._lock:  # an evaluation may still come
             self._metrics.close()
-        if self._hosts is not None:
-            self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
+        self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
         if why := self._failing.get("metrics"):
             self._not_saved.append(f"the last rows of metrics ({why})")
         if left is not None and not should_stop():  # all may have been asked at once
@@ -255,19 +253,13 @@ class Learner:
         info = self._hosts.agree(item and item[1], self._progress.updates, self._state)
         return item and (item[0], info)
 
-    def _answering(self, what: str):
-        """Other hosts take part in what is done within, or are missing."""
-        return contextlib.nullcontext() if self._hosts is None else self._hosts.deadline(what)
-
     def _learn(self, batch: UpdateBatch, info: BatchInfo, window: Window) -> None:
         """One update, and its publication."""
         start = time.monotonic()
         self._state, window.last_metrics = self._agent.update(self._state, batch)
         version = self._progress.updates
         self._progress.updates += 1
-        if self._hosts is not None:
-            jax.block_until_ready(window.last_metrics)  # all have taken part
-            self._hosts.started()
+        self._hosts.updated(window.last_metrics)
         self._progress.episodes += len(info.episode_returns)
         returns = [float(x) for x in info.episode_returns]
         self._progress.returns.extend(returns)
@@ -276,18 +268,17 @@ class Learner:
         window.lags.extend(version - info.versions)
         publish = self._progress.updates % self._config.publish_interval == 0
         if publish:
-            window.metrics.append(np.asarray(window.last_metrics))  # waits for the update
-            self._check_finite(window.metrics[-1])
+            window.metrics.append(np.asarray(window.last_metrics.values))  # waits for the update
+            self._check_finite()
         updated = time.monotonic()
         window.seconds["updating"] += updated - start
         if publish:
             self._publish(final=False)
             window.seconds["publishing"] += time.monotonic() - updated
 
-    def _check_finite(self, metrics: np.ndarray) -> None:
+    def _check_finite(self) -> None:
         """Ends a run in which every update is skipped."""
-        named = dict(zip(self._agent.metric_names, metrics))
-        in_a_row = int(named.get("learner/skipped_in_a_row", 0))
+        in_a_row = int(first(self._state.skipped_in_a_row))
         if in_a_row >= _MOST_SKIPPED:
             raise NotFiniteError(
                 f"the last {in_a_row} updates gave losses or gradients that are not finite and "
@@ -296,7 +287,7 @@ class Learner:
             )
 
     def _publish(self, final: bool) -> None:
-        params = main_task_params(self._state.agent.params)
+        params = self._agent.agent.acting_params(self._state.agent)
         self._published = VersionedParameters(
             first(params), self._progress.updates, self.frames, final
         )
@@ -314,8 +305,8 @@ class Learner:
             print(f"replay's state is left out of the metrics: {error}", flush=True)
             replay = {}
         elapsed = time.monotonic() - window.start
-        values = window.metrics or [np.asarray(window.last_metrics)]
-        metrics = dict(zip(self._agent.metric_names, np.mean(values, axis=0)))
+        values = window.metrics or [np.asarray(window.last_metrics.values)]
+        metrics = dict(zip(window.last_metrics.names, np.mean(values, axis=0)))
         metrics |= {
             "learner/frames": self.frames,
             "learner/updates": self._progress.updates,
@@ -339,7 +330,7 @@ class Learner:
                 self._info.game, mean_return
             )
         if line := self._watch.look(self._progress.updates, metrics):
-            self._say(line)
+            self._notify(line)
             with self._surviving("metrics"):
                 self._metrics.write_text(self.frames, "meta/warning", line)
         with self._lock:
@@ -358,14 +349,14 @@ class Learner:
         except OSError as error:
             if what not in self._failing:
                 self._failing[what] = reason(error)
-                self._say(f"{what} cannot be written ({reason(error)}); the run goes on")
+                self._notify(f"{what} cannot be written ({reason(error)}); the run goes on")
         else:
             if what in self._failing:
                 del self._failing[what]
-                self._say(f"{what} can be written again")
+                self._notify(f"{what} can be written again")
 
     def _checkpoint(self) -> None:
-        if not self._writes:
+        if not self._hosts.writes:
             return
         header = {
             **self._progress.header(),
@@ -426,7 +417,7 @@ class Learner:
         self._save()
 
     def _write_results(self) -> None:
-        if not self._writes:
+        if not self._hosts.writes:
             return
         progress, info = self._progress, self._info
         evaluation = progress.evaluation or {}
@@ -445,7 +436,7 @@ class Learner:
             "protocol": info.protocol,
             "versions": info.versions,
         }
-        self._tell_results(results)
+        self._publish_results(results)
         write_json(info.workdir / "results.json", results)
 
 
@@ -466,7 +457,7 @@ class Window:
         self.frames = frames
         self.updates = 0
         self.metrics: list[np.ndarray] = []  # [M] each, of the published updates
-        self.last_metrics: jax.Array | None = None  # [M], still on the device
+        self.last_metrics: MetricsRow | None = None  # still on the device
         self.lags: list[int] = []
         self.returns: list[float] = []  # of the episodes that ended
         self.seconds = {"waiting": 0.0, "agreeing": 0.0, "updating": 0.0, "publishing": 0.0}

@@ -51,7 +51,7 @@ class MetricsWriter:
         workdir: pathlib.Path,
         frames: int,
         tensorboard: bool = True,
-        say: Callable[[str], None] = print,
+        notify: Callable[[str], None] = print,
     ):
         """Starts a session; what an earlier one wrote is continued.
 
@@ -59,9 +59,9 @@ class MetricsWriter:
           workdir: the run directory.
           frames: environment frames that the learner goes on from; rows beyond them are abandoned.
           tensorboard: whether event files are written, beside `metrics.jsonl`.
-          say: takes a line where the disk is full at the start, or where files were removed.
+          notify: takes a line where the disk is full at the start, or where files were removed.
         """
-        self._say = say
+        self._notify = notify
         self._closed = False
         path = workdir / METRICS
         header, missing, problem = _begin_session(path, frames)
@@ -78,7 +78,7 @@ class MetricsWriter:
             except OSError as error:
                 problem = problem or error
         if problem:
-            say(f"{path} stays as it is: {problem}; the run goes on")
+            notify(f"{path} stays as it is: {problem}; the run goes on")
 
     def write(self, frames: int, metrics: dict[str, float]) -> None:
         """Writes one line of finite values; what is not finite is left out and counted.
@@ -92,7 +92,7 @@ class MetricsWriter:
             return
         if gone := [file for file in self._files if file.is_gone()]:
             names = " and ".join(str(file.path) for file in gone)
-            self._say(f"{names} had been removed while the run went on; made again from here on")
+            self._notify(f"{names} had been removed while the run went on; made again from here on")
             for file in gone:
                 file.start_again()
         finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}

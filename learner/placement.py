@@ -39,26 +39,26 @@ def local_devices(platform: str) -> list[jax.Device]:
         ) from None
 
 
-def split(config: DevicesConfig, there: int, platform: str, serves: bool) -> Split:
+def split(config: DevicesConfig, there: int, platform: str, central_inference: bool) -> Split:
     """Shares `there` devices out.
 
     Args:
       config: what is wanted.
       there: how many there are.
       platform: what they are, for the message.
-      serves: whether there is an inference server.
+      central_inference: whether there is an inference server.
 
     Raises:
       ValueError: more are wanted than there are; one line.
     """
-    if config.inference and not serves:
+    if config.inference and not central_inference:
         raise ValueError(
             "--devices.inference is for the inference server; give --actors.inference server."
         )
     learner, inference = config.learner, config.inference
-    if serves and there == 1 and learner <= 1 and inference <= 1:
+    if central_inference and there == 1 and learner <= 1 and inference <= 1:
         return Split(1, 1)
-    if serves and not inference:
+    if central_inference and not inference:
         inference = max(1, there - learner if learner else there // 4)
     learner = learner or max(1, there - inference)
     if learner + inference > there:
@@ -70,14 +70,14 @@ def split(config: DevicesConfig, there: int, platform: str, serves: bool) -> Spl
     return Split(learner, inference)
 
 
-def place(config: DevicesConfig, platform: str, serves: bool) -> Devices:
+def place(config: DevicesConfig, platform: str, central_inference: bool) -> Devices:
     """Picks devices: on every host the first ones learn and the next ones act.
 
     Raises:
       ValueError: see `local_devices` and `split`.
     """
     here = local_devices(platform)
-    learner, inference = split(config, len(here), here[0].platform, serves)
+    learner, inference = split(config, len(here), here[0].platform, central_inference)
     learning = [
         device
         for host in range(jax.process_count())

@@ -93,7 +93,7 @@ def check_checkpoint(found: Checkpoint, frames_per_update: int) -> None:
     """Refuses a learner's checkpoint that no learner can have written.
 
     Args:
-      found: the checkpoint of a `TrainState`.
+      found: the checkpoint of a `guard.LearnerState`.
       frames_per_update: environment frames of an update, in the run that it is to be used for.
 
     Raises:

@@ -7,6 +7,7 @@ inner step: the same global batch gives the same update on any number of devices
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,23 +16,40 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bmg.agents.agent import Agent, TrainState, UpdateBatch, make_agent
+from bmg.agents.agent import Agent, Metrics, Spec
 from bmg.agents.config import AgentConfig
-from bmg.agents.trajectory import Trajectory
+from bmg.agents.factory import make_agent
+from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.learner.config import LearnerConfig, check_shares
+from bmg.learner.guard import LearnerState, guarded
 
 AXIS = "devices"
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["names"])
+@dataclasses.dataclass(frozen=True)
+class MetricsRow:
+    """Metrics in one array: a transfer of many scalars costs more than the scalars."""
+
+    values: jax.Array  # float32 [M]
+    names: tuple[str, ...]  # M
+
+    @classmethod
+    def of(cls, metrics: Metrics) -> MetricsRow:
+        """Of scalars by name."""
+        names = tuple(sorted(metrics))
+        return cls(jnp.stack([metrics[name] for name in names]), names)
 
 
 class ShardedAgent(NamedTuple):
     """An agent on several devices."""
 
     agent: Agent
+    init: Callable[[jax.Array], LearnerState]  # key -> state
     mesh: Mesh  # the devices along one axis
-    update: Callable[..., tuple[TrainState, jax.Array]]  # state, batch -> state, metrics [M]
-    metric_names: list[str]  # M names; filled when `update` is first traced
+    update: Callable[[LearnerState, UpdateBatch], tuple[LearnerState, MetricsRow]]
 
-    def replicate(self, state: TrainState) -> TrainState:
+    def replicate(self, state: LearnerState) -> LearnerState:
         """Puts one copy of the state on each device; all hosts give the same state."""
         # `update` donates what it is given: every array has to be a new one.
         state = jax.tree.map(np.array, state)
@@ -48,14 +66,14 @@ class ShardedAgent(NamedTuple):
         )
 
 
-def check_batch(config: LearnerConfig, agent: AgentConfig, num_devices: int) -> None:
+def check_batch(config: LearnerConfig, agent: Agent, num_devices: int) -> None:
     """Refuses batches that devices cannot share evenly, or that the agent cannot use.
 
     Raises:
       ValueError: in one line.
     """
     check_shares(config, num_devices, "devices", ", or another --devices.learner")
-    if agent.needs_replay and config.replay_batch == 0:
+    if (agent.num_extra_batches or agent.needs_replay) and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "
             "draw from replay; give --learner.replay-batch."
@@ -83,8 +101,7 @@ def with_precision(config: AgentConfig, device: jax.Device) -> AgentConfig:
 def make_sharded_agent(
     agent_config: AgentConfig,
     config: LearnerConfig,
-    observation_shape: tuple[int, int, int],
-    num_actions: int,
+    spec: Spec,
     action_repeat: int,
     devices: Sequence[jax.Device],
 ) -> ShardedAgent:
@@ -93,28 +110,17 @@ def make_sharded_agent(
     Args:
       agent_config: which agent.
       config: batch sizes and unroll length.
-      observation_shape: (H, W, S * C).
-      num_actions: A.
+      spec: what the agent is made for.
       action_repeat: environment frames per agent step.
       devices: where it runs.
     """
-    check_batch(config, agent_config, len(devices))
-    agent = make_agent(
-        with_precision(agent_config, devices[0]),
-        observation_shape,
-        num_actions,
-        frames_per_update=frames_per_update(config, action_repeat),
-        axis_name=AXIS,
-    )
-    metric_names: list[str] = []
+    agent = make_agent(with_precision(agent_config, devices[0]), spec._replace(axis_name=AXIS))
+    check_batch(config, agent, len(devices))
+    whole = guarded(agent, frames_per_update(config, action_repeat))
 
-    def update(state, batch):
-        if config.skip_update:
-            return state._replace(updates=state.updates + 1), jnp.zeros(0)
-        state, metrics = agent.update(state, batch)
-        metric_names[:] = sorted(metrics)
-        # One vector: a transfer of many scalars costs more than the scalars.
-        return state, jnp.stack([metrics[name] for name in metric_names])
+    def update(state: LearnerState, batch: UpdateBatch):
+        state, metrics = whole.update(state, batch)
+        return state, MetricsRow.of(metrics)
 
     mesh = Mesh(np.array(devices), (AXIS,))
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
@@ -125,7 +131,7 @@ def make_sharded_agent(
         out_specs=(everywhere, everywhere),
         check_vma=False,  # the update says itself where it averages over devices
     )
-    return ShardedAgent(agent, mesh, jax.jit(on_all_devices, donate_argnums=0), metric_names)
+    return ShardedAgent(agent, whole.init, mesh, jax.jit(on_all_devices, donate_argnums=0))
 
 
 def frames_per_update(config: LearnerConfig, action_repeat: int) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -30,9 +29,15 @@ class Outputs(NamedTuple):
 Matching = Callable[[Outputs, Outputs], jax.Array]
 
 
+def _check_same_shape(a: jax.Array, b: jax.Array) -> None:
+    """Broadcasting would compare each prediction with many."""
+    if a.shape != b.shape:
+        raise ValueError(f"predictions of shapes {list(a.shape)} and {list(b.shape)}; give equal.")
+
+
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     """Mean of KL(p || q) over the leading axes of logits [..., A]."""
-    chex.assert_equal_shape([p_logits, q_logits])
+    _check_same_shape(p_logits, q_logits)
     log_p = jax.nn.log_softmax(p_logits)
     log_q = jax.nn.log_softmax(q_logits)
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
@@ -58,7 +63,7 @@ DIVERGENCES = {"kl": kl, "reverse_kl": reverse_kl, "symmetric_kl": symmetric_kl}
 
 def value(target: Outputs, online: Outputs) -> jax.Array:
     """Mean squared error of the values (BMG App. C, mu^v)."""
-    chex.assert_equal_shape([target.value, online.value])
+    _check_same_shape(target.value, online.value)
     return jnp.mean(jnp.square(target.value - online.value))
 
 

@@ -65,7 +65,7 @@ class Replay(Protocol):
         ...
 
 
-def say(message: str) -> None:
+def print_line(message: str) -> None:
     """Where stalls are named if the caller names no other place: the process's output."""
     print(message, flush=True)
 

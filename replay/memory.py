@@ -19,7 +19,7 @@ from bmg.replay.interface import (
     no_batch,
     no_room,
     no_table,
-    say,
+    print_line,
     table_metrics,
     table_state,
 )
@@ -50,7 +50,7 @@ class MemoryReplay:
         config: ReplayConfig,
         should_stop: Callable[[], bool],
         seed: int,
-        on_stall: Callable[[str], None] = say,
+        on_stall: Callable[[str], None] = print_line,
     ):
         self._signature = Signature(signature)
         self._config = config

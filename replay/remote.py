@@ -8,7 +8,7 @@ from typing import Any
 from bmg.replay import client as client_lib
 from bmg.replay.backend import reverb
 from bmg.replay.config import ReplayConfig
-from bmg.replay.interface import ONLINE, REPLAY, say
+from bmg.replay.interface import ONLINE, REPLAY, print_line
 from bmg.replay.sampler import Sampler
 from bmg.replay.writer import Writer
 
@@ -30,7 +30,7 @@ class RemoteReplay:
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
-        on_stall: Callable[[str], None] = say,
+        on_stall: Callable[[str], None] = print_line,
     ):
         self._server = client_lib.as_client(server)
         self._arguments = (signature, config, should_stop, on_stall)

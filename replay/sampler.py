@@ -14,7 +14,7 @@ import numpy as np
 from bmg.replay import client as client_lib
 from bmg.replay.backend import pybind, reverb
 from bmg.replay.config import ReplayConfig
-from bmg.replay.interface import check_batch_size, no_batch, say
+from bmg.replay.interface import check_batch_size, no_batch, print_line
 from bmg.replay.signature import Signature
 from bmg.replay.waiting import Wait
 
@@ -57,7 +57,7 @@ class Sampler:
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
-        on_stall: Callable[[str], None] = say,
+        on_stall: Callable[[str], None] = print_line,
     ):
         check_batch_size(batch_size)
         self._client = client_lib.as_client(server)

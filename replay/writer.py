@@ -10,7 +10,7 @@ from bmg.replay import client as client_lib
 from bmg.replay import server as server_lib
 from bmg.replay.backend import reverb
 from bmg.replay.config import ReplayConfig
-from bmg.replay.interface import ONLINE, no_room, say
+from bmg.replay.interface import ONLINE, no_room, print_line
 from bmg.replay.signature import Signature
 from bmg.replay.waiting import Wait
 
@@ -36,7 +36,7 @@ class Writer:
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
-        on_stall: Callable[[str], None] = say,
+        on_stall: Callable[[str], None] = print_line,
     ):
         self._client = client_lib.as_client(server)
         self._signature = Signature(signature)

@@ -104,8 +104,8 @@ find_uv() {
 install_packages() {
     quiet=--quiet
     [ ! -t 2 ] || quiet= # a person sees the progress of some 500 MB
-    extra=
-    [ "$accelerator" = cpu ] || extra="--extra $accelerator"
+    extra='--extra all'
+    [ "$accelerator" = cpu ] || extra="$extra --extra $accelerator"
     # Half made, or made in another folder: begin anew.
     case $(cat "$stamp" 2>/dev/null) in "$root "*) rm "$stamp" ;; *) rm -rf "$venv" ;; esac
     # Bytecode is compiled here, once, and not by every process of every run.

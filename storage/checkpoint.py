@@ -16,7 +16,8 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ FORMAT = 1
 _NAME = re.compile(r"checkpoint_([0-9]{10}|[1-9][0-9]{10,})\.npz")
 _HEADER = "header"
 _MOST_HEADER_BYTES = 2**20
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 80  # characters of a foreign value in a message
 
 
@@ -132,6 +134,7 @@ def load(
     template,
     identity: dict[str, Any] | None = None,
     check: Check | None = None,
+    former: Mapping[str, str] = NOTHING,
 ) -> Checkpoint:
     """Reads a checkpoint into the structure of `template`.
 
@@ -141,12 +144,13 @@ def load(
         header that gives it.
       identity: what must stand in its header of the run that it belongs to; None for anything.
       check: refuses what the caller cannot use, with a CheckpointError.
+      former: beginnings of arrays' paths in older checkpoints -> what they are now.
 
     Raises:
       CheckpointError: truncated, damaged, or of another agent or run; one line.
     """
     try:
-        found = _load(path, template, identity or {})
+        found = _load(path, template, identity or {}, former)
         if check is not None:
             check(found)
         return found
@@ -159,7 +163,9 @@ def load(
         ) from error
 
 
-def _load(path: pathlib.Path, template, identity: dict[str, Any]) -> Checkpoint:
+def _load(
+    path: pathlib.Path, template, identity: dict[str, Any], former: Mapping[str, str]
+) -> Checkpoint:
     try:
         file = open(path, "rb")  # noqa: SIM115 - with another error than what is in it
     except OSError as error:
@@ -169,10 +175,20 @@ def _load(path: pathlib.Path, template, identity: dict[str, Any]) -> Checkpoint:
         header = _read_header(archive, members.pop(_HEADER), identity)
         if callable(template):
             template = template(header)
-        arrays = _read_arrays(archive, members, _named_leaves(template))
+        expected = _named_leaves(template)
+        if members.keys() != expected.keys():
+            members = {_renamed(name, former): member for name, member in members.items()}
+        arrays = _read_arrays(archive, members, expected)
     return Checkpoint(
         jax.tree.unflatten(jax.tree.structure(template), arrays), header, _number(path)
     )
+
+
+def _renamed(name: str, former: Mapping[str, str]) -> str:
+    for then, now in former.items():
+        if name.startswith(then):
+            return now + name.removeprefix(then)
+    return name
 
 
 def _read_header(
@@ -239,6 +255,7 @@ def load_newest(
     template,
     identity: dict[str, Any] | None = None,
     check: Check | None = None,
+    former: Mapping[str, str] = NOTHING,
 ) -> tuple[Checkpoint, list[str]]:
     """The newest checkpoint that can be used, and a line for each newer one that could not; see
     `load`.
@@ -249,7 +266,7 @@ def load_newest(
     problems: list[str] = []
     for path in reversed(list_checkpoints(directory)):
         try:
-            return load(path, template, identity, check), problems
+            return load(path, template, identity, check, former), problems
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(problems[0] if problems else f"no checkpoint in {directory} to use.")

@@ -4,8 +4,8 @@ from: a constructor, `config.json`, the command line.
     inner_steps: Count = 1        # typing.Annotated[int, Range(1, MANY)]
     discount: Share = 0.995       # typing.Annotated[float, Range(0, 1)]
 
-Beside numbers with a range, fields are bool, str, Literal, tuples and options (`X | None`) of such,
-and dataclasses of fields.
+Beside numbers with a range, fields are bool, str, Literal, names (`Annotated[str, Names(...)]`),
+tuples and options (`X | None`) of such, and dataclasses of fields.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import math
 import types
 import typing
 from typing import Annotated, Any, Literal, TypeVar
+
+from bmg.storage.modules import is_function_name
 
 Config = TypeVar("Config")
 
@@ -53,6 +55,20 @@ class Range:
             words += " and below " if self.below else " and up to " if self.above else " to "
             words += f"{self.high}" if isinstance(self.high, int) else f"{self.high:g}"
         return words
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Known names, and those of a user's own functions."""
+
+    known: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.known or is_function_name(value)
+
+    def describe(self) -> str:
+        """All of them."""
+        return f"{', '.join(self.known)}, package.module:function"
 
 
 _LARGEST = 1e30  # finite as a 32-bit float, with room for a product
@@ -106,6 +122,13 @@ def range_of(hint: Any) -> Range | None:
     return None
 
 
+def names_of(hint: Any) -> Names | None:
+    """Of a name's type; None of others."""
+    if typing.get_origin(hint) is Annotated:
+        return next((x for x in hint.__metadata__ if isinstance(x, Names)), None)
+    return None
+
+
 def optional(hint: Any) -> Any:
     """X of `X | None`; None of others."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -127,6 +150,8 @@ def describe(hint: Any, whole: bool = False) -> str:
         return f"lists of {describe(inner, whole)}"
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(str, typing.get_args(hint)))
+    if names := names_of(hint):
+        return names.describe()
     if allowed := range_of(hint):
         kind = "integers" if typing.get_args(hint)[0] is int else "numbers"
         return allowed.describe(kind, whole)
@@ -152,7 +177,8 @@ def check_fields(config) -> None:
 def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     """A configuration from JSON values; fields that are missing keep their defaults.
 
-    A dataclass whose fields had other names once says so in a static method `from_older(values)`.
+    A dataclass whose fields had other names once has them in `FORMER_NAMES`, former -> present; one
+    whose values had another meaning has a static method `from_older(values)`.
 
     Args:
       cls: a dataclass.
@@ -166,6 +192,8 @@ def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     if not isinstance(values, dict):
         problem = f"is {shown(values)}; allowed are groups of fields"
         raise FieldError(path[:-1] or cls.__name__, problem)
+    former = getattr(cls, "FORMER_NAMES", {})
+    values = {former.get(name, name): value for name, value in values.items()}
     values = getattr(cls, "from_older", dict)(values)
     hints, fields = field_types(cls), {}
     for name, value in values.items():
@@ -205,6 +233,8 @@ def read(hint: Any, value: Any, path: str) -> Any:
         kind = typing.get_args(hint)[0]
         fits = _is_number(value, kind) and value in allowed
         value = kind(value) if fits else value
+    elif (names := names_of(hint)) is not None:
+        fits = isinstance(value, str) and value in names
     elif hint is str:
         fits = isinstance(value, str) and _is_text(value)
     else:

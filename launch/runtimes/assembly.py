@@ -17,19 +17,21 @@ import jax
 import numpy as np
 
 from bmg.actors.actor import run_actor
+from bmg.actors.config import ActorConfig
 from bmg.actors.evaluator import run_evaluator
 from bmg.actors.inference import BatchedInference, Inference, Request
 from bmg.actors.parameters import LocalParameters, Parameters
-from bmg.actors.rollout import Rollout, observation_shape, trajectory_signature
-from bmg.agents.agent import Agent, acting_policy, make_agent
+from bmg.actors.rollout import Rollout, agent_spec, trajectory_signature
+from bmg.agents.agent import Agent
 from bmg.agents.config import AgentConfig
+from bmg.agents.factory import make_agent
 from bmg.agents.messages import Evaluation
-from bmg.agents.networks import make_network
 from bmg.agents.trajectory import Trajectory
 from bmg.environments.base import EnvironmentSpec, VectorEnvironment
 from bmg.environments.factory import make
 from bmg.launch.config import TrainConfig, fixed_fields, shared_fields
-from bmg.learner.hosts import Hosts, code_digest, join
+from bmg.learner.guard import FORMER_PATHS, guarded
+from bmg.learner.hosts import ONE_HOST, Hosts, code_digest, join
 from bmg.learner.learner import Learner, RunInfo
 from bmg.learner.placement import Devices
 from bmg.learner.progress import check_checkpoint
@@ -58,7 +60,7 @@ class LearnerSays(Protocol):
     def abandon(self, message: str) -> None:
         """A line about a missing host; ends the process."""
 
-    def tell_results(self, results: Mapping[str, Any]) -> None:
+    def publish_results(self, results: Mapping[str, Any]) -> None:
         """What goes into results.json."""
 
 
@@ -79,8 +81,7 @@ def make_learner(
     agent = make_sharded_agent(
         config.agent,
         config.learner,
-        observation_shape(spec),
-        spec.num_actions,
+        agent_spec(spec),
         spec.action_repeat,
         devices.learner,
     )
@@ -97,11 +98,11 @@ def make_learner(
         final_timeout=config.evaluator.final_timeout,
         identity=fixed_fields(config),
     )
-    hosts = None
+    hosts = ONE_HOST
     if config.hosts.count > 1:
         unrolls = config.learner.online_batch // config.hosts.count
         hosts = Hosts(config.hosts, agent.mesh, unrolls, config.learner.unroll_length, node.abandon)
-    return Learner(agent, config.learner, info, node.note, node.tell_results, hosts)
+    return Learner(agent, config.learner, info, node.note, node.publish_results, hosts)
 
 
 def join_hosts(config: TrainConfig) -> None:
@@ -120,12 +121,12 @@ def load_newest(
     Raises:
       CheckpointError: none can; one line.
     """
-    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
-    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    agent = make_agent(config.agent, agent_spec(spec))
     frames = frames_per_update(config.learner, spec.action_repeat)
+    template = jax.eval_shape(guarded(agent, frames).init, jax.random.PRNGKey(0))
     usable = functools.partial(check_checkpoint, frames_per_update=frames)
     found, problems = checkpoint.load_newest(
-        config.path / "checkpoints", template, fixed_fields(config), usable
+        config.path / "checkpoints", template, fixed_fields(config), usable, FORMER_PATHS
     )
     return agent, found, problems
 
@@ -147,7 +148,6 @@ def learn(
     return learner.run(
         online=replay.sample_online(config.learner.online_batch // hosts),
         replay=replayed,
-        num_extra=config.agent.num_extra_batches,
         occupancy=replay.occupancy,
         node_metrics=node_metrics,
         should_stop=should_stop,
@@ -155,8 +155,8 @@ def learn(
 
 
 def acting(agent: AgentConfig, spec: EnvironmentSpec) -> Callable:
-    """(params, observations, keys) -> (actions, logits) of the main task."""
-    return acting_policy(make_network(agent.network, observation_shape(spec), spec.num_actions, 1))
+    """The agent's policy, see `Agent.act`."""
+    return make_agent(agent, agent_spec(spec)).act
 
 
 def local_parameters(learner: Learner, devices: Devices) -> list[LocalParameters]:
@@ -175,7 +175,7 @@ def serve(
     inference = BatchedInference(
         acting(with_precision(config.agent, devices.inference[0]), spec),
         parameters,
-        size=max(_part_sizes(config)),
+        size=max(split_sizes(config.actors)),
         # One request of each actor, while the other ones' environments step.
         slots=-(-config.actors.num_actors // len(parameters)),
         patience=config.actors.patience,
@@ -190,11 +190,11 @@ def serve(
     return inference
 
 
-def _part_sizes(config: TrainConfig) -> list[int]:
-    """How many environments each part of an actor's has."""
-    environments = config.actors.envs_per_actor
-    parts = min(config.actors.parts, environments)
-    ends = [environments * (part + 1) // parts for part in range(parts)]
+def split_sizes(config: ActorConfig) -> list[int]:
+    """Environments of each split of an actor's."""
+    environments = config.envs_per_actor
+    splits = min(config.splits, environments)
+    ends = [environments * (split + 1) // splits for split in range(splits)]
     return [end - start for start, end in zip([0, *ends], ends)]
 
 
@@ -232,15 +232,15 @@ def act(
     config: TrainConfig,
     number: int,
     inference: Inference,
-    in_parts: bool,
+    central_inference: bool,
     append: Callable[[Trajectory], bool],
     report: Callable[[dict[str, float]], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Runs an actor until it is asked to stop; its environments come in parts where others choose
-    their actions."""
+    """Runs an actor until it is asked to stop; with central inference one split of its environments
+    steps while the others wait for their actions."""
     actors = config.actors
-    sizes = _part_sizes(config) if in_parts else [actors.envs_per_actor]
+    sizes = split_sizes(config.actors) if central_inference else [actors.envs_per_actor]
     with contextlib.ExitStack() as stack:
         environments = []
         for size, end in zip(sizes, itertools.accumulate(sizes)):

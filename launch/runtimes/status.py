@@ -83,11 +83,11 @@ class Node:
             "notes": [],  # the newest, of so many:
             "noted": 0,
         }
-        self.say("running")
+        self.set_state("running")
 
-    def say(self, state: str, message: str = "") -> None:
-        """Says the node's state: running, finished, stopped, failed, or stalled, which is a failure
-        of another node."""
+    def set_state(self, state: str, message: str = "") -> None:
+        """Publishes the node's state: running, finished, stopped, failed, or stalled, which is a
+        failure of another node."""
         with self._lock:
             self._status |= {"state": state, "message": _short(message)}
             self._write()
@@ -106,7 +106,7 @@ class Node:
             self._status["noted"] += 1
             self._write()
 
-    def tell_results(self, results: Mapping[str, Any]) -> None:
+    def publish_results(self, results: Mapping[str, Any]) -> None:
         """Gives the launcher the run's results, wherever else they can be written."""
         with self._lock:
             self._status["results"] = dict(results)
@@ -120,7 +120,7 @@ class Node:
     def abandon(self, message: str) -> None:
         """Ends this process at once, from any thread: nobody can free what waits in it."""
         print(message, flush=True)
-        self.say("failed", message)
+        self.set_state("failed", message)
         os._exit(1)
 
     def alive(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
@@ -143,16 +143,22 @@ class Node:
         """Records how the block ended, an error in the log as well; yields a function that sets the
         state of a good end, else stopped."""
         final = ["stopped"]
-        try:
+        with self.recording_failure():
             yield lambda state: final.__setitem__(0, state)
+        self.set_state(final[0])
+
+    @contextlib.contextmanager
+    def recording_failure(self) -> Iterator[None]:
+        """Records an error of the block as the node's state, and in the log."""
+        try:
+            yield
         except BaseException as error:
             with contextlib.suppress(OSError), open(log_file(self._workdir, self.name), "a") as log:
                 traceback.print_exc(file=log)
             message = " ".join(str(error).split()) or type(error).__name__
             # Who waited in vain for another node is not at fault, and would only wait again.
-            self.say("stalled" if isinstance(error, TimeoutError) else "failed", message)
+            self.set_state("stalled" if isinstance(error, TimeoutError) else "failed", message)
             raise
-        self.say(final[0])
 
 
 def _short(line: str) -> str:

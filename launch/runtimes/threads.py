@@ -43,13 +43,18 @@ class Threads:
     """
 
     def __init__(
-        self, config: TrainConfig, spec: EnvironmentSpec, resume: bool, say: Callable[[str], None]
+        self,
+        config: TrainConfig,
+        spec: EnvironmentSpec,
+        resume: bool,
+        notify: Callable[[str], None],
     ):
-        """Starts the learner, which starts the others as soon as there are parameters; `say` takes
-        lines for the console."""
+        """Starts the learner, which starts the others as soon as there are parameters; `notify`
+        takes lines for the console."""
         self.failed: list[str] = []
         self.board = Board.make(node_names(config))
-        self._config, self._spec, self._resume, self._say = config, spec, resume, say
+        self._config, self._spec = config, spec
+        self._resume, self._notify = resume, notify
         self._restarts = Restarts(config.node_restarts)
         self._stop = threading.Event()
         self._stalls = 0
@@ -75,7 +80,7 @@ class Threads:
                 continue
             if not self._restarts.died(name):
                 self.failed.append(name)
-            self._say(self._restarts.describe(name, status["message"]))
+            self._notify(self._restarts.describe(name, status["message"]))
         if self.failed:
             return "failed"
         for name in self._restarts.due():
@@ -109,12 +114,12 @@ class Threads:
     def _stalled(self, message: str) -> None:
         """All nodes wait for the same replay."""
         self._stalls += 1
-        self._say(f"stalled: {message}")
+        self._notify(f"stalled: {message}")
 
     def _learn(self, node: Node) -> str:
         config, spec = self._config, self._spec
         assembly.join_hosts(config)
-        devices = place(config.devices, config.learner.platform, serves=True)
+        devices = place(config.devices, config.learner.platform, central_inference=True)
         learner = assembly.make_learner(config, spec, devices, self._resume, node)
         parameters = assembly.local_parameters(learner, devices)
         inference = assembly.serve(config, spec, devices, parameters)

@@ -15,11 +15,10 @@ import pytest
 
 from bmg.actors import inference as inference_module
 from bmg.actors.inference import AskedToStop, BatchedInference, LocalInference, Newest, Request
-from bmg.actors.rollout import Rollout, observation_shape
+from bmg.actors.rollout import Rollout, agent_spec
 from bmg.actors.shared import SharedRequests
-from bmg.agents.agent import acting_policy
 from bmg.agents.config import NetworkConfig
-from bmg.agents.networks import make_network
+from bmg.agents.networks import acting_policy, make_network
 from bmg.environments.atari import LIGHT
 from bmg.environments.factory import make
 from tests.actors import fakes
@@ -228,8 +227,8 @@ def test_the_server_gives_the_trajectories_of_actors_that_choose_themselves(batc
         return [make("breakout", n, 3, actor, config, 1, end - n) for n, end in zip(sizes, ends)]
 
     spec = environments(0, [1])[0].spec
-    policy = acting_policy(make_network(network, observation_shape(spec), spec.num_actions, 1))
-    net = make_network(network, observation_shape(spec), spec.num_actions, 1)
+    net = make_network(network, *agent_spec(spec)[:2], 1)
+    policy = acting_policy(net)
     parameters = fakes.Newest(net.init(jax.random.PRNGKey(2)), version=7)
     server = batched(policy, parameters, size=num_envs // 2, slots=2, patience=0.01)
 

@@ -11,11 +11,19 @@ import numpy as np
 import optax
 import pytest
 
-from bmg.agents.actor_critic import ActorCritic, AgentState, descend, learning_rate, make_optimizer
-from bmg.agents.agent import UpdateBatch, acting_policy, make_agent
+from bmg.agents.actor_critic import (
+    ActorCriticState,
+    StepContext,
+    descend,
+    learning_rate,
+    make_optimizer,
+)
+from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
-from bmg.agents.networks import main_task_params
+from bmg.agents.factory import make_agent
 from bmg.agents.stacx import hyperparameters, initial_meta_parameters
+from bmg.agents.trajectory import UpdateBatch
+from bmg.learner.guard import guarded
 from tests.agents import oracle
 from tests.agents.data import (
     NUM_ACTIONS,
@@ -39,12 +47,25 @@ def config_of(algorithm: str, loss=LOSS, optimizer=OPTIMIZER, **meta) -> AgentCo
 
 
 def make(config: AgentConfig, frames_per_update: int = 8, axis_name=None):
-    return make_agent(config, OBSERVATION_SHAPE, NUM_ACTIONS, frames_per_update, axis_name)
+    """With its guard."""
+    return guarded(agent_of(config, axis_name), frames_per_update)
+
+
+def agent_of(config: AgentConfig, axis_name=None):
+    return make_agent(config, Spec(OBSERVATION_SHAPE, NUM_ACTIONS, axis_name))
+
+
+def params_of(state):
+    """The agent's parameters, whichever agent it is."""
+    return getattr(state.agent, "inner", state.agent).params
 
 
 def sharp_start(agent, seed: int = 1):
     """An initial state whose policies are far from uniform."""
     state = agent.init(jax.random.PRNGKey(seed))
+    if hasattr(state.agent, "inner"):
+        inner = state.agent.inner._replace(params=sharpen(params_of(state)))
+        return state._replace(agent=state.agent._replace(inner=inner))
     return state._replace(agent=state.agent._replace(params=sharpen(state.agent.params)))
 
 
@@ -100,8 +121,8 @@ def test_descend_is_optaxs_rmsprop(in_root):
     rng = np.random.default_rng(0)
     params = {"a": {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}}
     optimizer = make_optimizer(config)
-    own = ActorCritic(None, None, optimizer, 0.3, 0.02, "mixed", None)
-    state, expected = AgentState(params, optimizer.init(params)), params
+    own = StepContext(None, None, optimizer, 0.3, 0.02, "mixed", None)
+    state, expected = ActorCriticState(params, optimizer.init(params)), params
     expected_state = reference.init(params)
     for scale in (0.01, 1.0, 0.1):  # below the clip, above, above
         gradient = jax.tree.map(
@@ -121,7 +142,7 @@ def test_the_meta_optimiser_is_adam(max_norm):
     state, w, first, second = sharp_start(make(config)), np.full((6, 3), 4.6), 0.0, 0.0
     for update in range(1, 3):
         state, metrics = small_update(config)(state, batch_of(10 * update))
-        g = np.stack(state.meta.gradient).astype(np.float64)
+        g = np.stack(state.agent.meta.gradient).astype(np.float64)
         norm = np.sqrt(np.sum(g**2))
         np.testing.assert_allclose(metrics["meta/gradient_norm"], norm, rtol=1e-5)
         if max_norm:
@@ -131,7 +152,7 @@ def test_the_meta_optimiser_is_adam(max_norm):
         mean, square = first / (1 - 0.9**update), second / (1 - 0.999**update)
         step, root = 1e-3 * mean / (np.sqrt(square) + 1e-4), np.sqrt(np.max(square))
         w = w - step
-        np.testing.assert_allclose(np.stack(state.meta.params), w, rtol=1e-6)
+        np.testing.assert_allclose(np.stack(state.agent.meta.params), w, rtol=1e-6)
         # Differences of float32 numbers near 4.6 are multiples of 5e-7.
         np.testing.assert_allclose(
             metrics["meta/update_size"], np.max(np.abs(step)), rtol=1e-3, atol=5e-7
@@ -165,7 +186,7 @@ def test_impala_is_the_oracles_update(num_replay, reduction):
     for name in u:
         for k in u[name]:
             np.testing.assert_allclose(new.agent.params[name][k], u[name][k], rtol=1e-9, atol=1e-12)
-    assert new.meta is None and set(u) == set(new.agent.params)
+    assert set(u) == set(new.agent.params)
     assert not [name for name in u if name.startswith("task_1")]
 
 
@@ -182,7 +203,7 @@ def test_init_is_deterministic():
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again)):
         np.testing.assert_array_equal(a, b)
     name = "torso/projection"
-    assert np.any(first.agent.params[name]["w"] != other.agent.params[name]["w"])
+    assert np.any(params_of(first)[name]["w"] != params_of(other)[name]["w"])
 
 
 def test_an_update_keeps_the_states_structure():
@@ -205,14 +226,15 @@ def test_a_wrong_number_of_replay_batches_is_refused(num_extra):
 
 
 def test_actors_run_the_main_tasks_policy():
-    agent = make(config_of("bmg"))
-    params = sharp_start(agent).agent.params
+    agent, state = agent_of(config_of("bmg")), sharp_start(make(config_of("bmg")))
+    params = params_of(state)
     rng = np.random.default_rng(0)
     observation = rng.integers(0, 256, (4000, *OBSERVATION_SHAPE), dtype=np.uint8)
     observation[:] = observation[0]
-    act = jax.jit(acting_policy(agent.network))
     keys = jax.random.split(jax.random.PRNGKey(0), 4000)
-    action, logits = act(main_task_params(params), observation, keys)
+    acting = agent.acting_params(state.agent)
+    assert {name.split("/")[0] for name in acting} == {"torso", "task_0"}
+    action, logits = jax.jit(agent.act)(acting, observation, keys)
     expected, _ = oracle.predict(params, observation.reshape(4000, -1) / 255.0)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert action.shape == (4000,) and action.dtype == np.int32
@@ -226,7 +248,7 @@ def test_actors_run_the_main_tasks_policy():
 def test_all_meta_parameters_are_in_the_metrics():
     config = config_of("bmg")
     state, metrics = small_update(config)(sharp_start(make(config)), batch_of(0))
-    shares = oracle.sigmoid(np.stack(state.meta.params))
+    shares = oracle.sigmoid(np.stack(state.agent.meta.params))
     outer = {"policy_cost": 1.0, "entropy_cost": 1 / 64, "value_cost": 0.25}
     names = ("discount", "lambda", "alpha", "policy_cost", "entropy_cost", "value_cost")
     for i, name in enumerate(names):
@@ -245,7 +267,7 @@ def test_cosine_and_variance_of_consecutive_meta_gradients():
     state, gradients = sharp_start(make(config)), []
     for update in range(3):
         state, metrics = small_update(config)(state, batch_of(10 * update))
-        gradients.append(np.concatenate(state.meta.gradient).astype(np.float64))
+        gradients.append(np.concatenate(state.agent.meta.gradient).astype(np.float64))
         if update == 0:
             assert metrics["meta/gradient_cosine"] == 0
             # One gradient has no variance, and rounding must not be divided by.
@@ -301,10 +323,10 @@ def test_the_update_does_not_depend_on_the_number_of_devices(name):
     devices = (1, 8) if name == "bmg L=2 sum" else (4,)
     assert jax.device_count() >= 8
     state = sharp_start(make(config))
-    batch = batch_of(0, config.num_extra_batches, online=8, replay=16)
+    batch = batch_of(0, agent_of(config).num_extra_batches, online=8, replay=16)
     expected, expected_metrics = small_update(config)(state, batch)
     assert expected_metrics["learner/gradient_clipped"] == 1
-    before = jax.tree.leaves(state.agent.params)
+    before = jax.tree.leaves(params_of(state))
 
     def check(actual, reference, start=None):
         """To 2e-5 of the largest entry; of the largest change, where a start is given."""
@@ -323,17 +345,18 @@ def test_the_update_does_not_depend_on_the_number_of_devices(name):
         actual, metrics = update(state, split(batch, num_devices))
         for d in (0, num_devices - 1):  # every device holds the same
             new = jax.tree.map(lambda x, d=d: np.asarray(x[d]), actual)
-            check(new.agent.params, expected.agent.params, before)
-            check(new.agent.opt_state, expected.agent.opt_state)
+            check(params_of(new), params_of(expected), before)
             if config.algorithm == "impala":
+                check(new.agent.opt_state, expected.agent.opt_state)
                 continue
-            gradient = np.stack(expected.meta.gradient)
+            check(new.agent.inner.opt_state, expected.agent.inner.opt_state)
+            gradient = np.stack(expected.agent.meta.gradient)
             scale = np.max(np.abs(gradient))
             assert scale > 1e-6
             np.testing.assert_allclose(
-                np.stack(new.meta.gradient), gradient, rtol=1e-4, atol=1e-5 * scale
+                np.stack(new.agent.meta.gradient), gradient, rtol=1e-4, atol=1e-5 * scale
             )
-            check(new.meta.params, expected.meta.params)
+            check(new.agent.meta.params, expected.agent.meta.params)
         assert set(metrics) == set(expected_metrics)
         for key, value in expected_metrics.items():
             if "variance" in key:  # rounding alone on a first update
@@ -347,6 +370,6 @@ def test_the_update_does_not_depend_on_the_number_of_devices(name):
 )
 def test_an_empty_replay_batch_is_refused_where_replay_is_needed(config):
     agent = make(config)
-    batch = batch_of(0, num_extra=config.num_extra_batches, replay=0)
+    batch = batch_of(0, num_extra=agent_of(config).num_extra_batches, replay=0)
     with pytest.raises(ValueError, match="replay batch is empty"):
         agent.update(agent.init(jax.random.PRNGKey(0)), batch)

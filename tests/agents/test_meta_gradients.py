@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.agents.agent import UpdateBatch, make_agent
+from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, LossConfig, MetaConfig, OptimizerConfig
+from bmg.agents.factory import make_agent
 from bmg.agents.losses import Hyperparameters
+from bmg.agents.trajectory import UpdateBatch
+from bmg.learner.guard import guarded
 from tests.agents import oracle
 from tests.agents.data import (
     NUM_ACTIONS,
@@ -64,31 +67,36 @@ def trajectories(index: int):
     return random_trajectories(100 + index, NUM_ONLINE if index == 0 else NUM_REPLAY)
 
 
+def agent_of(config: AgentConfig):
+    return make_agent(config, Spec(OBSERVATION_SHAPE, NUM_ACTIONS))
+
+
 @functools.lru_cache(None)
 def initial_state(config: AgentConfig):
     """A state in the middle of learning, in doubles: sharp policies, second moments not zero."""
     with float64():
-        state = make_agent(config, OBSERVATION_SHAPE, NUM_ACTIONS, 8).init(jax.random.PRNGKey(1))
+        state = guarded(agent_of(config), 8).init(jax.random.PRNGKey(1)).agent
     rng = np.random.default_rng(2)
     state = cast(state, np.float64)
-    params = sharpen(state.agent.params)
-    opt_state = jax.tree.map(lambda x: rng.uniform(0.0, 2e-4, x.shape), state.agent.opt_state)
+    params = sharpen(state.inner.params)
+    opt_state = jax.tree.map(lambda x: rng.uniform(0.0, 2e-4, x.shape), state.inner.opt_state)
     w = Hyperparameters(*initial_w().T)
     return state._replace(
-        agent=state.agent._replace(params=params, opt_state=opt_state),
+        inner=state.inner._replace(params=params, opt_state=opt_state),
         meta=state.meta._replace(params=w),
     )
 
 
 @functools.lru_cache(None)
 def compiled(config: AgentConfig):
-    return jax.jit(make_agent(config, OBSERVATION_SHAPE, NUM_ACTIONS, 8).update)
+    update = agent_of(config).update
+    return jax.jit(lambda state, batch: update(state, batch, 0.0, jax.random.PRNGKey(0)))
 
 
 @functools.lru_cache(None)
 def run(config: AgentConfig, perturbed: int | None = None):
     """One update in doubles, as numpy; `perturbed` names a batch whose rewards are changed."""
-    batches = [trajectories(i) for i in range(2 + config.num_extra_batches)]
+    batches = [trajectories(i) for i in range(2 + agent_of(config).num_extra_batches)]
     if perturbed is not None:
         batches[perturbed] = batches[perturbed]._replace(reward=0.5 - batches[perturbed].reward)
     batches = [cast(b, np.float64) for b in batches]
@@ -110,16 +118,16 @@ class Expected(NamedTuple):
 
 def second_moment(state):
     """RMSProp's accumulator out of the optimiser's state."""
-    (nu,) = (part.nu for part in state.agent.opt_state if hasattr(part, "nu"))
+    (nu,) = (part.nu for part in state.inner.opt_state if hasattr(part, "nu"))
     return nu
 
 
 def expected_update(config: AgentConfig) -> Expected:
     """Composes the update step by step, each extra batch named for the one step that uses it."""
     meta, state = config.meta, initial_state(config)
-    u, h = state.agent.params, second_moment(state)
+    u, h = state.inner.params, second_moment(state)
     online, replay = as_data(trajectories(0), False), as_data(trajectories(1), True)
-    extra = [as_data(trajectories(2 + i), True) for i in range(config.num_extra_batches)]
+    extra = [as_data(trajectories(2 + i), True) for i in range(agent_of(config).num_extra_batches)]
     tau = oracle.join(online, replay)
     inner = [extra.pop(0) for _ in range(meta.inner_steps - 1)] + [tau]
     is_bmg = config.algorithm == "bmg"
@@ -187,7 +195,7 @@ def meta_gradient(state) -> np.ndarray:
 
 def assert_same_agent(actual, expected):
     """Parameters and optimiser state, to the last digits of a double."""
-    for a, b in zip(jax.tree.leaves(actual.agent), jax.tree.leaves(expected.agent)):
+    for a, b in zip(jax.tree.leaves(actual.inner), jax.tree.leaves(expected.inner)):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
 
 
@@ -230,7 +238,7 @@ CASES = {
 
 def test_the_data_exercises_every_branch():
     """Ratios on both sides of 1, states accepted and rejected, entropies below the limit."""
-    u, s = initial_state(BMG).agent.params, as_data(trajectories(1), True)
+    u, s = initial_state(BMG).inner.params, as_data(trajectories(1), True)
     for task in range(3):
         logits, _ = oracle.predict(u, s.s[:, :-1], task)
         pi, mu = oracle.softmax(logits), oracle.softmax(s.nu)
@@ -260,7 +268,7 @@ def test_meta_gradient_is_the_finite_difference(name):
     assert np.min(np.abs(actual)) > 1e-7 * scale, actual
     np.testing.assert_allclose(actual, expected.meta_gradient, rtol=1e-6, atol=1e-9 * scale)
     u, h = expected.agent
-    assert_trees_close(state.agent.params, u, rtol=rtol, atol=1e-3 * rtol)
+    assert_trees_close(state.inner.params, u, rtol=rtol, atol=1e-3 * rtol)
     assert_trees_close(second_moment(state), h, rtol=rtol, atol=1e-16)
 
 
@@ -290,10 +298,10 @@ def test_the_target_leaves_the_agent_alone(name):
 def test_db_continues_from_the_target():
     state = run(CASES["bmg DB"])[0]
     u, h = expected_update(CASES["bmg DB"]).target
-    assert_trees_close(state.agent.params, u, rtol=1e-10, atol=1e-13)
+    assert_trees_close(state.inner.params, u, rtol=1e-10, atol=1e-13)
     assert_trees_close(second_moment(state), h, rtol=1e-10, atol=1e-16)
-    updated = run(BMG)[0].agent.params["torso/projection"]["w"]
-    assert np.max(np.abs(state.agent.params["torso/projection"]["w"] - updated)) > 1e-4
+    updated = run(BMG)[0].inner.params["torso/projection"]["w"]
+    assert np.max(np.abs(state.inner.params["torso/projection"]["w"] - updated)) > 1e-4
 
 
 @pytest.mark.heavy
@@ -310,11 +318,11 @@ def test_ns_updates_the_agent_again_under_the_new_meta_parameters(inner_steps):
     if inner_steps == 2:
         batches.insert(0, as_data(trajectories(2), True))
     u, h = oracle.unroll(
-        start.agent.params, second_moment(start), oracle.learned(w, P), batches, *fixed_of(config)
+        start.inner.params, second_moment(start), oracle.learned(w, P), batches, *fixed_of(config)
     )
-    assert_trees_close(state.agent.params, u, rtol=1e-10, atol=1e-13)
+    assert_trees_close(state.inner.params, u, rtol=1e-10, atol=1e-13)
     assert_trees_close(second_moment(state), h, rtol=1e-10, atol=1e-16)
-    before = run(CASES["bmg K=2"] if inner_steps == 2 else BMG)[0].agent.params
+    before = run(CASES["bmg K=2"] if inner_steps == 2 else BMG)[0].inner.params
     assert np.max(np.abs(u["torso/projection"]["w"] - before["torso/projection"]["w"])) > 1e-5
 
 
@@ -327,7 +335,7 @@ def test_each_batch_reaches_the_steps_that_use_it():
     for batch in (0, 1, 2):  # online, replay, the first agent step's
         changed, _ = run(config, perturbed=batch)
         name = "torso/projection"
-        difference = changed.agent.params[name]["w"] - state.agent.params[name]["w"]
+        difference = changed.inner.params[name]["w"] - state.inner.params[name]["w"]
         assert np.max(np.abs(difference)) > 1e-5
     for batch in (3, 4):
         changed, changed_metrics = run(config, perturbed=batch)
@@ -342,9 +350,9 @@ def test_the_entropy_cost_has_no_meta_gradient_above_the_limit():
     start = initial_state(BMG)
     flat = {
         name: {k: x / 100 if "policy" in name else x for k, x in layer.items()}
-        for name, layer in start.agent.params.items()
+        for name, layer in start.inner.params.items()
     }
-    gradient = meta_gradient(update_from(start._replace(agent=start.agent._replace(params=flat))))
+    gradient = meta_gradient(update_from(start._replace(inner=start.inner._replace(params=flat))))
     entropy_cost = Hyperparameters._fields.index("entropy_cost")
     assert np.all(gradient[:, entropy_cost] == 0)
     assert np.all(np.delete(gradient, entropy_cost, axis=1) != 0)
@@ -355,7 +363,7 @@ def test_alpha_has_no_meta_gradient_on_policy():
     start, batches = initial_state(BMG), [trajectories(0), trajectories(1)]
     for i, is_replay in enumerate((False, True)):
         s = as_data(batches[i], is_replay).s[:, :-1]
-        batches[i] = batches[i]._replace(behaviour_logits=oracle.predict(start.agent.params, s)[0])
+        batches[i] = batches[i]._replace(behaviour_logits=oracle.predict(start.inner.params, s)[0])
     gradient = meta_gradient(update_from(start, batches))
     alpha = Hyperparameters._fields.index("alpha")
     scale = np.max(np.abs(gradient))

@@ -10,8 +10,9 @@ import optax
 import pytest
 
 from bmg.agents import readings
-from bmg.agents.agent import make_agent
+from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.factory import make_agent
 from bmg.agents.readings import READINGS, Reading
 from tests.learner import fakes
 
@@ -20,7 +21,7 @@ CONFIG = AgentConfig(
     optimizer=OptimizerConfig(decay_frames=0),
     meta=MetaConfig(auxiliary_tasks=1),
 )
-SHAPE, ACTIONS = fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS
+SPEC = Spec(fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS)
 
 
 # One of each choice, in two programs instead of four.
@@ -30,11 +31,11 @@ AMONG = [Reading("mean", "mean", True), Reading("mean", "sum", True),
 
 @pytest.fixture(scope="module")
 def measured(quick_compilation):
-    state = make_agent(CONFIG, SHAPE, ACTIONS, 1).init(jax.random.PRNGKey(2))
-    params = jax.tree.map(lambda x: 2.0 * x, state.agent.params)
-    state = state._replace(agent=state.agent._replace(params=params))
+    state = make_agent(CONFIG, SPEC).init(jax.random.PRNGKey(2))
+    params = jax.tree.map(lambda x: 2.0 * x, state.inner.params)
+    state = state._replace(inner=state.inner._replace(params=params))
     batches = [fakes.update_batch(seed, num_extra=0) for seed in range(4)]
-    return state, batches, readings.measure(CONFIG, SHAPE, ACTIONS, state, batches, among=AMONG)
+    return state, batches, readings.measure(CONFIG, SPEC, state, batches, among=AMONG)
 
 
 @pytest.mark.heavy
@@ -53,19 +54,21 @@ def test_a_size_is_that_of_an_agent_with_the_reading(measured, reading, objectiv
         optimizer=dataclasses.replace(CONFIG.optimizer, epsilon_in_root=reading.epsilon_in_root),
         meta=meta,
     )
-    update = jax.jit(make_agent(config, SHAPE, ACTIONS, 1).update)
+    agent = make_agent(config, SPEC)
+    key = jax.random.PRNGKey(0)
+    update = jax.jit(lambda state, batch: agent.update(state, batch, 0.0, key))
     first = state._replace(
-        agent=state.agent._replace(
+        inner=state.inner._replace(
             opt_state=optax.tree.set(
-                state.agent.opt_state,
-                nu=jax.tree.map(np.zeros_like, optax.tree.get(state.agent.opt_state, "nu")),
+                state.inner.opt_state,
+                nu=jax.tree.map(np.zeros_like, optax.tree.get(state.inner.opt_state, "nu")),
             )
         )
     )
-    squares = [optax.tree.get(update(first, b)[0].agent.opt_state, "nu") for b in batches]
+    squares = [optax.tree.get(update(first, b)[0].inner.opt_state, "nu") for b in batches]
     nu = jax.tree.map(lambda *x: sum(x) / len(x) / 0.01, *squares)
-    opt_state = optax.tree.set(state.agent.opt_state, nu=nu)
-    start = state._replace(agent=state.agent._replace(opt_state=opt_state))
+    opt_state = optax.tree.set(state.inner.opt_state, nu=nu)
+    start = state._replace(inner=state.inner._replace(opt_state=opt_state))
     gradients = np.stack(
         [np.concatenate(update(start, b)[0].meta.gradient) for b in batches]
     ).astype(np.float64)

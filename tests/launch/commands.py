@@ -16,8 +16,8 @@ from types import MappingProxyType
 import psutil
 import pytest
 
-from bmg.launch import cli, train
-from bmg.launch.train import look_at_devices
+from bmg.launch import cli, preflight, train
+from bmg.launch.preflight import look_at_devices
 from tests.waiting import DEADLINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -172,12 +172,12 @@ class Command:
         self.launched: list[tuple] = []
         monkeypatch.chdir(folder)
         self.devices = 1  # of the machine that it is run on, CPUs
-        monkeypatch.setattr(train, "look_at_devices", self._look_at_devices)
-        monkeypatch.setattr(train, "launch", self._launch)
+        monkeypatch.setattr(preflight, "look_at_devices", self._look_at_devices)
+        monkeypatch.setattr(train, "supervise", self._supervise)
         # It would execute the test's process again.
         monkeypatch.setattr(train, "isolate", lambda config: "")
 
-    def _launch(self, config, plan, resume, open_network) -> int:
+    def _supervise(self, config, plan, resume, open_network) -> int:
         self.launched.append((config, plan, resume))
         return 0
 

@@ -91,7 +91,7 @@ def test_a_line_that_was_cut_is_no_reason_to_show_the_others(tmp_path, capsys):
 
 def test_a_file_that_is_removed_and_made_again(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
-    writer = MetricsWriter(tmp_path, 0, tensorboard=False, say=lambda line: None)
+    writer = MetricsWriter(tmp_path, 0, tensorboard=False, notify=lambda line: None)
     writer.write(10_000, ROW)
     shown = RunConsole(tmp_path, 200_000)
     for frames in (20_000, 30_000):

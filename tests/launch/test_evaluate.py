@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.actors.rollout import observation_shape
-from bmg.agents.agent import make_agent
+from bmg.actors.rollout import agent_spec
+from bmg.agents.factory import make_agent
 from bmg.environments.factory import make_spec
 from bmg.launch.config import fixed_fields
 from bmg.launch.presets import PRESETS
+from bmg.learner.guard import guarded
 from bmg.learner.progress import Progress
 from bmg.learner.update import frames_per_update
 from bmg.storage import checkpoint
@@ -26,8 +27,8 @@ def test_the_newest_that_can_be_used_is_evaluated(command, tmp_path):
     (tmp_path / "run").mkdir()
     config_file(tmp_path / "run").write_text(json.dumps(to_dict(config)))
     spec = make_spec(config.game, config.atari)
-    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
-    state = jax.tree.map(np.asarray, agent.init(jax.random.PRNGKey(0)))
+    whole = guarded(make_agent(config.agent, agent_spec(spec)), 1)
+    state = jax.tree.map(np.asarray, whole.init(jax.random.PRNGKey(0)))
     folder = tmp_path / "run" / "checkpoints"
 
     def save(number: int, state, **changes):

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from bmg.agents.agent import UpdateBatch
+from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
-from bmg.agents.trajectory import Trajectory
+from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.learner.config import LearnerConfig
 from bmg.learner.learner import Learner, RunInfo
 from bmg.learner.update import ShardedAgent, frames_per_update, make_sharded_agent
@@ -22,6 +22,7 @@ from tests.waiting import DEADLINE
 
 SHAPE, NUM_STACK, NUM_ACTIONS, LENGTH, ACTION_REPEAT = (3, 4, 1), 2, 3, 5, 4
 OBSERVATION_SHAPE = (3, 4, NUM_STACK)
+SPEC = Spec(OBSERVATION_SHAPE, NUM_ACTIONS)
 
 # L = 2, so that an update takes a batch of replay beside the main one.
 AGENT = AgentConfig(
@@ -66,7 +67,7 @@ def make_agent(
 ) -> ShardedAgent:
     """The agent on the first `num_devices` devices."""
     devices = jax.devices()[:num_devices]
-    return make_sharded_agent(agent, config, OBSERVATION_SHAPE, NUM_ACTIONS, ACTION_REPEAT, devices)
+    return make_sharded_agent(agent, config, SPEC, ACTION_REPEAT, devices)
 
 
 def online_stream(config: LearnerConfig = LEARNER, returns=(), versions=()) -> Iterator[Trajectory]:
@@ -108,13 +109,13 @@ def make_learner(
     workdir: pathlib.Path,
     updates: int,
     changes: dict | None = None,
-    say=print,
-    tell_results=lambda results: None,
+    notify=print,
+    publish_results=lambda results: None,
     **info,
 ) -> Learner:
     """A learner of that agent; `changes` are of `LEARNER`."""
     config = dataclasses.replace(LEARNER, **(changes or {}))
-    return Learner(agent, config, run_info(workdir, updates, **info), say, tell_results)
+    return Learner(agent, config, run_info(workdir, updates, **info), notify, publish_results)
 
 
 REPLAY_METRICS = {
@@ -137,7 +138,6 @@ def run(learner: Learner, online=None, replay=None, should_stop=never) -> bool:
     return learner.run(
         online or online_stream(),
         replay or replay_stream(),
-        num_extra=1,
         occupancy=lambda: REPLAY_METRICS,
         node_metrics=lambda: NODE_METRICS,
         should_stop=should_stop,

@@ -56,21 +56,18 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
     except HostsDiffer as error:
         print(json.dumps({"differ": str(error)}), flush=True)
         os._exit(1)
-    devices = place(DevicesConfig(), "cpu", serves=False).learner
+    devices = place(DevicesConfig(), "cpu", central_inference=False).learner
     # What is learned matters in one scenario alone; IMPALA compiles sooner.
     algorithm = "bmg" if scenario == "learns" else "impala"
     learning = dataclasses.replace(fakes.AGENT, algorithm=algorithm)
-    agent = make_sharded_agent(
-        learning, GLOBAL, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS, fakes.ACTION_REPEAT,
-        devices,
-    )  # fmt: skip
+    agent = make_sharded_agent(learning, GLOBAL, fakes.SPEC, fakes.ACTION_REPEAT, devices)
     hosts = Hosts(config, agent.mesh, 4 // count, fakes.LENGTH, missing)
-    start = agent.agent.init(jax.random.PRNGKey(index))  # host 0's counts
+    start = agent.init(jax.random.PRNGKey(index))  # host 0's counts
     state, header = hosts.as_on_first(jax.tree.map(np.asarray, start), {"updates": 7 + index})
     state, infos = agent.replicate(state), []
     try:
         for update in range(NUM_UPDATES):
-            batch = share(global_batch(update, learning.num_extra_batches), index, count)
+            batch = share(global_batch(update, agent.agent.num_extra_batches), index, count)
             info = read_info(batch.online)
             if scenario == "leaves" and index == 1 and update == 2:
                 info = None
@@ -86,9 +83,7 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
             infos.append([info.episode_returns.tolist(), info.versions.tolist()])
             with hosts.deadline(f"in update {update + 1}"):
                 state, metrics = agent.update(state, agent.shard(batch))
-                jax.block_until_ready(metrics)
-            if update == 1 or timeout == DEADLINE:
-                hosts.started()
+                hosts.updated(metrics)
         end = ""
     except (HostLeft, HostsDiffer, HostMissing) as error:
         end = f"{type(error).__name__}: {error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 import os
@@ -11,6 +10,7 @@ import threading
 import jax
 import pytest
 
+from bmg.agents.config import AgentConfig
 from bmg.agents.messages import Evaluation
 from bmg.learner.learner import NotSavedError
 from bmg.storage import checkpoint
@@ -103,7 +103,7 @@ def test_resuming_goes_on_where_it_ended(agent, tmp_path):
     fakes.assert_same(published.params, learner.get_parameters(-1).params)
     assert run(second, exactly(online, 3), exactly(replay, 6)) is True
 
-    template = agent.agent.init(jax.random.PRNGKey(0))
+    template = agent.init(jax.random.PRNGKey(0))
     states = [
         checkpoint.load(folder / "checkpoints" / "checkpoint_0000000006.npz", template).state
         for folder in (whole, parts)
@@ -194,7 +194,7 @@ def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch, 
         run(fakes.make_learner(agent, tmp_path, 1))
         (tmp_path / "results.json").unlink()
     told = []
-    learner = fakes.make_learner(agent, tmp_path, 2, resume=before, tell_results=told.append)
+    learner = fakes.make_learner(agent, tmp_path, 2, resume=before, publish_results=told.append)
 
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -266,10 +266,9 @@ def test_an_evaluation_after_the_end_is_no_error(agent, tmp_path):
     learner.report("actor_0", REPORT)
 
 
-def test_skipping_the_update_still_counts(tmp_path):
-    config = dataclasses.replace(fakes.LEARNER, skip_update=True)
-    agent = fakes.make_agent(config=config)
-    assert run(fakes.make_learner(agent, tmp_path, 3, {"skip_update": True})) is True
+def test_an_agent_that_learns_nothing_is_run_like_any_other(tmp_path):
+    agent = fakes.make_agent(AgentConfig("bmg.benchmarks.idle:make", network=fakes.AGENT.network))
+    assert run(fakes.make_learner(agent, tmp_path, 3)) is True
     rows = rows_of(tmp_path)
     assert [row["frames"] for row in rows] == [40, 80, 120]
     assert not any(name.startswith("loss") for row in rows for name in row)

@@ -55,7 +55,7 @@ def test_a_run_tells_it_in_the_console_and_in_tensorboard(tmp_path, monkeypatch)
     agent = fakes.make_agent(dataclasses.replace(fakes.AGENT, meta=meta))
     monkeypatch.setattr(health, "_FROZEN_UPDATES", 3)
     said = []
-    assert fakes.run(fakes.make_learner(agent, tmp_path, 8, say=said.append))
+    assert fakes.run(fakes.make_learner(agent, tmp_path, 8, notify=said.append))
     (line,) = [line for line in said if "meta-parameters" in line]
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0})
     (text,) = events.Reload().Tensors("meta/warning")

@@ -64,7 +64,7 @@ def together(scenario: str, folder, count: int = 2, devices: int = 1) -> list[tu
 def alone(num_devices: int):
     """One process with as many devices, on the same global batches."""
     agent = fakes.make_agent(config=host.GLOBAL, num_devices=num_devices)
-    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(0)))
+    state = agent.replicate(agent.init(jax.random.PRNGKey(0)))
     for update in range(host.NUM_UPDATES):
         state, _ = agent.update(state, agent.shard(host.global_batch(update)))
     return jax.tree.map(np.asarray, state)
@@ -85,8 +85,8 @@ def test_several_hosts_learn_what_one_learns(tmp_path, count, devices):
         assert len(said["infos"]) == host.NUM_UPDATES
     expected = alone(4)
     found, _ = checkpoint.load_newest(tmp_path, expected)
-    start = fakes.make_agent().agent.init(jax.random.PRNGKey(0)).agent.params
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected.agent.params, start)
+    start = fakes.make_agent().init(jax.random.PRNGKey(0)).agent.inner.params
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected.agent.inner.params, start)
     assert min(jax.tree.leaves(moved)) > 1e-4, "the updates were to change every layer"
     for x, y in zip(jax.tree.leaves(found.state), jax.tree.leaves(expected)):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

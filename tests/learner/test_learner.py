@@ -82,7 +82,7 @@ def test_the_learner_learns_from_exactly_its_batches(agent, tmp_path):
     """Its state is that of the same updates made by hand."""
     learner = fakes.make_learner(agent, tmp_path, 3)
     run(learner)
-    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(3)))
+    state = agent.replicate(agent.init(jax.random.PRNGKey(3)))
     online, replay = fakes.online_stream(), fakes.replay_stream()
     for _ in range(3):
         batch = fakes.UpdateBatch(next(online), next(replay), (next(replay),))
@@ -186,7 +186,7 @@ def test_a_complete_run_that_is_resumed_keeps_its_score(agent, tmp_path):
 def test_a_run_beyond_its_frames_says_so(agent, tmp_path):
     run(fakes.make_learner(agent, tmp_path, 3))
     said = []
-    assert run(fakes.make_learner(agent, tmp_path, 2, say=said.append, resume=True)) is True
+    assert run(fakes.make_learner(agent, tmp_path, 2, notify=said.append, resume=True)) is True
     assert said == ["the run has 120 frames already; give more --frames to go on"]
     assert results_of(tmp_path)["updates"] == 3
 
@@ -238,7 +238,10 @@ def test_metrics_of_a_line_are_means_over_its_updates(agent, tmp_path):
     run(fakes.make_learner(agent, each, 4))
     run(fakes.make_learner(agent, all_, 4, ONE_ROW))
     (row,) = rows_of(all_)
-    for name in agent.metric_names:
+    batch = agent.shard(fakes.update_batch(0))
+    _, metrics = jax.eval_shape(agent.update, agent.init(jax.random.PRNGKey(0)), batch)
+    assert len(metrics.names) > 40
+    for name in metrics.names:
         expected = np.mean([one[name] for one in rows_of(each)])
         assert row[name] == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
@@ -328,7 +331,7 @@ def test_parameters_are_there_from_the_start(agent, tmp_path):
     published = learner.get_parameters(-1)
     assert isinstance(published, VersionedParameters)
     assert (published.version, published.frames, published.final) == (0, 0, False)
-    expected = main_task_params(agent.agent.init(jax.random.PRNGKey(3)).agent.params)
+    expected = main_task_params(agent.init(jax.random.PRNGKey(3)).agent.inner.params)
     fakes.assert_same(published.params, jax.tree.map(np.asarray, expected))
     assert not any(name.startswith(("task_1", "task_2")) for name in published.params)
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(published.params))
@@ -358,14 +361,14 @@ def test_each_update_is_published(agent, tmp_path):
         fakes.assert_same(published.params, copy)
 
     # What is published is what was learned.
-    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(3)))
+    state = agent.replicate(agent.init(jax.random.PRNGKey(3)))
     online_batches, replay = fakes.online_stream(), fakes.replay_stream()
     by_version = {published.version: published for published in [*fetched, final]}
     for version in range(1, 7):
         batch = fakes.UpdateBatch(next(online_batches), next(replay), (next(replay),))
         state, _ = agent.update(state, agent.shard(batch))
         if version in by_version:
-            expected = main_task_params(first(state).agent.params)
+            expected = main_task_params(first(state).agent.inner.params)
             fakes.assert_same(by_version[version].params, expected)
 
 
@@ -403,11 +406,10 @@ def test_a_run_in_which_nothing_is_learned_any_more_ends_with_its_last_good_stat
     assert row["learner/skipped_updates"] >= 99 and "loss_main/total" not in row
     (good := tmp_path / "good").mkdir()
     run(fakes.make_learner(agent, good, 2))
-    template = agent.agent.init(jax.random.PRNGKey(3))
+    template = agent.init(jax.random.PRNGKey(3))
     last, _ = checkpoint.load_newest(tmp_path / "checkpoints", template)
     expected, _ = checkpoint.load_newest(good / "checkpoints", template)
     fakes.assert_same(last.state.agent, expected.state.agent)
-    fakes.assert_same(last.state.meta, expected.state.meta)
     assert last.state.skipped == 100 and last.state.updates == 102
 
 

@@ -22,9 +22,9 @@ from tests.learner.fakes import results_of, rows_of, run
 from tests.learner.test_learner import events_of
 
 
-def write(workdir: pathlib.Path, start: int, frames, say=print, value: float = 0.0) -> None:
+def write(workdir: pathlib.Path, start: int, frames, notify=print, value: float = 0.0) -> None:
     """A session that goes on from `start` frames and writes rows at others."""
-    writer = MetricsWriter(workdir, start, say=say)
+    writer = MetricsWriter(workdir, start, notify=notify)
     for at in frames:
         writer.write(at, {"learner/frames": at, "a/b": at + value})
     writer.close()
@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_at_the_start(small_disk):
     write(small_disk, 0, [40, 80, 120])
     before, said = (small_disk / "metrics.jsonl").read_bytes(), []
     with full(small_disk):
-        writer = MetricsWriter(small_disk, 40, say=said.append)
+        writer = MetricsWriter(small_disk, 40, notify=said.append)
         assert (small_disk / "metrics.jsonl").read_bytes().startswith(before)
         (line,) = said
         assert "No space left" in line and "goes on" in line and "\n" not in line
@@ -180,7 +180,7 @@ def test_what_somebody_removes_is_made_again(tmp_path, gone):
     workdir.mkdir()
     write(workdir, 0, [40, 80, 120])
     first = sorted((workdir / "tensorboard").iterdir())
-    writer = MetricsWriter(workdir, 40, say=said.append)
+    writer = MetricsWriter(workdir, 40, notify=said.append)
     writer.write(80, {"a/b": 80.5})
     assert said == []
     if gone == "tensorboard":
@@ -208,7 +208,7 @@ def test_what_somebody_removes_is_made_again(tmp_path, gone):
 def test_a_file_that_somebody_rewrites_is_continued(tmp_path):
     """As an editor does, which saves under another name and renames; or cut to nothing."""
     said = []
-    writer = MetricsWriter(tmp_path, 0, say=said.append)
+    writer = MetricsWriter(tmp_path, 0, notify=said.append)
     writer.write(40, {"a/b": 1.0})
     path = tmp_path / "metrics.jsonl"
     (tmp_path / "copy").write_bytes(path.read_bytes() + b"half")

@@ -11,7 +11,7 @@ from tests.learner import fakes
 
 
 @pytest.mark.parametrize(
-    ("config", "there", "serves", "expected"),
+    ("config", "there", "central_inference", "expected"),
     [
         (DevicesConfig(), 8, True, (6, 2)),  # the paper's
         (DevicesConfig(), 8, False, (8, 0)),
@@ -27,12 +27,12 @@ from tests.learner import fakes
         (DevicesConfig(learner=1, inference=1), 1, True, (1, 1)),
     ],
 )
-def test_devices_are_shared_out(config, there, serves, expected):
-    assert split(config, there, "cpu", serves) == expected
+def test_devices_are_shared_out(config, there, central_inference, expected):
+    assert split(config, there, "cpu", central_inference) == expected
 
 
 @pytest.mark.parametrize(
-    ("config", "there", "serves", "words"),
+    ("config", "there", "central_inference", "words"),
     [
         (DevicesConfig(learner=9), 8, False, ["9 devices", "8 there (tpu)", "--devices.learner"]),
         (DevicesConfig(learner=8), 8, True, ["8 devices", "1 for inference", "8 there"]),
@@ -42,22 +42,28 @@ def test_devices_are_shared_out(config, there, serves, expected):
         (DevicesConfig(inference=1), 8, False, ["--actors.inference server"]),
     ],
 )
-def test_what_cannot_be_had_is_refused(config, there, serves, words):
+def test_what_cannot_be_had_is_refused(config, there, central_inference, words):
     with pytest.raises(ValueError) as caught:
-        split(config, there, "tpu", serves)
+        split(config, there, "tpu", central_inference)
     text = fakes.one_line(caught.value)
     assert all(word in text for word in words), text
 
 
 def test_the_first_devices_learn_and_the_next_ones_act():
     assert len(jax.devices()) == 8, "tests/conftest.py forces eight"
-    assert place(DevicesConfig(), "", serves=True) == (jax.devices()[:6], jax.devices()[6:])
-    assert place(DevicesConfig(learner=3), "cpu", serves=False) == (jax.devices()[:3], [])
+    assert place(DevicesConfig(), "", central_inference=True) == (
+        jax.devices()[:6],
+        jax.devices()[6:],
+    )
+    assert place(DevicesConfig(learner=3), "cpu", central_inference=False) == (
+        jax.devices()[:3],
+        [],
+    )
 
 
 @pytest.mark.parametrize("platform", ["cuda", "abacus"])
 def test_a_platform_that_is_not_there_is_refused(platform):
     with pytest.raises(ValueError) as caught:
-        place(DevicesConfig(), platform, serves=False)
+        place(DevicesConfig(), platform, central_inference=False)
     text = fakes.one_line(caught.value)
     assert repr(platform) in text and "cpu" in text and "--learner.platform" in text

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmg.actors.rollout import observation_shape
-from bmg.agents.agent import UpdateBatch, acting_policy, make_agent
+from bmg.actors.rollout import agent_spec
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
-from bmg.agents.networks import make_network
+from bmg.agents.factory import make_agent
+from bmg.agents.networks import acting_policy, make_network
+from bmg.agents.trajectory import UpdateBatch
 from bmg.environments.atari import LIGHT
 from bmg.environments.factory import make
+from bmg.learner.guard import guarded
 from bmg.learner.update import with_precision
 from tests.actors.fakes import Newest, make_rollout
 from tests.learner import fakes
@@ -28,29 +30,29 @@ LENGTH, NUM_ONLINE = 20, 2
 
 @pytest.fixture(scope="module")
 def pong():
-    """Observation shape, actions, and unrolls of real frames, [6] of each field."""
+    """What an agent of it is made for, and unrolls of real frames, [6] of each field."""
     environment = make("pong", 6, seed=0, worker_index=0, config=LIGHT, num_threads=1)
-    shape, num_actions = observation_shape(environment.spec), environment.spec.num_actions
-    network = make_network(FLOAT32, shape, num_actions, 1)
+    spec = agent_spec(environment.spec)
+    network = make_network(FLOAT32, *spec[:2], 1)
     act = acting_policy(network)
     params = network.init(jax.random.PRNGKey(1))
     rollout = make_rollout(environment, act, LENGTH, 5, Newest(params))
     unrolls = [rollout.collect(0, time.monotonic) for _ in range(6)]
     environment.close()
-    return shape, num_actions, unrolls[-2:]
+    return spec, unrolls[-2:]
 
 
 def updates_of(network: NetworkConfig, pong, learning_rate: float):
     """Meta-gradients of three of BMG's updates, the first of which warms the optimiser up."""
-    shape, num_actions, unrolls = pong
+    spec, unrolls = pong
     config = AgentConfig(network=network, optimizer=OptimizerConfig(learning_rate=learning_rate))
-    agent = make_agent(config, shape, num_actions, NUM_ONLINE * LENGTH)
-    state, gradients = agent.init(jax.random.PRNGKey(0)), []
-    update = jax.jit(agent.update)
+    whole = guarded(make_agent(config, spec), NUM_ONLINE * LENGTH)
+    state, gradients = whole.init(jax.random.PRNGKey(0)), []
+    update = jax.jit(whole.update)
     for batch in (unrolls[0], unrolls[1], unrolls[0]):
         part = lambda low, high, b=batch: jax.tree.map(lambda x: x[low:high], b)  # noqa: E731
         state, _ = update(state, UpdateBatch(part(0, NUM_ONLINE), part(NUM_ONLINE, 6), ()))
-        gradients.append(np.concatenate([np.ravel(x) for x in state.meta.gradient]))
+        gradients.append(np.concatenate([np.ravel(x) for x in state.agent.meta.gradient]))
     return state, gradients
 
 
@@ -65,14 +67,14 @@ def test_the_meta_gradient_stays_what_it_is_on_real_frames(pong, learning_rate):
         assert np.linalg.norm(e) > 0
         assert np.linalg.norm(a - e) < 0.05 * np.linalg.norm(e)
         assert np.any(a != e), "there must be something to compare"
-    for x in jax.tree.leaves((state.agent, state.meta)):
+    for x in jax.tree.leaves(state.agent):
         assert x.dtype != jnp.bfloat16, "parameters and optimisers stay in float32"
 
 
 @pytest.mark.parametrize("algorithm", ["bmg", "stacx"])
 def test_what_is_compared_is_float32(algorithm, pong):
     """BMG's target and updated agent; STACX's updated and previous policy."""
-    shape, num_actions, unrolls = pong
+    spec, unrolls = pong
     part = lambda low, high: jax.tree.map(lambda x: x[low:high], unrolls[0])  # noqa: E731
     batch = UpdateBatch(part(0, NUM_ONLINE), part(NUM_ONLINE, 6), ())
     counts = []
@@ -80,7 +82,7 @@ def test_what_is_compared_is_float32(algorithm, pong):
         network = dataclasses.replace(FLOAT32, precision="bfloat16")
         meta = MetaConfig(stacx_kl_weight=weight)
         config = AgentConfig(algorithm=algorithm, network=network, meta=meta)
-        agent = make_agent(config, shape, num_actions, NUM_ONLINE * LENGTH)
+        agent = guarded(make_agent(config, spec), NUM_ONLINE * LENGTH)
         state = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
         text = str(jax.make_jaxpr(agent.update)(state, batch))
         states = 6 * (LENGTH + 1)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmg.agents.agent import TrainState
 from bmg.agents.messages import Evaluation
+from bmg.learner.guard import LearnerState
 from bmg.learner.learner import Learner
 from bmg.learner.progress import Progress, check_checkpoint
 from bmg.storage import checkpoint
@@ -25,12 +25,12 @@ HEADER = {
     "format": 1, "updates": 3, "frames": 120, "seconds": 1.5, "episodes": 2, "returns": [1.0, -2.5],
     "evaluation": EVALUATION, "game": "catch", "identity": {"game": "catch"},
 }  # fmt: skip
-STATE = TrainState(
-    {"w": np.float32([1.5])}, None, np.int32(3), np.int32(1), np.int32(0), np.uint32([1, 2])
+STATE = LearnerState(
+    {"w": np.float32([1.5])}, np.int32(3), np.int32(1), np.int32(0), np.uint32([1, 2])
 )
 
 
-def check(number: int | None = 3, state: TrainState = STATE, **changes) -> None:
+def check(number: int | None = 3, state: LearnerState = STATE, **changes) -> None:
     header = {k: v for k, v in {**HEADER, **changes}.items() if v is not ...}
     check_checkpoint(Checkpoint(state, header, number), FRAMES_PER_UPDATE)
 
@@ -136,7 +136,7 @@ def test_any_json_in_the_header(changes, evaluation):
 
 def resumed(agent, folder) -> tuple[Learner, list[str]]:
     said: list[str] = []
-    learner = fakes.make_learner(agent, folder, 5, say=said.append, resume=True)
+    learner = fakes.make_learner(agent, folder, 5, notify=said.append, resume=True)
     return learner, said
 
 
@@ -146,7 +146,7 @@ def test_resuming_takes_the_newest_that_a_learner_has_written(agent, tmp_path):
     run_to.report_evaluation(Evaluation(1, 40, 0.5, 0.0, 10, False))
     fakes.run(run_to, fakes.online_stream(returns=[0.5]))
     older, newest = checkpoint.list_checkpoints(tmp_path / "checkpoints")
-    template = agent.agent.init(jax.random.PRNGKey(0))
+    template = agent.init(jax.random.PRNGKey(0))
     before, good = (checkpoint.load(path, template) for path in (older, newest))
     assert resumed(agent, tmp_path)[0].frames == 120
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bmg.actors.rollout import trajectory_signature
-from bmg.agents.agent import make_agent
 from bmg.agents.config import AgentConfig, MetaConfig
+from bmg.agents.factory import make_agent
 from bmg.environments.base import EnvironmentSpec
 from bmg.learner.config import LearnerConfig
+from bmg.learner.guard import guarded
 from bmg.learner.update import (
     check_batch,
     empty_trajectories,
@@ -49,6 +50,19 @@ def test_each_device_gets_its_share_of_online_and_replay(count):
         assert sorted(seen) == sorted(host.parameter_version)
 
 
+def params_of(state):
+    """Whichever agent's."""
+    return getattr(state.agent, "inner", state.agent).params
+
+
+def with_params(state, params):
+    """The state with other parameters."""
+    inner = getattr(state.agent, "inner", None)
+    if inner is None:
+        return state._replace(agent=state.agent._replace(params=params))
+    return state._replace(agent=state.agent._replace(inner=inner._replace(params=params)))
+
+
 VARIANTS = {
     # The target's last step on replay alone needs each device to know which part is online.
     "bmg": dataclasses.replace(
@@ -68,27 +82,26 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_number_of_devices_changes_nothing(name):
     """Two updates of the same global batches; one device without a device axis is the oracle."""
-    config, count = VARIANTS[name], VARIANTS[name].num_extra_batches
+    config = VARIANTS[name]
+    agent = make_agent(config, fakes.SPEC)
+    count = agent.num_extra_batches
     batches = [fakes.update_batch(seed, GLOBAL, count) for seed in range(2)]
-    plain = make_agent(
-        config, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS,
-        frames_per_update(GLOBAL, fakes.ACTION_REPEAT),
-    )  # fmt: skip
+    plain = guarded(agent, frames_per_update(GLOBAL, fakes.ACTION_REPEAT))
     start = plain.init(jax.random.PRNGKey(0))
     # Policies far from uniform and values far from zero: no meta-gradient is small.
-    params = jax.tree.map(lambda x: 2.0 * x, start.agent.params)
-    start = start._replace(agent=start.agent._replace(params=params))
+    params = jax.tree.map(lambda x: 2.0 * x, params_of(start))
+    start = with_params(start, params)
     expected = start
     plain_update = jax.jit(plain.update)
     for batch in batches:
         expected, expected_metrics = plain_update(expected, batch)
     expected = jax.tree.map(np.asarray, expected)
     changes = jax.tree.map(
-        lambda a, b: float(np.max(np.abs(a - b))), expected.agent.params, start.agent.params
+        lambda a, b: float(np.max(np.abs(a - b))), params_of(expected), params_of(start)
     )
     assert min(jax.tree.leaves(changes)) > 1e-4, "the updates were to change every layer"
     if name != "impala":
-        gradient = np.concatenate([np.ravel(x) for x in expected.meta.gradient])
+        gradient = np.concatenate([np.ravel(x) for x in expected.agent.meta.gradient])
         assert gradient.shape == (18,) and (gradient != 0).all()
         assert expected_metrics["meta/gradient_norm"] > 1e-3
 
@@ -106,7 +119,7 @@ def test_the_number_of_devices_changes_nothing(name):
         ):
             label = f"{devices} devices, {jax.tree_util.keystr(path)}"
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=label)
-        metrics = dict(zip(agent.metric_names, np.asarray(values)))
+        metrics = dict(zip(values.names, np.asarray(values.values)))
         assert metrics.keys() == expected_metrics.keys()
         for key, value in expected_metrics.items():
             if key == "meta/gradient_norm_to_variance":  # a ratio whose divisor is tiny
@@ -119,14 +132,14 @@ def test_the_number_of_devices_changes_nothing(name):
 @pytest.mark.heavy
 def test_an_update_is_a_function_of_state_and_batch():
     agent = fakes.make_agent()
-    start = agent.agent.init(jax.random.PRNGKey(1))
+    start = agent.init(jax.random.PRNGKey(1))
     batches = [fakes.update_batch(seed) for seed in range(3)]
 
     def run():
         state, seen = agent.replicate(start), []
         for batch in batches:
             state, metrics = agent.update(state, agent.shard(batch))
-            seen.append(np.asarray(metrics))
+            seen.append(np.asarray(metrics.values))
         return first(state), np.stack(seen)
 
     one, another = run(), run()
@@ -135,12 +148,14 @@ def test_an_update_is_a_function_of_state_and_batch():
     assert not np.array_equal(one[0].key, start.key), "each update has its own key"
 
 
-def test_skipping_the_update_changes_the_count_alone():
-    agent = fakes.make_agent(config=dataclasses.replace(fakes.LEARNER, skip_update=True))
-    start = agent.agent.init(jax.random.PRNGKey(1))
-    state, metrics = agent.update(agent.replicate(start), agent.shard(fakes.update_batch(0)))
-    fakes.assert_same(first(state), jax.tree.map(np.asarray, start._replace(updates=np.int32(1))))
-    assert metrics.shape == (0,) and agent.metric_names == []
+def test_the_benchmarks_idle_agent_learns_nothing():
+    agent = fakes.make_agent(AgentConfig("bmg.benchmarks.idle:make", network=fakes.AGENT.network))
+    start = agent.init(jax.random.PRNGKey(1))
+    batch = fakes.update_batch(0, num_extra=0)
+    state, metrics = agent.update(agent.replicate(start), agent.shard(batch))
+    fakes.assert_same(first(state).agent, jax.tree.map(np.asarray, start.agent))
+    assert int(state.updates) == 1 and int(state.skipped) == 0
+    assert metrics.names == ("learner/skipped_in_a_row", "learner/skipped_updates")
 
 
 def test_frames_are_environment_frames():
@@ -158,12 +173,12 @@ def test_a_learner_without_replay_gets_empty_batches():
     config = dataclasses.replace(fakes.LEARNER, replay_batch=0)
     for agent_config in (VARIANTS["impala"], STACX):
         agent = fakes.make_agent(agent_config, config)
-        start = agent.agent.init(jax.random.PRNGKey(0))
+        start = agent.init(jax.random.PRNGKey(0))
         batch = fakes.update_batch(0, config, 0)._replace(replay=empty)
         state, metrics = agent.update(agent.replicate(start), agent.shard(batch))
-        assert np.isfinite(np.asarray(metrics)).all()
+        assert np.isfinite(np.asarray(metrics.values)).all()
         # An online-only batch of the same unrolls without a device axis gives the same.
-        plain = make_agent(agent_config, fakes.OBSERVATION_SHAPE, fakes.NUM_ACTIONS, 40)
+        plain = guarded(make_agent(agent_config, fakes.SPEC), 40)
         expected, _ = jax.jit(plain.update)(start, batch)
         for x, y in zip(jax.tree.leaves(first(state)), jax.tree.leaves(expected)):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
@@ -191,7 +206,7 @@ PLAIN = AgentConfig(algorithm="impala")
 )
 def test_batches_that_cannot_be_used_are_refused(learner, agent, devices, words):
     with pytest.raises(ValueError) as caught:
-        check_batch(LearnerConfig(**learner), agent, devices)
+        check_batch(LearnerConfig(**learner), make_agent(agent, fakes.SPEC), devices)
     text = fakes.one_line(caught.value)
     assert all(word in text for word in words), text
 
@@ -208,7 +223,7 @@ def test_batches_that_cannot_be_used_are_refused(learner, agent, devices, words)
     ],
 )
 def test_batches_that_can_be_used_are_accepted(learner, agent, devices):
-    check_batch(LearnerConfig(**learner), agent, devices)
+    check_batch(LearnerConfig(**learner), make_agent(agent, fakes.SPEC), devices)
 
 
 def test_make_sharded_agent_checks_the_batch():
@@ -226,19 +241,19 @@ def broken(batch):
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_update_that_is_not_finite_changes_counts_alone(name):
-    config, count = VARIANTS[name], VARIANTS[name].num_extra_batches
-    agent = fakes.make_agent(config)
-    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(1)))
+    agent = fakes.make_agent(VARIANTS[name])
+    count = agent.agent.num_extra_batches
+    state = agent.replicate(agent.init(jax.random.PRNGKey(1)))
     states, counts = [], []
     for i, is_broken in enumerate((False, True, True, False)):
         batch = fakes.update_batch(i, num_extra=count)
         state, values = agent.update(state, agent.shard(broken(batch) if is_broken else batch))
-        metrics = dict(zip(agent.metric_names, np.asarray(values)))
+        metrics = dict(zip(values.names, np.asarray(values.values)))
         counts.append([metrics[f"learner/skipped_{n}"] for n in ("updates", "in_a_row")])
         states.append(first(state))
     assert counts == [[0, 0], [1, 1], [2, 2], [2, 0]]
     for skipped in states[1:3]:
-        fakes.assert_same((skipped.agent, skipped.meta), (states[0].agent, states[0].meta))
+        fakes.assert_same(skipped.agent, states[0].agent)
     assert [int(s.updates) for s in states] == [1, 2, 3, 4]
     before, after = jax.tree.leaves(states[2].agent), jax.tree.leaves(states[3].agent)
     assert all(np.isfinite(x).all() for x in after)

@@ -109,9 +109,9 @@ def test_the_mean_does_not_grow_with_the_batch():
 
 def test_shapes_that_would_broadcast_are_refused():
     target, online = outputs(1), outputs(2)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="shapes"):
         matching.value(target, online._replace(value=online.value[:, :1]))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="shapes"):
         matching.kl(target, online._replace(logits=online.logits[:1]))
 
 

@@ -8,8 +8,6 @@ import hashlib
 import re
 import shutil
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -21,8 +19,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
-
-from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,14 +109,15 @@ def locked_requirements(world: World) -> dict[tuple[str, str], SpecifierSet]:
 def locked_packages(name: str, version: str | None = None) -> list[dict]:
     """All locked versions of a package, or that one."""
     packages = [package for package in load("uv.lock")["package"] if package["name"] == name]
-    return [package for package in packages if version in (None, package["version"])]
+    return [package for package in packages if version in (None, package.get("version"))]
 
 
 def installed(world: World) -> dict[str, dict]:
     """name -> what uv.lock holds of each package that is installed there, for tests too."""
     found = {}
     (project,) = locked_packages("bmg")
-    wanted = project["dependencies"] + project["dev-dependencies"]["dev"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["all"]
+    wanted += project["dev-dependencies"]["dev"]
     while wanted:
         item = wanted.pop()
         if holds(item.get("marker"), world):
@@ -137,7 +134,7 @@ def test_the_lock_is_in_step_with_pyproject(world):
     assert locked_requirements(world) == stated, "run 'uv lock'"
     packages = installed(world)
     for (group, name), specifier in stated.items():
-        if group in ("", "dev"):
+        if group not in ("cuda", "tpu") and name != "bmg":
             assert Version(packages[name]["version"]) in specifier
 
 
@@ -169,35 +166,6 @@ def test_launchpad_and_its_pins_are_in_their_own_world_alone():
         packages = installed(world)
         assert not packages.keys() & {"dm-launchpad", "dm-reverb", "tensorflow-cpu"}
         assert Version(packages["jax"]["version"]) > Version(pins["jax"])
-
-
-def test_a_wheel_holds_every_module_and_the_data(tmp_path):
-    """Builds in a copy, offline, with the setuptools of this environment."""
-    copy = tmp_path / "copy"
-    sources = [name for name in project_files() if not name.startswith("tests/")]
-    for name in sources:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, copy / name)
-    build = "from setuptools import build_meta; build_meta.build_wheel('out')"
-    done = subprocess.run(
-        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, timeout=DEADLINE
-    )
-    assert done.returncode == 0, done.stderr
-    (wheel,) = (copy / "out").glob("bmg-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-        (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "bmg = bmg.launch.cli:main" in archive.read(scripts).decode()
-        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
-    expected = {"bmg/py.typed"}
-    for name in sources:
-        part = Path(name).parts[0]
-        if part == "bmg":
-            expected.add(name)
-        elif f"{part}/__init__.py" in sources and name.endswith((".py", ".csv")):
-            expected.add(f"bmg/{name}")
-    assert len(expected) > 100
-    assert held == expected
 
 
 def test_the_licence_is_apache_2_unchanged():

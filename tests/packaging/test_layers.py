@@ -44,7 +44,7 @@ ONLY_IMPORTER = {
     "courier": "launch",  # comes with Launchpad
 }
 # meta/ knows mathematics only.
-META_THIRD_PARTY = {"jax", "optax", "chex", "numpy"}
+META_THIRD_PARTY = {"jax", "optax", "numpy"}
 HEAVY = ("tensorflow", "reverb", "launchpad")
 # What must also run on machines that have no wheels of these.
 LIGHT = (

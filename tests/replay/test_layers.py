@@ -9,7 +9,7 @@ from tests.waiting import DEADLINE
 
 def test_config_imports_neither_reverb_nor_tensorflow():
     code = (
-        "import sys, replay.config\n"
+        "import sys, bmg.replay.config\n"
         "heavy = {'reverb', 'tensorflow', 'jax', 'launchpad'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )

@@ -24,7 +24,7 @@ HEADER = {"updates": 3, "returns": [1.0, -2.5], "evaluation": None, "game": "cat
 @pytest.fixture(scope="module")
 def state(agent):
     """A real state after a few updates, on the host."""
-    state = agent.replicate(agent.agent.init(jax.random.PRNGKey(0)))
+    state = agent.replicate(agent.init(jax.random.PRNGKey(0)))
     for seed in range(3):
         state, _ = agent.update(state, agent.shard(fakes.update_batch(seed)))
     return first(state)
@@ -33,7 +33,7 @@ def state(agent):
 @pytest.fixture(scope="module")
 def template(agent):
     """Shapes alone, as `bmg evaluate` has them."""
-    return jax.eval_shape(agent.agent.init, jax.random.PRNGKey(0))
+    return jax.eval_shape(agent.init, jax.random.PRNGKey(0))
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_continuing_from_a_checkpoint_is_continuing(agent, tmp_path, template):
             state, _ = agent.update(state, agent.shard(batch))
         return first(state)
 
-    start = agent.agent.init(jax.random.PRNGKey(4))
+    start = agent.init(jax.random.PRNGKey(4))
     straight = learn(start, batches)
     path = checkpoint.save(tmp_path, 3, learn(start, batches[:3]), {}, keep=1)
     fakes.assert_same(learn(checkpoint.load(path, template).state, batches[3:]), straight)
@@ -176,7 +176,7 @@ def test_nothing_is_unpickled(saved, state, template, tmp_path):
     ids=["features", "heads", "algorithm", "tasks"],
 )
 def test_another_agents_checkpoint_is_refused(saved, other):
-    template = jax.eval_shape(fakes.make_agent(other).agent.init, jax.random.PRNGKey(0))
+    template = jax.eval_shape(fakes.make_agent(other).init, jax.random.PRNGKey(0))
     assert "another agent" in refused(saved, template)
     with pytest.raises(CheckpointError, match="another agent"):
         checkpoint.load_newest(saved.parent, template)

@@ -116,11 +116,10 @@ def _answer(call, should_stop: Callable[[], bool]):
 def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
     """Reverb's tables, in the replay server's process."""
     node = begin(config, REPLAY)
-    with node.ending() as finish:
+    with node.recording_failure():
         from bmg.launch.runtimes.assembly import signature
         from bmg.replay.server import make_tables
 
-        finish("running")
         return make_tables(signature(config, spec), config.replay)
 
 
@@ -147,13 +146,13 @@ class LearnerNode:
         spec: EnvironmentSpec,
         replay_client,
         resume: bool,
-        serves: bool,
+        central_inference: bool,
     ):
         """Builds the learner, so that parameters can be served from the start, and the inference
         server where actors ask for their actions."""
         self._node = begin(config, LEARNER)
         self._config, self._spec, self._client = config, spec, replay_client
-        with self._node.ending() as finish:
+        with self._node.recording_failure():
             from bmg.launch.runtimes.assembly import (
                 join_hosts,
                 local_parameters,
@@ -162,13 +161,12 @@ class LearnerNode:
             )
             from bmg.learner.placement import place
 
-            finish("running")
             join_hosts(config)
-            devices = place(config.devices, config.learner.platform, serves)
+            devices = place(config.devices, config.learner.platform, central_inference)
             self._learner = make_learner(config, spec, devices, resume, self._node)
             self._requests = {}  # memory by actor
             self._inference = None
-            if serves:
+            if central_inference:
                 parameters = local_parameters(self._learner, devices)
                 self._inference = serve(config, spec, devices, parameters)
 
@@ -288,7 +286,7 @@ def run_actor(
     index: int,
     learner,
     replay_client,
-    asks: bool,
+    central_inference: bool,
 ):
     """An actor's process; it asks the learner's for its actions, or chooses them itself."""
     node = begin(config, f"{ACTOR}_{index}")
@@ -299,7 +297,7 @@ def run_actor(
         should_stop = node.alive(_stop_event().is_set)
         replay = _replay(config, spec, replay_client, should_stop, node)
         stack.callback(replay.close)
-        if asks:
+        if central_inference:
             inference = _RemoteInference(config, spec, node.name, learner, should_stop)
         else:
             parameters = _parameter_client(config, learner)
@@ -310,7 +308,7 @@ def run_actor(
             learner.futures.report(node.name, {**metrics, "stalls": float(node.stalls)})
 
         number = actor_number(config, index, node.start)
-        act(config, number, inference, asks, replay.append, report, should_stop)
+        act(config, number, inference, central_inference, replay.append, report, should_stop)
 
 
 def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learner):

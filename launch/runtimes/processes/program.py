@@ -27,7 +27,7 @@ LEAVE_SECONDS = 10  # Launchpad's own notice, after which a node kills itself
 
 
 def make_program(
-    config: TrainConfig, spec: EnvironmentSpec, resume: bool, serves: bool
+    config: TrainConfig, spec: EnvironmentSpec, resume: bool, central_inference: bool
 ) -> lp.Program:
     """Builds the program.
 
@@ -35,7 +35,7 @@ def make_program(
       config: the run.
       spec: the environment's shapes.
       resume: whether the learner starts from the newest checkpoint.
-      serves: whether the learner's process chooses the actors' actions.
+      central_inference: whether the learner's process chooses the actors' actions.
     """
     program = lp.Program("bmg")
     with program.group(status.REPLAY):
@@ -47,10 +47,10 @@ def make_program(
     with program.group(status.LEARNER):
         learner = program.add_node(
             lp.CourierNode(
-                nodes.LearnerNode, config, spec, replay, resume, serves,
-                # Each part of each actor waits for its actions in one of these threads.
+                nodes.LearnerNode, config, spec, replay, resume, central_inference,
+                # Each split of each actor waits for its actions in one of these threads.
                 courier_kwargs={
-                    "thread_pool_size": _CALLS + config.actors.num_actors * config.actors.parts
+                    "thread_pool_size": _CALLS + config.actors.num_actors * config.actors.splits
                 },
             )
         )  # fmt: skip
@@ -58,7 +58,7 @@ def make_program(
     with program.group(status.ACTOR):
         for index in range(config.actors.num_actors):
             program.add_node(
-                lp.PyNode(nodes.run_actor, config, spec, index, learner, replay, serves)
+                lp.PyNode(nodes.run_actor, config, spec, index, learner, replay, central_inference)
             )
     with program.group(status.EVALUATOR):
         for index in range(config.evaluator.num_evaluators):

@@ -51,13 +51,13 @@ class Processes:
         config: TrainConfig,
         spec: EnvironmentSpec,
         resume: bool,
-        serves: bool,
-        say: Callable[[str], None],
+        central_inference: bool,
+        notify: Callable[[str], None],
     ):
-        """Starts all processes (or threads), see `make_program`; `say` takes lines for the
+        """Starts all processes (or threads), see `make_program`; `notify` takes lines for the
         console."""
         self.failed: list[str] = []
-        self._config, self._say = config, say
+        self._config, self._notify = config, notify
         self._restarts = Restarts(config.node_restarts)
         self._pulses = {name: _Pulse() for name in acting_nodes(config)}
         if not absl.flags.FLAGS.is_parsed():
@@ -70,7 +70,7 @@ class Processes:
             _temporary_files_in(self._jobs),
         ):
             self._manager = lp.launch(
-                make_program(config, spec, resume, serves),
+                make_program(config, spec, resume, central_inference),
                 launch_type=config.launch,
                 local_resources=local_resources(config),
                 terminal="current_terminal",
@@ -134,7 +134,7 @@ class Processes:
             wrapper.kill()
         elif self._silent(name):
             seconds = self._config.silence_timeout
-            self._say(f"{name} gave no sign of life for {seconds:g} s and is killed")
+            self._notify(f"{name} gave no sign of life for {seconds:g} s and is killed")
             wrapper.kill()
 
     def _died(self, name: str, status: dict) -> None:
@@ -145,7 +145,7 @@ class Processes:
             reason = f"{self._config.path} is gone"
         if not self._restarts.died(name):
             self.failed.append(name)
-        self._say(self._restarts.describe(name, reason))
+        self._notify(self._restarts.describe(name, reason))
 
     def _silent(self, name: str) -> bool:
         seconds = self._pulses[name].silent(self.board.beats(name))

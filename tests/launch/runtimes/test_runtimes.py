@@ -10,16 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.actors.rollout import observation_shape
-from bmg.agents.agent import make_agent
-from bmg.agents.networks import main_task_params
+from bmg.actors.rollout import agent_spec
+from bmg.agents.factory import make_agent
 from bmg.environments.factory import make, make_spec
-from bmg.launch import train
+from bmg.launch import supervise, train
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes import assembly
 from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.choice import choose_runtime, why_no_launchpad
 from bmg.launch.runtimes.status import Node
+from bmg.learner.guard import guarded
 from bmg.learner.placement import Devices
 from bmg.replay.memory import MemoryReplay
 from bmg.storage import checkpoint
@@ -68,7 +68,7 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
         failed = []
         board = Board.make(["learner"])
 
-        def __init__(self, runtime, config, spec, resume, say):
+        def __init__(self, runtime, config, spec, resume, notify):
             started.append(runtime)
 
         def poll(self):
@@ -79,8 +79,8 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
 
     monkeypatch.undo()  # the command's own stand-in for launching
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(train, "choose_runtime", lambda _: ("local-threads", "runtime because"))
-    monkeypatch.setattr(train, "_start", Ended)
+    monkeypatch.setattr(supervise, "choose_runtime", lambda _: ("local-threads", "runtime because"))
+    monkeypatch.setattr(supervise, "_start", Ended)
     monkeypatch.chdir(command.folder)
     assert train.main(["--game", "catch"]) == 0
     assert started == ["local-threads"]
@@ -117,8 +117,8 @@ def config_of(workdir, algorithm: str, replay_batch: int):
 
 def recorded(config, spec, number: int):
     """So many unrolls of a random policy, one after the other."""
-    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
-    params = main_task_params(agent.init(jax.random.PRNGKey(1)).agent.params)
+    agent = make_agent(config.agent, agent_spec(spec))
+    params = agent.acting_params(agent.init(jax.random.PRNGKey(1)))
     environment = make("catch", number, 3, 0, config.atari, 1)
     rollout = make_rollout(
         environment, assembly.acting(config.agent, spec), LENGTH, 2, Newest(params)
@@ -138,8 +138,8 @@ def learned(config, spec, unrolls, writer, reader):
     writing = Call(lambda: [writer.append(unroll) for unroll in unrolls])
     assert assembly.learn(learner, config, spec, reader, dict, never) is True
     assert all(writing.result())
-    agent = make_agent(config.agent, observation_shape(spec), spec.num_actions, 1)
-    template = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
+    whole = guarded(make_agent(config.agent, agent_spec(spec)), 1)
+    template = jax.eval_shape(whole.init, jax.random.PRNGKey(0))
     return checkpoint.load_newest(config.path / "checkpoints", template)[0].state
 
 
@@ -177,7 +177,7 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
 
     assert int(in_memory.updates) == NUM_UPDATES
     assert_same(in_memory, over_reverb)
-    agent = make_agent(configs[0].agent, observation_shape(spec), spec.num_actions, 1)
-    start = jax.tree.leaves(agent.init(jax.random.PRNGKey(configs[0].seed)).agent.params)
-    end = jax.tree.leaves(in_memory.agent.params)
+    agent = make_agent(configs[0].agent, agent_spec(spec))
+    start = agent.init(jax.random.split(jax.random.PRNGKey(configs[0].seed))[0])
+    start, end = (jax.tree.leaves(agent.acting_params(x)) for x in (start, in_memory.agent))
     assert max(np.abs(a - b).max() for a, b in zip(start, end)) > 1e-3, "something was learned"

@@ -110,7 +110,7 @@ def test_every_note_is_told_once(config, board):
     notes, node = Notes(), status.Node(config, "learner", board)
     assert notes.new(board.statuses()) == []
     node.note("one")
-    node.say("running")  # what is said of the state takes no note away
+    node.set_state("running")  # what is said of the state takes no note away
     node.note("two")
     assert notes.new(board.statuses()) == ["learner: one", "learner: two"]
     assert notes.new(board.statuses()) == []

@@ -73,7 +73,7 @@ def start(tmp_path, monkeypatch):
         for folder in ("checkpoints", "logs", "nodes", "tensorboard"):
             (tmp_path / folder).mkdir()
         spec = make_spec("catch", config.atari)
-        programs.append(Threads(config, spec, resume=False, say=lines.append))
+        programs.append(Threads(config, spec, resume=False, notify=lines.append))
         return programs[-1], workers, lines
 
     yield started

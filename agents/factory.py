@@ -1,0 +1,18 @@
+"""The agent that a configuration names."""
+
+from __future__ import annotations
+
+from bmg.agents.agent import Agent, Spec
+from bmg.agents.config import ALGORITHMS, AgentConfig
+from bmg.storage.modules import load_function
+
+
+def make_agent(config: AgentConfig, spec: Spec) -> Agent:
+    """Calls `make(config, spec)` of a file of this folder, or the function of another's.
+
+    Raises:
+      ValueError: no such function, or settings that this agent does not take; one line.
+    """
+    name = config.algorithm
+    make = load_function(f"bmg.agents.{name}:make" if name in ALGORITHMS else name)
+    return make(config, spec)

@@ -1,0 +1,1 @@
+"""An agent of one's own: one file outside of the package, trained by the whole program."""
