@@ -250,7 +250,7 @@ def test_a_replay_server_that_does_not_answer_costs_its_metrics_alone(agent, tmp
 
     learner = fakes.make_learner(agent, tmp_path, 3)
     done = learner.run(
-        fakes.online_stream(), fakes.replay_stream(), 1, silent, dict, should_stop=never
+        fakes.online_stream(), fakes.replay_stream(), silent, dict, should_stop=never
     )
     assert done is True and learner.frames == 120
     rows = rows_of(tmp_path)
