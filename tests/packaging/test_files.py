@@ -117,11 +117,13 @@ def installed(world: World) -> dict[str, dict]:
     found = {}
     (project,) = locked_packages("bmg")
     wanted = project["dependencies"] + project["optional-dependencies"]["all"]
-    wanted += project["dev-dependencies"]["dev"]
+    wanted = [*wanted, *sum(project["dev-dependencies"].values(), [])]
     while wanted:
         item = wanted.pop()
         if holds(item.get("marker"), world):
             (package,) = locked_packages(item["name"], item.get("version"))
+            for extra in item.get("extra", []):
+                wanted += package["optional-dependencies"][extra]
             if package["name"] not in found:
                 wanted += package.get("dependencies", [])
             assert found.setdefault(package["name"], package) is package, "two versions of one"
