@@ -24,7 +24,7 @@ QUICK = -n 2 --dist loadfile
 SLOW = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lint test test-newest clean
+.PHONY: help setup train lint docs test test-newest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -39,6 +39,12 @@ train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong A
 lint: setup ## check format and lint, with ruff
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+
+# mkdocstrings reads the package as it is installed; here its parts are folders at the top.
+docs: setup ## build the site of docs/ and of the public functions, into build/site
+	rm -rf build/package
+	$(VENV)/bin/python -W ignore setup.py --quiet build_py --build-lib build/package
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)
