@@ -44,7 +44,7 @@ lint: setup ## check format and lint, with ruff
 docs: setup ## build the site of docs/ and of the public functions, into build/site
 	rm -rf build/package
 	$(VENV)/bin/python -W ignore setup.py --quiet build_py --build-lib build/package
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # pytest's status 5: nothing of TESTS was of that kind.
 test: setup ## run every test (TESTS=tests/meta for some)
