@@ -16,7 +16,7 @@ from bmg.storage.fields import Count, Depth, Few, Pixels, Share, check_fields
 
 @dataclasses.dataclass(frozen=True)
 class AtariConfig:
-    """How the games are played and shown. Defaults are BMG Table 2 unless a field says so."""
+    """How the games are played and rendered. Defaults are BMG Table 2 unless a field says so."""
 
     height: Pixels = 210
     """Rows of a frame, pixels. Table 2 prints (H, W, D) as 160, 210, 3 with H and W swapped: the
@@ -39,9 +39,9 @@ class AtariConfig:
     """Probability, per frame, that the emulator repeats its previous action. Table 2 (none)."""
     full_action_space: bool = False
     """All 18 actions in place of the game's minimal set. IMPALA Table G.1 (minimal for experts of
-    one game); BMG does not say."""
+    one game); BMG does not state it."""
     zero_discount_on_life_loss: bool = True
-    """Discount 0 where a life is lost; the game and the episode's return go on. Table 2."""
+    """Discount 0 where a life is lost; the game and the episode's return continue. Table 2."""
     max_episode_frames: Count = 108_000
     """Environment frames, no-ops left out, after which an episode ends (30 minutes); such an end is
     treated as a terminal. Table 2; how it is treated is ours, the paper is silent."""

@@ -1,4 +1,4 @@
-"""What every vector of environments shows the actors, and the seeds that keep actors apart.
+"""The interface of vector environments, and seeds that differ between actors.
 
 One call of `step` gives one genuine transition of each environment; there are no reset steps. What
 happens in time, with A and B two episodes of one environment:
@@ -7,14 +7,14 @@ happens in time, with A and B two episodes of one environment:
 
         frame     A6      A7      B0      B1          A8, the screen after the last action, is
         action       a6      a7      b0               never shown: B0 takes its place, and a
-        reward       r7      r8      r1               discount of 0 says that nothing may be
-        discount     1       0       1                bootstrapped from it
+        reward       r7      r8      r1               discount of 0 prevents
+        discount     1       0       1                bootstrapping from it
         first        F       T       F
         return       NaN     G       NaN              G = r1 + ... + r8 of episode A
 
     loss of a life (where the environment is so configured)
 
-        frame     A6      A7      A8      A9          the game goes on, unreset:
+        frame     A6      A7      A8      A9          the game continues, no reset:
         action       a6      a7      a8               the agent's return ends here,
         reward       r7      r8      r9               the episode's does not
         discount     1       0       1

@@ -1,4 +1,4 @@
-"""The Markov reward process of ten states, whose odd states tell nothing but noise.
+"""The Markov reward process of ten states, whose odd states have rewards of noise only.
 
     s_0 -> s_1 -> ... -> s_9 -> end        r_i = 0.1 for even i, a draw of N(0, 1) for odd i
 

@@ -49,9 +49,9 @@ class Unroll(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an objective tells besides its loss."""
+    """What an objective returns besides its loss."""
 
-    next_state: PyTree  # where the inner learner goes on from
+    next_state: PyTree  # where the inner learner continues
     metrics: dict[str, jax.Array]
     target_aux: PyTree = ()  # auxiliary outputs of the steps to a bootstrapped target
 
@@ -76,7 +76,7 @@ class MetaGradient(NamedTuple):
 
 
 def online_start(meta_params: PyTree, origin: PyTree, key: Key) -> PyTree:
-    """Online meta-learning: the inner learner goes on from where it is."""
+    """Online meta-learning: the inner learner continues from its present state."""
     del meta_params, key
     return origin
 
@@ -100,9 +100,9 @@ def unroll(
       state: x(0).
       batches: K batches, one for each step.
       key: random key, split over the steps.
-      differentiation: with "mixed" a backward pass keeps the states and takes each step anew when
-        it comes to it, so that memory hardly grows with K. The last step's turn comes first: what
-        it computed is still there. With "plain" everything that the steps computed is kept.
+      differentiation: "mixed" keeps the states, and the backward pass computes each step again, so
+        that memory hardly grows with K; the last step, which it needs first, is kept. "plain" keeps
+        everything that the steps computed.
 
     Returns:
       The K + 1 states and the K auxiliary outputs.

@@ -3,8 +3,8 @@
     Var[g]    of each meta-parameter, over independent draws of all data       Bonnet et al. 2.3
     Bias[g]   || E[g] - E[g_oracle] ||, the oracle looks many steps ahead      Bonnet et al. Eq. 7
 
-Both expectations are means over draws, so that the bias of an unbiased estimate comes out as about
-sqrt(sum (Var / M + Var_oracle / M_oracle)), not 0: that floor is told with it.
+Both expectations are means over draws, so the measured bias of an unbiased estimate is about
+sqrt(sum (Var / M + Var_oracle / M_oracle)), not 0. This floor is returned with it.
 
 Reference: Bonnet et al., "One Step at a Time: Pros and Cons of Multi-Step Meta-Gradient
 Reinforcement Learning", Meta-Learning Workshop at NeurIPS 2021.

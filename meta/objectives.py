@@ -6,8 +6,8 @@
     bootstrapped    mu(target, x(K)), target = x(K) moved on by   BMG Eq. 2
                     L - 1 learned steps and one step on f itself
 
-Where the learner goes on from is the objective's to say: x(K), or x(1) where the other steps only
-look ahead (Bonnet et al., figure 1).
+The objective also returns the state from which the learner continues: x(K), or x(1) if the other
+steps only look ahead (Bonnet et al., figure 1).
 
 References:
   Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022.
@@ -43,8 +43,8 @@ def final_value(
     """The ordinary meta-gradient's objective: the loss at x(K) (BMG Eq. 1).
 
     Args:
-      loss: (state, batch, key) -> (scalar, metrics); it may meet its validation data by itself.
-      continue_from: where the learner goes on: "last" is x(K), "first" x(1), so that an n-step
+      loss: (state, batch, key) -> (scalar, metrics); it may collect its validation data itself.
+      continue_from: where the learner continues: "last" is x(K), "first" x(1), so that an n-step
         meta-gradient leaves the learner's own update as it is (Bonnet et al. Eq. 5).
 
     Returns:
@@ -119,13 +119,13 @@ def mixed_value(
 
 
 def mean_value(loss: Callable[[PyTree, PyTree], tuple[jax.Array, dict]]) -> Objective:
-    """The mean loss over x(1), ..., x(K), each on what its own step tells (BMG App. B.2).
+    """The mean loss over x(1), ..., x(K), each with the aux of its own step (BMG App. B.2).
 
     Args:
       loss: (state, aux of the step that led to it) -> (scalar, metrics).
 
     Returns:
-      An objective that needs no batch; the learner goes on from x(K).
+      An objective that needs no batch; the learner continues from x(K).
     """
 
     def objective(meta_params, unrolled, batch, key):
@@ -142,11 +142,11 @@ class TargetPath(NamedTuple):
 
     steps: Unroll  # the L - 1 learned steps from x(K)
     target: PyTree  # after the final one
-    final_aux: PyTree  # what the final step tells
+    final_aux: PyTree  # auxiliary output of the final step
 
 
 def from_batch(batch: BootstrapBatch, unrolled: Unroll, path: TargetPath) -> PyTree:
-    """Matching on data that were there before."""
+    """Matching on the data of the batch."""
     del unrolled, path
     return batch.matching
 
@@ -175,18 +175,18 @@ def bootstrapped(
         (K = 0) it sees the meta-parameters only if `start` puts them into the state.
       matching: (target's predictions, updated learner's predictions) -> scalar, minimal at equal.
       num_target_steps: L >= 1, the final one included.
-      continue_from: where the learner goes on: "updated" is x(K) (Atari: the target is thrown
+      continue_from: where the learner continues: "updated" is x(K) (Atari: the target is thrown
         away), "bootstrap" the target before its final step (two colours, where the L - 1 steps
         are real updates), "target" the target itself (variant DB of BMG figure 17).
-      match_on: where the matching inputs come from; an online learner meets them on its way to the
-        target.
+      match_on: where the matching inputs come from; an online learner collects them on its way to
+        the target.
       unroll_target: `core.unroll`, or `core.scan` for many steps without convolutions.
       weights: a mixture of the targets 1 ... L steps ahead, L numbers (see `mixture_weights`), each
         target with a final step of its own; None for the last one alone. Ours.
 
     Returns:
-      An objective over a `BootstrapBatch`; its `target_aux` is what the L - 1 learned steps and
-      the final one tell.
+      An objective over a `BootstrapBatch`; its `target_aux` holds the auxiliary outputs of the
+      L - 1 learned steps and of the final one.
 
     Raises:
       ValueError: for L < 1, other than L weights, or where the batch does not hold L - 1 target

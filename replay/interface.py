@@ -1,11 +1,11 @@
-"""What the rest of the system knows of replay: five functions, whatever is behind them.
+"""The interface of replay: five functions, implemented by two backends.
 
     unroll ──► append ──┬─► online: a queue, each unroll once, in order; full: writers wait
                         └─► replay: drawn uniformly, with replacement; full: the oldest goes
 
-`remote.RemoteReplay` keeps them over a Reverb server, from any process; `memory.MemoryReplay` in
-this process's memory, for threads. Nobody waits for ever: each wait looks for a request to stop and
-has a deadline, after which the message says what the table holds.
+`remote.RemoteReplay` implements them over a Reverb server, from any process; `memory.MemoryReplay`
+in the memory of this process, for threads. Every wait checks for a request to stop and has a
+deadline, after which the error describes the state of the table.
 """
 
 from __future__ import annotations
