@@ -157,7 +157,7 @@ class Command(NamedTuple):
     text: str
     words: list[str]  # after `bmg`, up to `--`
     passed_on: list[str]  # after `--`: options of `bmg train`
-    whole: bool  # from a code block, without placeholders
+    whole: bool  # it can be given as it is
 
     def path(self, below: dict[str, set[str]]) -> tuple[str, ...]:
         """The names of the command itself, such as ("mrp", "all")."""
@@ -169,7 +169,10 @@ def command_of(page: Path, text: str, in_block: bool) -> Command:
     words = shlex.split(text.partition("|")[0])[1:]
     at = words.index("--") if "--" in words else len(words)
     placeholder = re.search(r"\b[A-Z]{3,}\b|\.\.\.", text)
-    return Command(page.name, text, words[:at], words[at + 1 :], in_block and not placeholder)
+    # Within a sentence a command may stand for all of its kind: `bmg mrp --objective`.
+    complete = in_block or (OPTION.search(text) and not words[-1].startswith("--"))
+    whole = bool(complete and not placeholder)
+    return Command(page.name, text, words[:at], words[at + 1 :], whole)
 
 
 def bmg_commands() -> list[Command]:
