@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bmg.environments import base
+from tests.tables import named
 
 
 def test_no_two_environments_of_a_run_share_a_seed():
@@ -33,42 +34,45 @@ def test_seeds_are_a_function_of_base_worker_and_environment_only():
     np.testing.assert_array_equal(few, many[:4])
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((-1, 0, 1), "seed is -1"),
-        ((0, -1, 1), "worker index is -1"),
-        ((0, 2**21, 1), "worker index is 2097152"),
-        ((0, 0, 0), "number of environments is 0"),
-        ((0, 0, 1025), "number of environments is 1025"),
-    ],
-)
-def test_refuses_numbers_without_a_seed(arguments, message):
-    with pytest.raises(ValueError, match=message) as error:
-        base.spaced_seeds(*arguments)
-    assert "\n" not in str(error.value)
+WITHOUT_A_SEED = [
+    ((-1, 0, 1), "seed is -1"),
+    ((0, -1, 1), "worker index is -1"),
+    ((0, 2**21, 1), "worker index is 2097152"),
+    ((0, 0, 0), "number of environments is 0"),
+    ((0, 0, 1025), "number of environments is 1025"),
+]
 
 
-@pytest.mark.parametrize(
-    "actions, message",
-    [
-        ([0, 1, 3], "environment 2 is 3; allowed are 0 to 2"),
-        ([0, -1, 0], "environment 1 is -1"),
-        ([0, 1], r"\[2\]; allowed are integers of shape \[3\]"),
-        ([[0, 1, 2]], r"\[1, 3\]"),
-        ([0.0, 1.0, 2.0], "float64"),
-        ([True, False, True], "bool"),
-        (np.array([2**32, 0, 0]), "4294967296"),  # would be 0 in 32 bits
-    ],
-)
-def test_refuses_wrong_actions_in_one_line(actions, message):
-    with pytest.raises(ValueError, match=message) as error:
-        base.check_actions(np.asarray(actions), num_envs=3, num_actions=3)
-    assert "\n" not in str(error.value)
+def test_refuses_numbers_without_a_seed():
+    for arguments, message in WITHOUT_A_SEED:
+        with named(*arguments):
+            with pytest.raises(ValueError, match=message) as error:
+                base.spaced_seeds(*arguments)
+            assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
-def test_takes_any_integers(dtype):
-    checked = base.check_actions(np.array([0, 2, 1], dtype), num_envs=3, num_actions=3)
-    assert checked.dtype == np.int32
-    assert checked.tolist() == [0, 2, 1]
+WRONG_ACTIONS = [
+    ([0, 1, 3], "environment 2 is 3; allowed are 0 to 2"),
+    ([0, -1, 0], "environment 1 is -1"),
+    ([0, 1], r"\[2\]; allowed are integers of shape \[3\]"),
+    ([[0, 1, 2]], r"\[1, 3\]"),
+    ([0.0, 1.0, 2.0], "float64"),
+    ([True, False, True], "bool"),
+    (np.array([2**32, 0, 0]), "4294967296"),  # would be 0 in 32 bits
+]
+
+
+def test_refuses_wrong_actions_in_one_line():
+    for actions, message in WRONG_ACTIONS:
+        with named(actions):
+            with pytest.raises(ValueError, match=message) as error:
+                base.check_actions(np.asarray(actions), num_envs=3, num_actions=3)
+            assert "\n" not in str(error.value)
+
+
+def test_takes_any_integers():
+    for dtype in [np.int32, np.int64, np.uint8]:
+        with named(dtype):
+            checked = base.check_actions(np.array([0, 2, 1], dtype), num_envs=3, num_actions=3)
+            assert checked.dtype == np.int32
+            assert checked.tolist() == [0, 2, 1]

@@ -10,6 +10,7 @@ import pytest
 
 from bmg.environments import scores
 from bmg.environments.catch import Catch
+from tests.tables import named
 
 
 def test_the_57_games():
@@ -21,11 +22,12 @@ def test_the_57_games():
         assert human > random, game
 
 
-@pytest.mark.parametrize("game", (*scores.GAMES, scores.CATCH))
-def test_random_is_zero_and_human_is_one(game):
-    random, human = scores.SCORES[game]
-    assert scores.human_normalized_score(game, random) == 0.0
-    assert scores.human_normalized_score(game, human) == 1.0
+def test_random_is_zero_and_human_is_one():
+    for game in (*scores.GAMES, scores.CATCH):
+        with named(game):
+            random, human = scores.SCORES[game]
+            assert scores.human_normalized_score(game, random) == 0.0
+            assert scores.human_normalized_score(game, human) == 1.0
 
 
 def test_pong_by_hand():
@@ -55,30 +57,32 @@ def test_catch_random_score_is_the_exact_expectation():
     assert abs(step.episode_return.mean() + 0.6) < 4 * 0.8 / math.sqrt(20_000)
 
 
-@pytest.mark.parametrize(
-    "given, nearest",
-    [
-        ("pogn", "pong"),
-        ("Breakout", "breakout"),
-        ("MsPacman", "ms_pacman"),
-        ("ALE/SpaceInvaders-v5", "space_invaders"),
-        ("montezumas_revenge", "montezuma_revenge"),
-        ("katch", "catch"),
-    ],
-)
-def test_unknown_game_names_the_nearest(given, nearest):
-    with pytest.raises(ValueError) as error:
-        scores.validate_game(given)
-    message = str(error.value)
-    assert "\n" not in message
-    assert repr(given) in message and f"did you mean {nearest!r}?" in message
+MISSPELT = [
+    ("pogn", "pong"),
+    ("Breakout", "breakout"),
+    ("MsPacman", "ms_pacman"),
+    ("ALE/SpaceInvaders-v5", "space_invaders"),
+    ("montezumas_revenge", "montezuma_revenge"),
+    ("katch", "catch"),
+]
 
 
-@pytest.mark.parametrize("given", ["", "xxxxqqqq", 12345])
-def test_unknown_game_without_a_near_name(given):
-    with pytest.raises(ValueError, match="57 Atari games") as error:
-        scores.validate_game(given)
-    assert "did you mean" not in str(error.value)
+def test_unknown_game_names_the_nearest():
+    for given, nearest in MISSPELT:
+        with named(given):
+            with pytest.raises(ValueError) as error:
+                scores.validate_game(given)
+            message = str(error.value)
+            assert "\n" not in message
+            assert repr(given) in message and f"did you mean {nearest!r}?" in message
+
+
+def test_unknown_game_without_a_near_name():
+    for given in ["", "xxxxqqqq", 12345]:
+        with named(given):
+            with pytest.raises(ValueError, match="57 Atari games") as error:
+                scores.validate_game(given)
+            assert "did you mean" not in str(error.value)
 
 
 def test_known_games_pass():

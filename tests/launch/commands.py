@@ -168,14 +168,20 @@ class Command:
     """Runs `bmg` in this process, without the step that starts processes."""
 
     def __init__(self, monkeypatch, capsys, folder: pathlib.Path):
-        self._monkeypatch, self._capsys, self.folder = monkeypatch, capsys, folder
+        self._monkeypatch, self._capsys = monkeypatch, capsys
         self.launched: list[tuple] = []
-        monkeypatch.chdir(folder)
+        self.move(folder)
         self.devices = 1  # of the machine that it is run on, CPUs
         monkeypatch.setattr(preflight, "look_at_devices", self._look_at_devices)
         monkeypatch.setattr(train, "supervise", self._supervise)
         # It would execute the test's process again.
         monkeypatch.setattr(train, "isolate", lambda config: "")
+
+    def move(self, folder: pathlib.Path) -> None:
+        """Runs in that folder from now on, which is made."""
+        folder.mkdir(exist_ok=True)
+        self._monkeypatch.chdir(folder)
+        self.folder = folder
 
     def _supervise(self, config, plan, resume, open_network) -> int:
         self.launched.append((config, plan, resume))

@@ -20,6 +20,7 @@ from bmg.storage.fields import range_of
 from bmg.storage.run_directory import config_file, to_dict
 from tests.launch.commands import files
 from tests.launch.configs import get, numbers
+from tests.tables import named
 
 FUZZ = settings(
     max_examples=150,
@@ -38,7 +39,7 @@ def inert(command, monkeypatch):
     monkeypatch.setattr(lifetimes, "_run", lambda experiment, config: start(config))
     monkeypatch.setattr(benchmark, "print_table", lambda rows: None)
     for name in benchmark._BENCHMARKS:
-        module = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+        module = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
         monkeypatch.setattr(module, "measure", lambda config: [{"code": start(config)}])
     monkeypatch.setattr(isolation, "enter", lambda command: "")
     monkeypatch.setattr(local_pod, "_networks", lambda hosts, why: None)
@@ -122,25 +123,28 @@ def command_lines(draw) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_the_lines_themselves_are_valid(inert, line):
+def test_the_lines_themselves_are_valid(inert, tmp_path):
     """Or lack no more than a run."""
-    code, _, err = inert(*line.split())
-    assert code == 0 or "no run" in err, err
-    check(inert, *line.split())
+    for number, line in enumerate(LINES):
+        with named(line):
+            inert.move(tmp_path / str(number))
+            code, _, err = inert(*line.split())
+            assert code == 0 or "no run" in err, err
+            check(inert, *line.split())
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("two-colors all --only", "nothing to run"),
-        ("mrp all --n-step --mixed --bmg --mixed-bmg --no-fixed", "nothing to run"),
-        ("mrp variance --n-step --mixed --bmg --mixed-bmg --oracle 0", "nothing to measure"),
-        ("evaluate", "--workdir is missing"),
-    ],
-)
-def test_nothing_to_do_is_refused(inert, line, words):
-    assert words in inert.refused(*line.split())
+NOTHING_TO_DO = [
+    ("two-colors all --only", "nothing to run"),
+    ("mrp all --n-step --mixed --bmg --mixed-bmg --no-fixed", "nothing to run"),
+    ("mrp variance --n-step --mixed --bmg --mixed-bmg --oracle 0", "nothing to measure"),
+    ("evaluate", "--workdir is missing"),
+]
+
+
+def test_nothing_to_do_is_refused(inert):
+    for line, words in NOTHING_TO_DO:
+        with named(line):
+            assert words in inert.refused(*line.split())
 
 
 @FUZZ
@@ -197,28 +201,29 @@ def test_any_bytes(inert, content):
     check_file(inert, content)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "cannot be read"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b'{"agent":' * 100_000, "nested too deeply"),
-        (b" " * 2**21, "too large"),
-        (b'{"frames": ' + b"9" * 5_000 + b"}", "frames is "),
-        (b'{"frames": NaN}', "frames is nan; allowed are integers from 1"),
-        (b'{"frames": "many"}', "frames is 'many'; allowed are integers from 1"),
-        (b'{"game": []}', "game is a list; allowed are texts"),
-        (b'{"game": "pongg"}', "did you mean 'pong'"),
-        (b'{"workdir": "a\\u0000b"}', "workdir is 'a\\x00b'; allowed are texts"),
-        (b'{"agent": null}', "agent is None; allowed are groups of fields"),
-        (b'{"agent": {"meta": {"inner_steps": 0}}}', "agent.meta.inner_steps is 0; allowed are"),
-        (b'{"replay": {"min_replay_size": 99}}', "replay.min_replay_size is 99; allowed are"),
-        (b'{"learner": {"online_batch": 4, "x": 1}}', "learner.'x' is no field of LearnerConfig"),
-        (b"[1]", "TrainConfig is a list; allowed are groups of fields"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_said(inert, content, words):
-    check_file(inert, content)
-    for arguments in ("train --workdir run --resume", "evaluate --workdir run"):
-        line = inert.refused(*arguments.split())
-        assert line.startswith("bmg: run/config.json") and words in line, line
+WRONG_FILES = [
+    (b"", "cannot be read"),
+    (b"[" * 100_000, "nested too deeply"),
+    (b'{"agent":' * 100_000, "nested too deeply"),
+    (b" " * 2**21, "too large"),
+    (b'{"frames": ' + b"9" * 5_000 + b"}", "frames is "),
+    (b'{"frames": NaN}', "frames is nan; allowed are integers from 1"),
+    (b'{"frames": "many"}', "frames is 'many'; allowed are integers from 1"),
+    (b'{"game": []}', "game is a list; allowed are texts"),
+    (b'{"game": "pongg"}', "did you mean 'pong'"),
+    (b'{"workdir": "a\\u0000b"}', "workdir is 'a\\x00b'; allowed are texts"),
+    (b'{"agent": null}', "agent is None; allowed are groups of fields"),
+    (b'{"agent": {"meta": {"inner_steps": 0}}}', "agent.meta.inner_steps is 0; allowed are"),
+    (b'{"replay": {"min_replay_size": 99}}', "replay.min_replay_size is 99; allowed are"),
+    (b'{"learner": {"online_batch": 4, "x": 1}}', "learner.'x' is no field of LearnerConfig"),
+    (b"[1]", "TrainConfig is a list; allowed are groups of fields"),
+]
+
+
+def test_what_is_wrong_with_a_file_is_said(inert):
+    for content, words in WRONG_FILES:
+        with named(content):
+            check_file(inert, content)
+            for arguments in ("train --workdir run --resume", "evaluate --workdir run"):
+                line = inert.refused(*arguments.split())
+                assert line.startswith("bmg: run/config.json") and words in line, line

@@ -16,6 +16,7 @@ from bmg.launch.presets import PRESETS
 from bmg.replay import memory
 from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
+from tests.tables import named
 from tests.waiting import DEADLINE
 
 
@@ -84,67 +85,67 @@ def test_options_of_every_part(command):
     assert config.agent.network.features == PRESETS["local"]("catch").agent.network.features
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("trian", ["'trian'", "train", "evaluate", "benchmark", "Did you mean train?"]),
-        ("--game pong", ["'--game'"]),
-        ("train --game pongg", ["'pongg'", "did you mean 'pong'?"]),
-        ("train --game MsPacman", ["'MsPacman'", "did you mean 'ms_pacman'?"]),
-        ("train --game Pong-v5", ["did you mean 'pong'?"]),
-        ("train --preset locl", ["'locl'", "local, paper, paper-mean-loss", "Did you mean local?"]),
-        ("train --game catch --agent.meta.matching klx", ["klx", "kl", "symmetric_kl", "l2"]),
-        ("train --game catch --agent.algorithm bmgg", ["bmgg", "bmg", "stacx", "impala"]),
-        ("train --game catch --frames abc", ["frames", "abc"]),
-        ("train --game catch --framez 100", ["--framez", "--frames"]),
-        (
-            "train --game catch --replay.min-replay-size 1000",
-            ["--replay.min-replay-size is 1000", "from 1 to 8"],
-        ),
-        ("train --game", ["--game has no value"]),
-        ("train --hosts.index --game catch", ["--hosts.index has no value"]),
-        ("train --game catch 5", ["'5' belongs to no option"]),
-        ("train --game catch --tyro-print-completion sh", ["no option '--tyro-print-completion'"]),
-        (
-            "train --game catch --actors.num-actors 600 --hosts.count 2 --hosts.coordinator a:1 "
-            "--learner.replay-batch 2",
-            ["2 hosts with 600 actors", "--actors.num-actors 500"],
-        ),
-        ("train --game catch --agent.network.torso shallow", ["shallow", "catch", "10x5", "mlp"]),
-        ("train --game catch --replay.replay-capacity 0", ["replay"]),
-        (
-            "train --game catch --learner.replay-batch 9 --devices.learner 2",
-            ["replay_batch 9", "2 devices", "--learner.replay-batch 8 or 10"],
-        ),
-        (
-            "train --game catch --learner.online-batch 5 --devices.learner 2",
-            ["online_batch 5", "2 devices", "--learner.online-batch 4 or 6"],
-        ),
-        ("train --game catch --devices.learner 64", ["64 devices", "8 there", "--devices.l"]),
-        (
-            "train --game catch --actors.inference server --devices.learner 6 "
-            "--devices.inference 3",
-            ["6 devices", "3 for inference", "8 there"],
-        ),
-        ("train --game catch --devices.inference 2 --devices.learner 2", ["--actors.inference"]),
-        ("train --game catch --actors.inference remote", ["remote", "auto", "actor", "server"]),
-        ("train --game catch --learner.platform cuda", ["'cuda'", "cpu", "--learner.platform"]),
-        ("train --game catch --learner.replay-batch 0 --agent.meta.target-steps 2", ["replay"]),
-        ("train --game catch --resume", ["no run to resume in runs/catch"]),
-        ("train --game catch --network open", ["open", "private", "host"]),
-        # Nobody may write there, not even an administrator.
-        ("train --game catch --workdir /proc/run", ["/proc/run: No such file"]),
-        ("evaluate --workdir nowhere", ["no run in nowhere"]),
-        ("evaluate", ["--workdir"]),
-        ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),
-        ("benchmark runtimes --runtimes", ["nothing to measure"]),
-        ("plot --workdirs nowhere", ["no run in nowhere"]),
-    ],
-)
-def test_bad_input_is_one_line(command, launchpad, arguments, words):
-    command.devices = 8 if "--devices" in arguments else 1
-    line = command.refused(*arguments.split())
-    assert all(word in line for word in words), line
+BAD_INPUT = [
+    ("trian", ["'trian'", "train", "evaluate", "benchmark", "Did you mean train?"]),
+    ("--game pong", ["'--game'"]),
+    ("train --game pongg", ["'pongg'", "did you mean 'pong'?"]),
+    ("train --game MsPacman", ["'MsPacman'", "did you mean 'ms_pacman'?"]),
+    ("train --game Pong-v5", ["did you mean 'pong'?"]),
+    ("train --preset locl", ["'locl'", "local, paper, paper-mean-loss", "Did you mean local?"]),
+    ("train --game catch --agent.meta.matching klx", ["klx", "kl", "symmetric_kl", "l2"]),
+    ("train --game catch --agent.algorithm bmgg", ["bmgg", "bmg", "stacx", "impala"]),
+    ("train --game catch --frames abc", ["frames", "abc"]),
+    ("train --game catch --framez 100", ["--framez", "--frames"]),
+    (
+        "train --game catch --replay.min-replay-size 1000",
+        ["--replay.min-replay-size is 1000", "from 1 to 8"],
+    ),
+    ("train --game", ["--game has no value"]),
+    ("train --hosts.index --game catch", ["--hosts.index has no value"]),
+    ("train --game catch 5", ["'5' belongs to no option"]),
+    ("train --game catch --tyro-print-completion sh", ["no option '--tyro-print-completion'"]),
+    (
+        "train --game catch --actors.num-actors 600 --hosts.count 2 --hosts.coordinator a:1 "
+        "--learner.replay-batch 2",
+        ["2 hosts with 600 actors", "--actors.num-actors 500"],
+    ),
+    ("train --game catch --agent.network.torso shallow", ["shallow", "catch", "10x5", "mlp"]),
+    ("train --game catch --replay.replay-capacity 0", ["replay"]),
+    (
+        "train --game catch --learner.replay-batch 9 --devices.learner 2",
+        ["replay_batch 9", "2 devices", "--learner.replay-batch 8 or 10"],
+    ),
+    (
+        "train --game catch --learner.online-batch 5 --devices.learner 2",
+        ["online_batch 5", "2 devices", "--learner.online-batch 4 or 6"],
+    ),
+    ("train --game catch --devices.learner 64", ["64 devices", "8 there", "--devices.l"]),
+    (
+        "train --game catch --actors.inference server --devices.learner 6 --devices.inference 3",
+        ["6 devices", "3 for inference", "8 there"],
+    ),
+    ("train --game catch --devices.inference 2 --devices.learner 2", ["--actors.inference"]),
+    ("train --game catch --actors.inference remote", ["remote", "auto", "actor", "server"]),
+    ("train --game catch --learner.platform cuda", ["'cuda'", "cpu", "--learner.platform"]),
+    ("train --game catch --learner.replay-batch 0 --agent.meta.target-steps 2", ["replay"]),
+    ("train --game catch --resume", ["no run to resume in runs/catch"]),
+    ("train --game catch --network open", ["open", "private", "host"]),
+    # Nobody may write there, not even an administrator.
+    ("train --game catch --workdir /proc/run", ["/proc/run: No such file"]),
+    ("evaluate --workdir nowhere", ["no run in nowhere"]),
+    ("evaluate", ["--workdir"]),
+    ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),
+    ("benchmark runtimes --runtimes", ["nothing to measure"]),
+    ("plot --workdirs nowhere", ["no run in nowhere"]),
+]
+
+
+def test_bad_input_is_one_line(command, launchpad):
+    for arguments, words in BAD_INPUT:
+        with named(arguments):
+            command.devices = 8 if "--devices" in arguments else 1
+            line = command.refused(*arguments.split())
+            assert all(word in line for word in words), line
 
 
 def test_the_devices_are_looked_at_where_there_may_be_several(monkeypatch):
@@ -265,12 +266,13 @@ def test_resuming_forgets_how_the_nodes_were(command, tmp_path):
     assert list((tmp_path / "run" / "nodes").iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_lists_the_commands(command, arguments):
-    code, out, _ = command(*arguments)
-    assert code == 0 and len(out.splitlines()) < 15
-    for name in ("train", "evaluate", "benchmark", "plot"):
-        assert f"\n  {name} " in out
+def test_help_lists_the_commands(command):
+    for arguments in [[], ["--help"], ["-h"]]:
+        with named(arguments):
+            code, out, _ = command(*arguments)
+            assert code == 0 and len(out.splitlines()) < 15
+            for name in ("train", "evaluate", "benchmark", "plot"):
+                assert f"\n  {name} " in out
 
 
 def test_help_of_a_command_shows_meaning_and_default(command):
@@ -407,13 +409,16 @@ def test_the_live_line_at_the_start_and_at_the_end():
     assert "left" in console.progress_line(stalled, 200_000, 60.0)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_599, "59 min"), (3_600, "1 h 00 min"),
-     (5 * 3_600 + 7 * 60 + 59, "5 h 07 min")],
-)  # fmt: skip
-def test_durations(seconds, text):
-    assert console.duration(seconds) == text
+DURATIONS = [
+    (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (3_599, "59 min"), (3_600, "1 h 00 min"),
+    (5 * 3_600 + 7 * 60 + 59, "5 h 07 min"),
+]  # fmt: skip
+
+
+def test_durations():
+    for seconds, text in DURATIONS:
+        with named(seconds):
+            assert console.duration(seconds) == text
 
 
 def test_the_console_shows_new_lines_alone(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import pytest
 from bmg.launch.console import RunConsole, progress_line
 from bmg.learner.metrics import MetricsWriter
 from tests.launch.test_cli import ROW
+from tests.tables import named
 
 
 def text_of(*frames: int) -> str:
@@ -36,29 +38,30 @@ def last_line(shown: RunConsole, capsys) -> str:
     return capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("looks", [False, True])
-@pytest.mark.parametrize(
-    "kept",
-    [
-        "",
-        text_of(10_000),
-        # Longer than before, so that its size tells nothing.
-        text_of(*range(10_000, 100_000, 10_000)),
-        text_of(90_000) + session(80_000, 2) + text_of(85_000),
-    ],
-)
-def test_a_file_that_is_replaced_is_read_from_its_newest_session(tmp_path, capsys, looks, kept):
+KEPT = [
+    "",
+    text_of(10_000),
+    # Longer than before, so that its size tells nothing.
+    text_of(*range(10_000, 100_000, 10_000)),
+    text_of(90_000) + session(80_000, 2) + text_of(85_000),
+]
+
+
+def test_a_file_that_is_replaced_is_read_from_its_newest_session(tmp_path, capsys):
     """Whether somebody looked in between, or everything happened between two looks."""
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(text_of(10_000, 20_000, 150_000))
-    shown = RunConsole(tmp_path, 200_000)
-    replace(path, kept + session(10_000, 3))
-    if looks:
-        shown.refresh()
-        assert shown._latest == {}
-    with open(path, "a") as file:
-        file.write(text_of(20_000, 30_000))
-    assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
+    for number, (looks, kept) in enumerate(itertools.product([False, True], KEPT)):
+        with named(looks, kept):
+            path = tmp_path / str(number) / "metrics.jsonl"
+            path.parent.mkdir()
+            path.write_text(text_of(10_000, 20_000, 150_000))
+            shown = RunConsole(path.parent, 200_000)
+            replace(path, kept + session(10_000, 3))
+            if looks:
+                shown.refresh()
+                assert shown._latest == {}
+            with open(path, "a") as file:
+                file.write(text_of(20_000, 30_000))
+            assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
 
 
 @pytest.mark.parametrize("looks", [False, True])
@@ -119,22 +122,23 @@ def test_lines_that_are_no_rows_are_skipped(tmp_path, capsys):
     assert last_line(shown, capsys).startswith("30,000 of 200,000 frames")
 
 
-@pytest.mark.parametrize(
-    ("row", "line"),
-    [
-        (
-            {"learner/frames": 100, "learner/frames_per_second": 50.0},
-            "100 of 200 frames (50 %) | 50 frames/s | 2 s left",
-        ),
-        (
-            {"learner/frames": -1e300, "learner/frames_per_second": 0, "evaluation/return": 1.0},
-            "0 of 200 frames (0 %) | 0 frames/s | 55555555 h 33 min left",
-        ),
-        (
-            {"learner/frames": 10**300, "learner/frames_per_second": 1, "policy_lag/mean": 1},
-            "200 of 200 frames (100 %) | 1 frames/s | lag 1.0 | last evaluation",
-        ),
-    ],
-)
-def test_the_live_line_of_whatever_is_there(row, line):
-    assert progress_line(row, 200, 1.0) == line
+LIVE_LINES = [
+    (
+        {"learner/frames": 100, "learner/frames_per_second": 50.0},
+        "100 of 200 frames (50 %) | 50 frames/s | 2 s left",
+    ),
+    (
+        {"learner/frames": -1e300, "learner/frames_per_second": 0, "evaluation/return": 1.0},
+        "0 of 200 frames (0 %) | 0 frames/s | 55555555 h 33 min left",
+    ),
+    (
+        {"learner/frames": 10**300, "learner/frames_per_second": 1, "policy_lag/mean": 1},
+        "200 of 200 frames (100 %) | 1 frames/s | lag 1.0 | last evaluation",
+    ),
+]
+
+
+def test_the_live_line_of_whatever_is_there():
+    for row, line in LIVE_LINES:
+        with named(line):
+            assert progress_line(row, 200, 1.0) == line

@@ -14,6 +14,7 @@ from bmg.experiments import plots
 from bmg.launch.console import RunConsole
 from bmg.learner.metrics import MetricsWriter, read_metrics
 from tests.launch.test_cli import ROW, save_run
+from tests.tables import named
 
 METRIC = "training/return"
 PLOT = f"plot --workdirs run --metrics {METRIC} --output".split()
@@ -55,18 +56,19 @@ def test_what_is_printed_is_what_was_written(command, run, tmp_path, output, wri
     assert (tmp_path / written).read_bytes().startswith(start)
 
 
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        ("x.pngg", ["'.pngg'", ".png, ", "Did you mean .png?"]),
-        ("x.7", ["'.7'", ".pdf"]),
-        ("run/config.json/x.png", ["run/config.json/x.png", "--output"]),
-        ("/proc/nowhere/x.png", ["/proc/nowhere/x.png", "--output"]),
-    ],
-)
-def test_a_picture_that_cannot_be_is_one_line(command, run, output, words):
-    line = command.refused(*PLOT, output)
-    assert all(word in line for word in words), line
+IMPOSSIBLE = [
+    ("x.pngg", ["'.pngg'", ".png, ", "Did you mean .png?"]),
+    ("x.7", ["'.7'", ".pdf"]),
+    ("run/config.json/x.png", ["run/config.json/x.png", "--output"]),
+    ("/proc/nowhere/x.png", ["/proc/nowhere/x.png", "--output"]),
+]
+
+
+def test_a_picture_that_cannot_be_is_one_line(command, run):
+    for output, words in IMPOSSIBLE:
+        with named(output):
+            line = command.refused(*PLOT, output)
+            assert all(word in line for word in words), line
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_read(command):

@@ -14,6 +14,7 @@ from bmg.launch.options import option_of
 from bmg.launch.presets import PRESETS
 from bmg.storage.fields import FieldError, describe, from_dict, range_of, read
 from tests.launch.configs import find_configs, get, leaves, make, nested, numbers, required
+from tests.tables import named
 
 
 @pytest.fixture
@@ -112,7 +113,11 @@ def test_help_says_every_range(configs, command, monkeypatch):
             assert rest.startswith(f"{describe(field.hint)}. ("), field.path
 
 
-@pytest.mark.parametrize("option", ["--game", "--hosts.index", "--workdir", "--frames"])
-@pytest.mark.parametrize("after", [[], ["--resume"], ["--"]])
-def test_an_option_without_its_value_is_one_line(command, option, after):
-    assert f"{option} has no value" in command.refused("train", option, *after)
+X = ["--game", "--hosts.index", "--workdir", "--frames"]
+
+
+def test_an_option_without_its_value_is_one_line(command):
+    for option in X:
+        for after in [[], ["--resume"], ["--"]]:
+            with named(option, after):
+                assert f"{option} has no value" in command.refused("train", option, *after)

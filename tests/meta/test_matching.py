@@ -9,6 +9,7 @@ import pytest
 
 from bmg.meta import matching
 from bmg.meta.matching import Outputs
+from tests.tables import named
 
 ALL = {
     "kl": matching.kl,
@@ -50,21 +51,23 @@ def expected(name: str, target: Outputs, online: Outputs) -> float:
     }[name]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_matching_is_numpys(name):
-    target, online = outputs(1), outputs(2)
-    actual = ALL[name](target, online)
-    assert actual.shape == ()
-    np.testing.assert_allclose(actual, expected(name, target, online), rtol=1e-5)
+def test_matching_is_numpys():
+    for name in ALL:
+        with named(name):
+            target, online = outputs(1), outputs(2)
+            actual = ALL[name](target, online)
+            assert actual.shape == ()
+            np.testing.assert_allclose(actual, expected(name, target, online), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_zero_and_flat_where_target_and_online_agree(name):
-    target = outputs(3)
-    np.testing.assert_allclose(ALL[name](target, target), 0.0, atol=1e-6)
-    gradient = jax.grad(lambda o: ALL[name](target, o))(target)
-    for leaf in jax.tree.leaves(gradient):
-        np.testing.assert_allclose(leaf, 0.0, atol=1e-6)
+def test_zero_and_flat_where_target_and_online_agree():
+    for name in ALL:
+        with named(name):
+            target = outputs(3)
+            np.testing.assert_allclose(ALL[name](target, target), 0.0, atol=1e-6)
+            gradient = jax.grad(lambda o: ALL[name](target, o))(target)
+            for leaf in jax.tree.leaves(gradient):
+                np.testing.assert_allclose(leaf, 0.0, atol=1e-6)
 
 
 def test_kl_is_not_symmetric_and_its_sum_is():
@@ -78,21 +81,25 @@ def test_kl_is_not_symmetric_and_its_sum_is():
     )
 
 
-@pytest.mark.parametrize("shift", [0.0, 100.0])
-def test_kl_does_not_see_a_shift_of_the_logits(shift):
-    target, online = outputs(1), outputs(2)
-    moved = online._replace(logits=online.logits + shift)
-    np.testing.assert_allclose(matching.kl(target, moved), matching.kl(target, online), rtol=1e-4)
+def test_kl_does_not_see_a_shift_of_the_logits():
+    for shift in [-30.0, 100.0]:
+        with named(shift):
+            target, online = outputs(1), outputs(2)
+            moved = online._replace(logits=online.logits + shift)
+            np.testing.assert_allclose(
+                matching.kl(target, moved), matching.kl(target, online), rtol=1e-4
+            )
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
-def test_weight_of_the_values(weight):
-    target, online = outputs(1), outputs(2)
-    np.testing.assert_allclose(
-        matching.kl_and_value(weight)(target, online),
-        expected("kl", target, online) + weight * expected("value", target, online),
-        rtol=1e-5,
-    )
+def test_weight_of_the_values():
+    for weight in [0.0, 0.25, 2.0]:
+        with named(weight):
+            target, online = outputs(1), outputs(2)
+            np.testing.assert_allclose(
+                matching.kl_and_value(weight)(target, online),
+                expected("kl", target, online) + weight * expected("value", target, online),
+                rtol=1e-5,
+            )
 
 
 def test_the_mean_does_not_grow_with_the_batch():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tables import named
 from tests.waiting import DEADLINE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,69 +93,72 @@ class Machine:
         return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(
-    "programs, command, env, expected",
-    [
-        ({"uname": INTEL_MAC}, [], {}, ["found Darwin x86_64", "Linux aarch64", "Darwin arm64"]),
-        ({"uname": MAC}, [], {}, ["no Python 3.11 to 3.13", "pyenv install 3.13"]),
-        ({**OLD, "uname": MAC}, [], {}, ["no Python 3.11 to 3.13"]),
-        (OLD, [], {"PYTHON": "newest"}, ["no Python 3.11 to 3.13:"]),
-        (
-            {"uname": LINUX},
-            [],
-            {},
-            ["no Python 3.10 to 3.13:", "apt-get install python3.10", "pyenv install"],
-        ),
-        ({"uname": LINUX, "python3_10": python("3.9")}, [], {}, ["no Python 3.10 to 3.13"]),
-        (OLD, [], {"PYTHON": "/none"}, ["no Python 3.10 to 3.13 at PYTHON=/none"]),
-        (
-            {"uname": LINUX, "python3_10": WITHOUT_LIBRARY, "python3_12": python("3.12")},
-            [],
-            {},
-            ["prefix/bin/python3.10 cannot load libpython3.10.so.1.0", "--enable-shared"],
-        ),
-        ({"uname": LINUX}, ["gpu"], {}, ["unknown accelerator 'gpu'", "cpu, cuda or tpu"]),
-        ({"uname": MAC}, ["cuda"], {}, ["no cuda build for Darwin arm64", "choose cpu"]),
-        (OLD, [], {"VENV": "/somewhere"}, ["VENV=/somewhere", "choose .venv or .venv-NAME"]),
-    ],
-)
-def test_what_cannot_be_set_up_is_said_in_one_line(tmp_path, programs, command, env, expected):
-    machine = Machine(tmp_path, **programs)
-    status, lines = machine.run("scripts/setup.sh", *command, **env)
-    assert len(lines) == 1, lines
-    assert status == (3 if "no Python" in lines[0] else 1)
-    assert all(part in lines[0] for part in expected), lines
-    assert not (machine.project / ".venv").exists()
+IMPOSSIBLE = [
+    ({"uname": INTEL_MAC}, [], {}, ["found Darwin x86_64", "Linux aarch64", "Darwin arm64"]),
+    ({"uname": MAC}, [], {}, ["no Python 3.11 to 3.13", "pyenv install 3.13"]),
+    ({**OLD, "uname": MAC}, [], {}, ["no Python 3.11 to 3.13"]),
+    (OLD, [], {"PYTHON": "newest"}, ["no Python 3.11 to 3.13:"]),
+    (
+        {"uname": LINUX},
+        [],
+        {},
+        ["no Python 3.10 to 3.13:", "apt-get install python3.10", "pyenv install"],
+    ),
+    ({"uname": LINUX, "python3_10": python("3.9")}, [], {}, ["no Python 3.10 to 3.13"]),
+    (OLD, [], {"PYTHON": "/none"}, ["no Python 3.10 to 3.13 at PYTHON=/none"]),
+    (
+        {"uname": LINUX, "python3_10": WITHOUT_LIBRARY, "python3_12": python("3.12")},
+        [],
+        {},
+        ["prefix/bin/python3.10 cannot load libpython3.10.so.1.0", "--enable-shared"],
+    ),
+    ({"uname": LINUX}, ["gpu"], {}, ["unknown accelerator 'gpu'", "cpu, cuda or tpu"]),
+    ({"uname": MAC}, ["cuda"], {}, ["no cuda build for Darwin arm64", "choose cpu"]),
+    (OLD, [], {"VENV": "/somewhere"}, ["VENV=/somewhere", "choose .venv or .venv-NAME"]),
+]
 
 
-@pytest.mark.parametrize(
-    "system, versions, asked, chosen",
-    [
-        (LINUX, ["3.10", "3.11", "3.13"], None, "3.10"),
-        (LINUX, ["3.10", "3.12"], "3.12", "3.12"),
-        (LINUX, ["3.10", "3.11", "3.13"], "newest", "3.13"),
-        (LINUX, ["3.11", "3.12"], None, "3.12"),
-        (MAC, ["3.10", "3.11"], None, "3.11"),
-        (MAC, ["3.12", "3.13"], None, "3.13"),
-        (MAC, ["3.12", "3.13"], "3.12", "3.12"),
-    ],
-)
-def test_python_decides_what_is_installed(tmp_path, system, versions, asked, chosen):
+def test_what_cannot_be_set_up_is_said_in_one_line(tmp_path):
+    for number, (programs, command, env, expected) in enumerate(IMPOSSIBLE):
+        with named(*expected):
+            machine = Machine(tmp_path / str(number), **programs)
+            status, lines = machine.run("scripts/setup.sh", *command, **env)
+            assert len(lines) == 1, lines
+            assert status == (3 if "no Python" in lines[0] else 1)
+            assert all(part in lines[0] for part in expected), lines
+            assert not (machine.project / ".venv").exists()
+
+
+CHOICES = [
+    (LINUX, ["3.10", "3.11", "3.13"], None, "3.10"),
+    (LINUX, ["3.10", "3.12"], "3.12", "3.12"),
+    (LINUX, ["3.10", "3.11", "3.13"], "newest", "3.13"),
+    (LINUX, ["3.11", "3.12"], None, "3.12"),
+    (MAC, ["3.10", "3.11"], None, "3.11"),
+    (MAC, ["3.12", "3.13"], None, "3.13"),
+    (MAC, ["3.12", "3.13"], "3.12", "3.12"),
+]
+
+
+def test_python_decides_what_is_installed(tmp_path):
     """Python 3.10 on Linux x86-64: with Launchpad and Reverb. Else the newest, without them."""
-    pythons = {f"python{version.replace('.', '_')}": python(version) for version in versions}
-    machine = Machine(tmp_path, uname=system, uv=UV, **pythons)
-    named = asked if asked in (None, "newest") else f"{machine.prefix}/bin/python{asked}"
-    env = {"PYTHON": named} if named else {}
-    status, lines = machine.run(IMPORT_ERROR="ImportError: gone", **env)
-    assert status == 1
-    checked = "launchpad, reverb" if chosen == "3.10" else "jax, haiku, ale_py"
-    assert lines[-1] == f"setup: one of {checked} does not load: ImportError: gone"
-    status, lines = machine.run(**env)
-    assert status == 0
-    assert machine.syncs()[-1].endswith(f"--python {machine.prefix}/bin/python{chosen}")
-    said = [line for line in lines if "no wheels" in line]
-    assert len(said) == (chosen != "3.10")
-    assert all(f"Python {chosen} on" in line and "--runtime local-threads" in line for line in said)
+    for number, (system, versions, asked, chosen) in enumerate(CHOICES):
+        with named(versions, asked):
+            pythons = {f"python{x.replace('.', '_')}": python(x) for x in versions}
+            machine = Machine(tmp_path / str(number), uname=system, uv=UV, **pythons)
+            path = f"{machine.prefix}/bin/python{asked}"
+            env = {"PYTHON": "newest" if asked == "newest" else path} if asked else {}
+            status, lines = machine.run(IMPORT_ERROR="ImportError: gone", **env)
+            assert status == 1
+            checked = "launchpad, reverb" if chosen == "3.10" else "jax, haiku, ale_py"
+            assert lines[-1] == f"setup: one of {checked} does not load: ImportError: gone"
+            status, lines = machine.run(**env)
+            assert status == 0
+            assert machine.syncs()[-1].endswith(f"--python {machine.prefix}/bin/python{chosen}")
+            said = [line for line in lines if "no wheels" in line]
+            assert len(said) == (chosen != "3.10")
+            words = (f"Python {chosen} on", "--runtime local-threads")
+            assert all(word in line for line in said for word in words), said
 
 
 def test_two_environments_stand_side_by_side(tmp_path):
@@ -248,15 +252,19 @@ def test_make_alone_lists_every_target(tmp_path):
     assert [line.split()[1] for line in lines] == targets
 
 
-@pytest.mark.parametrize(
-    "quick, slow, passes", [(0, 0, True), (0, 5, True), (5, 0, True), (5, 5, False), (1, 0, False),
-                            (0, 1, False), (5, 1, False), (1, 5, False)]
-)  # fmt: skip
-def test_make_test_fails_with_any_of_its_parts(tmp_path, quick, slow, passes):
+STATUSES = [
+    (0, 0, True), (0, 5, True), (5, 0, True), (5, 5, False), (1, 0, False),
+    (0, 1, False), (5, 1, False), (1, 5, False),
+]  # fmt: skip
+
+
+def test_make_test_fails_with_any_of_its_parts(tmp_path):
     """0: passed. 1: failed. 5: of what TESTS names, nothing was of that part."""
-    machine = Machine(tmp_path, **OLD, uv=UV)
-    status, _ = machine.run("make", "test", QUICK_STATUS=str(quick), SLOW_STATUS=str(slow))
-    assert (status == 0) == passes
+    for number, (quick, slow, passes) in enumerate(STATUSES):
+        with named(quick, slow):
+            machine = Machine(tmp_path / str(number), **OLD, uv=UV)
+            status, _ = machine.run("make", "test", QUICK_STATUS=str(quick), SLOW_STATUS=str(slow))
+            assert (status == 0) == passes
 
 
 @pytest.mark.parametrize("failing", [0, 1])

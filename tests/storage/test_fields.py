@@ -23,6 +23,7 @@ from bmg.storage.fields import (
     read,
     shown,
 )
+from tests.tables import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,59 +78,61 @@ def test_what_an_older_version_wrote_is_read_in_todays_words():
         from_dict(WithRenamed, {"inner": {"nombre": 5}})
 
 
-@pytest.mark.parametrize(
-    ("hint", "text"),
-    [
-        (Count, "integers from 1"),
-        (Environments, "integers from 1 to 1024"),
-        (Seconds, "numbers above 0"),
-        (Share, "numbers from 0 to 1"),
-        (ShareBelowOne, "numbers from 0 and below 1"),
-        (OpenShare, "numbers above 0 and below 1"),
-        (Annotated[float, Range(0, 2, above=True)], "numbers above 0 and up to 2"),
-        (Annotated[float, Range(-1e30, 1e30)], "numbers"),
-        (tuple[Count, ...], "lists of integers from 1"),
-        (Share | None, "numbers from 0 to 1, or None"),
-        (Literal["a", "b"], "a, b"),
-        (bool, "true and false"),
-    ],
-)
-def test_what_is_allowed_is_said(hint, text):
-    assert describe(hint) == text
+ALLOWED = [
+    (Count, "integers from 1"),
+    (Environments, "integers from 1 to 1024"),
+    (Seconds, "numbers above 0"),
+    (Share, "numbers from 0 to 1"),
+    (ShareBelowOne, "numbers from 0 and below 1"),
+    (OpenShare, "numbers above 0 and below 1"),
+    (Annotated[float, Range(0, 2, above=True)], "numbers above 0 and up to 2"),
+    (Annotated[float, Range(-1e30, 1e30)], "numbers"),
+    (tuple[Count, ...], "lists of integers from 1"),
+    (Share | None, "numbers from 0 to 1, or None"),
+    (Literal["a", "b"], "a, b"),
+    (bool, "true and false"),
+]
 
 
-@pytest.mark.parametrize(
-    ("values", "error"),
-    [
-        ({"inner": {"steps": 0}}, "inner.steps is 0; allowed are integers from 1."),
-        ({"inner": {"steps": 2**31}},
-         "inner.steps is 2147483648; allowed are integers from 1 to 2147483647."),
-        ({"inner": {"steps": 2.0}}, "inner.steps is 2.0; allowed are integers from 1."),
-        ({"inner": {"steps": True}}, "inner.steps is True; allowed are integers from 1."),
-        ({"inner": {"steps": None}}, "inner.steps is None; allowed are integers from 1."),
-        ({"inner": {"steps": 10**5000}},
-         "inner.steps is an integer of 16610 bits; allowed are integers from 1 to 2147483647."),
-        ({"inner": {"steps": 13}}, "inner.steps is 13; allowed are other integers."),
-        ({"inner": {"rate": 1}}, "inner.rate is 1; allowed are numbers from 0 and below 1."),
-        ({"inner": {"rate": float("nan")}},
-         "inner.rate is nan; allowed are numbers from 0 and below 1."),
-        ({"inner": {"sizes": [1, 0]}}, "inner.sizes is 0; allowed are integers from 1."),
-        ({"inner": {"sizes": 1}}, "inner.sizes is 1; allowed are lists of integers from 1."),
-        ({"inner": {"kind": []}}, "inner.kind is a list; allowed are a, b."),
-        ({"inner": {"kind": "c"}}, "inner.kind is 'c'; allowed are a, b."),
-        ({"inner": []}, "inner is a list; allowed are groups of fields."),
-        ({"inner": {"stepz": 1}}, "inner.'stepz' is no field of Inner; did you mean steps."),
-        ({"share": float("inf")}, "share is inf; allowed are numbers from 0 to 1."),
-        ({"on": 1}, "on is 1; allowed are true and false."),
-        ({"name": "a\0b"}, r"name is 'a\x00b'; allowed are texts of UTF-8 without NUL."),
-        ({"name": "\ud800"}, r"name is '\ud800'; allowed are texts of UTF-8 without NUL."),
-        ({"name": {}}, "name is a group of fields; allowed are texts of UTF-8 without NUL."),
-    ],
-)  # fmt: skip
-def test_what_is_refused_is_named(values, error):
-    with pytest.raises(FieldError) as caught:
-        from_dict(Outer, {"name": "x", **values})
-    assert str(caught.value) == error
+def test_what_is_allowed_is_said():
+    for hint, text in ALLOWED:
+        with named(hint):
+            assert describe(hint) == text
+
+
+REFUSED = [
+    ({"inner": {"steps": 0}}, "inner.steps is 0; allowed are integers from 1."),
+    ({"inner": {"steps": 2**31}},
+     "inner.steps is 2147483648; allowed are integers from 1 to 2147483647."),
+    ({"inner": {"steps": 2.0}}, "inner.steps is 2.0; allowed are integers from 1."),
+    ({"inner": {"steps": True}}, "inner.steps is True; allowed are integers from 1."),
+    ({"inner": {"steps": None}}, "inner.steps is None; allowed are integers from 1."),
+    ({"inner": {"steps": 10**5000}},
+     "inner.steps is an integer of 16610 bits; allowed are integers from 1 to 2147483647."),
+    ({"inner": {"steps": 13}}, "inner.steps is 13; allowed are other integers."),
+    ({"inner": {"rate": 1}}, "inner.rate is 1; allowed are numbers from 0 and below 1."),
+    ({"inner": {"rate": float("nan")}},
+     "inner.rate is nan; allowed are numbers from 0 and below 1."),
+    ({"inner": {"sizes": [1, 0]}}, "inner.sizes is 0; allowed are integers from 1."),
+    ({"inner": {"sizes": 1}}, "inner.sizes is 1; allowed are lists of integers from 1."),
+    ({"inner": {"kind": []}}, "inner.kind is a list; allowed are a, b."),
+    ({"inner": {"kind": "c"}}, "inner.kind is 'c'; allowed are a, b."),
+    ({"inner": []}, "inner is a list; allowed are groups of fields."),
+    ({"inner": {"stepz": 1}}, "inner.'stepz' is no field of Inner; did you mean steps."),
+    ({"share": float("inf")}, "share is inf; allowed are numbers from 0 to 1."),
+    ({"on": 1}, "on is 1; allowed are true and false."),
+    ({"name": "a\0b"}, r"name is 'a\x00b'; allowed are texts of UTF-8 without NUL."),
+    ({"name": "\ud800"}, r"name is '\ud800'; allowed are texts of UTF-8 without NUL."),
+    ({"name": {}}, "name is a group of fields; allowed are texts of UTF-8 without NUL."),
+]  # fmt: skip
+
+
+def test_what_is_refused_is_named():
+    for values, error in REFUSED:
+        with named(error):
+            with pytest.raises(FieldError) as caught:
+                from_dict(Outer, {"name": "x", **values})
+            assert str(caught.value) == error
 
 
 def test_a_field_without_a_default_has_to_be_given():
@@ -153,16 +156,17 @@ def test_a_group_of_fields_is_of_its_own_class():
         Outer("x", inner=None)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3), ("-3", -3), ("1_000", 1000), ("2.5", 2.5), ("1e-3", 0.001),
-        ("1e400", "1e400"), ("nan", "nan"), ("-inf", "-inf"), ("", ""), ("x", "x"),
-        ("\u0663", "\u0663"), ("9" * 30, 10**30 - 1),
-    ],
-)  # fmt: skip
-def test_numbers_of_text(text, value):
-    assert number(text) == value and type(number(text)) is type(value)
+TEXTS = [
+    ("3", 3), ("-3", -3), ("1_000", 1000), ("2.5", 2.5), ("1e-3", 0.001),
+    ("1e400", "1e400"), ("nan", "nan"), ("-inf", "-inf"), ("", ""), ("x", "x"),
+    ("\u0663", "\u0663"), ("9" * 30, 10**30 - 1),
+]  # fmt: skip
+
+
+def test_numbers_of_text():
+    for text, value in TEXTS:
+        with named(text):
+            assert number(text) == value and type(number(text)) is type(value)
 
 
 def test_values_are_shown_in_one_short_line():

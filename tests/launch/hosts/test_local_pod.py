@@ -19,6 +19,7 @@ from tests.launch.commands import (
     rows_of,
     started,
 )
+from tests.tables import named
 
 POD = (
     "pod local --game catch --actors.num-actors 1 --learner.replay-batch 4 "
@@ -26,27 +27,28 @@ POD = (
 ).split()
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("--hosts 0", ["--hosts is 0", "from 1 to 250"]),
-        ("--hosts", ["--hosts has no value"]),
-        ("--hosts two", ["--hosts is 'two'"]),
-        ("--hosts 251", ["--hosts is 251", "to 250"]),
-        ("--hosts 2 --devices-per-host 0", ["--devices-per-host is 0"]),
-        ("--hosts 2 --cores-per-host -1", ["--cores-per-host is -1"]),
-        ("--hosts 2 --game catch", ["replay_batch 1", "2 hosts", "--learner.replay-batch 2;"]),
-        ("--hosts 2 --framez 3", ["--framez", "--frames"]),
-        (
-            "--hosts 3 --game catch",
-            ["online_batch 4", "3 hosts", "online-batch 3 or 6 and", "replay-batch 3;"],
-        ),
-        ("--hosts 2 --game catchh", ["'catchh'", "'catch'"]),
-    ],
-)
-def test_bad_input_is_one_line(command, options, words):
-    line = command.refused("pod", "local", *options.split())
-    assert all(word in line for word in words), line
+BAD_INPUT = [
+    ("--hosts 0", ["--hosts is 0", "from 1 to 250"]),
+    ("--hosts", ["--hosts has no value"]),
+    ("--hosts two", ["--hosts is 'two'"]),
+    ("--hosts 251", ["--hosts is 251", "to 250"]),
+    ("--hosts 2 --devices-per-host 0", ["--devices-per-host is 0"]),
+    ("--hosts 2 --cores-per-host -1", ["--cores-per-host is -1"]),
+    ("--hosts 2 --game catch", ["replay_batch 1", "2 hosts", "--learner.replay-batch 2;"]),
+    ("--hosts 2 --framez 3", ["--framez", "--frames"]),
+    (
+        "--hosts 3 --game catch",
+        ["online_batch 4", "3 hosts", "online-batch 3 or 6 and", "replay-batch 3;"],
+    ),
+    ("--hosts 2 --game catchh", ["'catchh'", "'catch'"]),
+]
+
+
+def test_bad_input_is_one_line(command):
+    for options, words in BAD_INPUT:
+        with named(options):
+            line = command.refused("pod", "local", *options.split())
+            assert all(word in line for word in words), line
 
 
 def test_an_unknown_command_is_refused(command):

@@ -21,6 +21,7 @@ import pytest
 from bmg.launch import cli
 from bmg.launch.hosts import pod, tpu, tpu_options, tpu_scripts
 from tests.launch import commands
+from tests.tables import named
 from tests.waiting import DEADLINE, Call, eventually
 
 pytestmark = pytest.mark.skipif(
@@ -356,18 +357,19 @@ DRY = {
 }
 
 
-@pytest.mark.parametrize("command", DRY)
-def test_a_dry_run_prints_and_executes_nothing(cloud, monkeypatch, command):
-    monkeypatch.setenv("PATH", str(cloud.top))  # there is no gcloud, nor anything else
-    code, out, err = cloud(command, "--dry-run", *DRY[command])
-    assert (code, err) == (0, "") and out
-    assert cloud.calls() == [] and os.listdir() == []
-    monkeypatch.undo()
-    for line in out.splitlines():
-        assert shlex.split(line)[0] in ("gcloud", "git", "mkdir")
-        scripts = [x for x in shlex.split(line) if x.startswith("--command=")]
-        for script in [line, *(x.removeprefix("--command=") for x in scripts)]:
-            subprocess.run(["bash", "-n", "-c", script], check=True)
+def test_a_dry_run_prints_and_executes_nothing(cloud, monkeypatch):
+    for command in DRY:
+        with named(command):
+            with monkeypatch.context() as patched:
+                patched.setenv("PATH", str(cloud.top))  # there is no gcloud, nor anything else
+                code, out, err = cloud(command, "--dry-run", *DRY[command])
+            assert (code, err) == (0, "") and out
+            assert cloud.calls() == [] and os.listdir() == []
+            for line in out.splitlines():
+                assert shlex.split(line)[0] in ("gcloud", "git", "mkdir")
+                scripts = [x for x in shlex.split(line) if x.startswith("--command=")]
+                for script in [line, *(x.removeprefix("--command=") for x in scripts)]:
+                    subprocess.run(["bash", "-n", "-c", script], check=True)
 
 
 def test_a_dry_run_prints_what_a_run_executes(cloud, monkeypatch):
@@ -396,58 +398,61 @@ def test_what_gcloud_is_asked_for(cloud):
     assert cloud.calls()[-1][4:] == ["delete", "big", *wide]
 
 
-@pytest.mark.parametrize(
-    ("verb", "command", "words"),
-    [
-        ("create", "create --accelerator-type v4-16", ["could not create the slice bmg", "quota"]),
-        ("describe", "status", ["could not look at the slice", "bmg pod create"]),
-        ("scp", "run", ["could not copy the code", "nothing was started"]),
-        ("ssh", "logs", ["could not show worker 0's console", "the run may go on"]),
-        ("delete", "stop --delete", ["could not delete the slice bmg"]),
-    ],
-)
-def test_an_error_of_gcloud_is_one_line(cloud, verb, command, words):
-    cloud.put(f"fail-{verb}", "Using x.\nERROR: (gcloud.x) NOT_FOUND: no such\n  thing\n")
-    code, _, err = cloud(*command.split())
-    assert code == 1 and len(err.splitlines()) == 1 and err.startswith("bmg: could not ")
-    assert all(word in err for word in [*words, "(gcloud.x) NOT_FOUND: no such thing"]), err
+ERRORS = [
+    ("create", "create --accelerator-type v4-16", ["could not create the slice bmg", "quota"]),
+    ("describe", "status", ["could not look at the slice", "bmg pod create"]),
+    ("scp", "run", ["could not copy the code", "nothing was started"]),
+    ("ssh", "logs", ["could not show worker 0's console", "the run may go on"]),
+    ("delete", "stop --delete", ["could not delete the slice bmg"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("stat", ["'stat'", "Did you mean status?"]),
-        ("status --zone us-central2", ["'us-central2'", "us-central2-b"]),
-        ("status --zone b", ["'b'", "us-central2-b"]),
-        ("status --name Big", ["'Big'", "small letters"]),
-        ("status --project=P;x", ["'P;x'", "project's ID"]),
-        ("create", ["--accelerator-type"]),
-        ("create --accelerator-type v4", ["'v4'", "v2-SIZE", "v6e-SIZE", "such as v4-8;"]),
-        ("create --accelerator-type v5e-16", ["such as v5litepod-16;"]),
-        ("create --accelerator-type V4_32", ["such as v4-32;"]),
-        ("create --accelerator-type v3-30", ["such as v3-32;"]),
-        ("create --accelerator-type v4-4", ["such as v4-8;"]),
-        ("create --accelerator-type tpu", ["such as v"]),
-        ("run --preset paper", ["--preset", "follow '--'"]),
-        ("run -- --preset pap", ["'pap'", "Did you mean paper?"]),
-        ("run -- --frames x", ["frames", "x"]),
-        ("run -- --workdir x", ["--workdir", "leave it out"]),
-        ("run -- --hosts.count=2", ["--hosts.count", "leave it out"]),
-        ("resume -- --resume", ["--resume", "leave it out"]),
-        ("run --workdir bmg/code/run", ["'bmg/code/run'", "beside bmg/code"]),
-        ("run --workdir bmg", ["'bmg'", "beside bmg/code"]),
-        ("run --workdir ../x", ["'../x'"]),
-        ("run --results host:x", ["'host:x'", "colon"]),
-        ("logs --worker -1", ["worker is -1"]),
-        ("stop -- --game pong", ["stop", "leave '--' out"]),
-    ],
-)
-def test_bad_input_is_one_line(cloud, arguments, words):
-    with pytest.raises(ValueError) as caught:
-        pod.main(arguments.split())
-    line = str(caught.value)
-    assert "\n" not in line and all(word in line for word in words), line
-    assert cloud.calls() == [] and os.listdir() == []
+def test_an_error_of_gcloud_is_one_line(cloud):
+    for verb, command, words in ERRORS:
+        with named(command):
+            cloud.put(f"fail-{verb}", "Using x.\nERROR: (gcloud.x) NOT_FOUND: no such\n  thing\n")
+            code, _, err = cloud(*command.split())
+            (cloud.top / f"fail-{verb}").unlink()
+            assert code == 1 and len(err.splitlines()) == 1 and err.startswith("bmg: could not ")
+            assert all(word in err for word in [*words, "(gcloud.x) NOT_FOUND: no such thing"]), err
+
+
+BAD_INPUT = [
+    ("stat", ["'stat'", "Did you mean status?"]),
+    ("status --zone us-central2", ["'us-central2'", "us-central2-b"]),
+    ("status --zone b", ["'b'", "us-central2-b"]),
+    ("status --name Big", ["'Big'", "small letters"]),
+    ("status --project=P;x", ["'P;x'", "project's ID"]),
+    ("create", ["--accelerator-type"]),
+    ("create --accelerator-type v4", ["'v4'", "v2-SIZE", "v6e-SIZE", "such as v4-8;"]),
+    ("create --accelerator-type v5e-16", ["such as v5litepod-16;"]),
+    ("create --accelerator-type V4_32", ["such as v4-32;"]),
+    ("create --accelerator-type v3-30", ["such as v3-32;"]),
+    ("create --accelerator-type v4-4", ["such as v4-8;"]),
+    ("create --accelerator-type tpu", ["such as v"]),
+    ("run --preset paper", ["--preset", "follow '--'"]),
+    ("run -- --preset pap", ["'pap'", "Did you mean paper?"]),
+    ("run -- --frames x", ["frames", "x"]),
+    ("run -- --workdir x", ["--workdir", "leave it out"]),
+    ("run -- --hosts.count=2", ["--hosts.count", "leave it out"]),
+    ("resume -- --resume", ["--resume", "leave it out"]),
+    ("run --workdir bmg/code/run", ["'bmg/code/run'", "beside bmg/code"]),
+    ("run --workdir bmg", ["'bmg'", "beside bmg/code"]),
+    ("run --workdir ../x", ["'../x'"]),
+    ("run --results host:x", ["'host:x'", "colon"]),
+    ("logs --worker -1", ["worker is -1"]),
+    ("stop -- --game pong", ["stop", "leave '--' out"]),
+]
+
+
+def test_bad_input_is_one_line(cloud):
+    for arguments, words in BAD_INPUT:
+        with named(arguments):
+            with pytest.raises(ValueError) as caught:
+                pod.main(arguments.split())
+            line = str(caught.value)
+            assert "\n" not in line and all(word in line for word in words), line
+            assert cloud.calls() == [] and os.listdir() == []
 
 
 def test_without_gcloud(cloud, monkeypatch, capfd):
@@ -457,12 +462,16 @@ def test_without_gcloud(cloud, monkeypatch, capfd):
     assert cli.fail(str(caught.value)) == 2 and len(capfd.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["v2-8", "v3-32", "v4-32", "v5litepod-1", "v5litepod-4", "v5litepod-16", "v5p-8",
-             "v6e-8", "v6e-256", "v5p-12288"],
-)  # fmt: skip
-def test_accelerator_types(name):
-    assert tpu_options.check_accelerator_type(name) is None
+TYPES = [
+    "v2-8", "v3-32", "v4-32", "v5litepod-1", "v5litepod-4", "v5litepod-16", "v5p-8",
+    "v6e-8", "v6e-256", "v5p-12288",
+]  # fmt: skip
+
+
+def test_accelerator_types():
+    for name in TYPES:
+        with named(name):
+            assert tpu_options.check_accelerator_type(name) is None
 
 
 def test_the_line_that_matters():
