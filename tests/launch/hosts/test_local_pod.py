@@ -35,7 +35,7 @@ BAD_INPUT = [
     ("--hosts 2 --devices-per-host 0", ["--devices-per-host is 0"]),
     ("--hosts 2 --cores-per-host -1", ["--cores-per-host is -1"]),
     ("--hosts 2 --game catch", ["replay_batch 1", "2 hosts", "--learner.replay-batch 2;"]),
-    ("--hosts 2 --framez 3", ["--framez", "--frames"]),
+    ("--hosts 2 --framez 3", ["no option '--framez'", "--frames"]),
     (
         "--hosts 3 --game catch",
         ["online_batch 4", "3 hosts", "online-batch 3 or 6 and", "replay-batch 3;"],
