@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
+
 from tests.tables import named
 
 ROOT = Path(__file__).resolve().parents[2]
