@@ -12,6 +12,7 @@ from importlib.metadata import version
 import pytest
 
 from bmg.launch import cli, console, preflight, train
+from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
 from bmg.replay import memory
 from bmg.storage.run_directory import config_file, load_config, to_dict
@@ -93,7 +94,11 @@ BAD_INPUT = [
     ("train --game Pong-v5", ["did you mean 'pong'?"]),
     ("train --preset locl", ["'locl'", "local, paper, paper-mean-loss", "Did you mean local?"]),
     ("train --game catch --agent.meta.matching klx", ["is 'klx'; allowed are kl, ", "l2"]),
-    ("train --game catch --agent.algorithm bmgg", ["is 'bmgg'; allowed are impala, stacx, bmg;"]),
+    (
+        "train --game catch --agent.algorithm bmgg",
+        ["is 'bmgg'; allowed are impala, stacx, bmg, package.module:function;"],
+    ),
+    ("train --game catch --actors.parts 2", ["--actors.parts is called --actors.splits now"]),
     ("train --game catch --frames abc", ["--frames is 'abc'; allowed are integers from 1;"]),
     ("train --game catch --framez 100", ["no option '--framez'; did you mean --frames;"]),
     (
@@ -382,7 +387,7 @@ def test_the_saved_configuration_survives_a_full_disk(small_disk, tmp_path):
             pass
     code, _, err = commands.bmg("train", "--resume", "--workdir", small_disk / "run", cwd=tmp_path)
     assert code in (1, 2) and "No space left" in err
-    assert load_config(small_disk / "run") == saved
+    assert load_config(small_disk / "run", TrainConfig) == saved
 
 
 ROW = {

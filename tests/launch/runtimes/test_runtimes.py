@@ -13,7 +13,7 @@ import pytest
 from bmg.actors.rollout import agent_spec
 from bmg.agents.factory import make_agent
 from bmg.environments.factory import make, make_spec
-from bmg.launch import supervise, train
+from bmg.launch import preflight, supervise, train
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes import assembly
 from bmg.launch.runtimes.board import Board
@@ -79,7 +79,9 @@ def test_the_console_says_which_and_why(no_launchpad, command, monkeypatch, caps
 
     monkeypatch.undo()  # the command's own stand-in for launching
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(supervise, "choose_runtime", lambda _: ("local-threads", "runtime because"))
+    for module in (train, preflight, supervise):
+        choose = lambda _: ("local-threads", "runtime because")  # noqa: E731
+        monkeypatch.setattr(module, "choose_runtime", choose)
     monkeypatch.setattr(supervise, "_start", Ended)
     monkeypatch.chdir(command.folder)
     assert train.main(["--game", "catch"]) == 0

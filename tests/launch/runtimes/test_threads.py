@@ -63,7 +63,7 @@ def start(tmp_path, monkeypatch):
             config,
             workdir=str(tmp_path),
             frames=ENDLESS,
-            actors=dataclasses.replace(config.actors, num_actors=1, parts=1, report_interval=0.1),
+            actors=dataclasses.replace(config.actors, num_actors=1, splits=1, report_interval=0.1),
             devices=DevicesConfig(learner=1, inference=1),
             learner=dataclasses.replace(config.learner, log_interval=0.1),
             replay=dataclasses.replace(config.replay, stall_after=DEADLINE),
