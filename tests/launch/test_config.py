@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
 import pathlib
 import typing
@@ -154,10 +156,10 @@ def another(name: str, hint, before):
     if allowed := range_of(hint):
         near = [before + 2, before - 2] if hint.__origin__ is int else [before + 0.5, before / 2]
         return OTHER.get(name) or next(x for x in near if x in allowed and x != before)
-    if typing.get_origin(hint) is typing.Literal:
-        return next(x for x in typing.get_args(hint) if x != before)
     if names := names_of(hint):
         return next(x for x in names.known if x != before)
+    if typing.get_origin(hint) is typing.Literal:
+        return next(x for x in typing.get_args(hint) if x != before)
     return (1, 2, 3)
 
 
@@ -182,23 +184,12 @@ def test_each_field_survives_its_file():
 
 def test_every_option_is_described():
     """A docstring under each field is what --help shows."""
-    import ast
-    import inspect
-
-    def classes(cls):
-        yield cls
-        for hint in typing.get_type_hints(cls).values():
-            if dataclasses.is_dataclass(hint):
-                yield from classes(hint)
-
-    for cls in classes(TrainConfig):
+    for cls, path, _ in leaves(TrainConfig):
         body = ast.parse(inspect.getsource(cls)).body[0].body
-        for field, after in zip(body, [*body[1:], None]):
-            if not isinstance(field, ast.AnnAssign) or field.target.id == "FORMER_NAMES":
-                continue
-            if not dataclasses.is_dataclass(typing.get_type_hints(cls)[field.target.id]):
-                described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                assert described, f"{cls.__name__}.{field.target.id}"
+        fields = {x.target.id: i for i, x in enumerate(body) if isinstance(x, ast.AnnAssign)}
+        below = body[fields[path.rpartition(".")[2]] + 1 :][:1]
+        assert below and isinstance(below[0], ast.Expr), path
+        assert isinstance(below[0].value, ast.Constant), path
 
 
 def test_missing_fields_keep_their_defaults():
