@@ -12,10 +12,13 @@ ARGS ?=
 ACCELERATOR ?=
 # The environment: .venv, or another such as VENV=.venv-newest.
 VENV ?= .venv
-# What `make test` runs, such as TESTS=tests/meta.
+# What `make test` and `make check` run, such as TESTS=tests/meta.
 TESTS ?= tests
 # What `make test-newest` runs.
 TESTS_NEWEST ?= -m "not slow and not heavy" tests
+
+# What `make check` leaves out; pyproject.toml has the meaning of each marker.
+FAST = -m "not slow and not heavy and not long"
 
 PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
 # In two processes, each file in one of them: the tests of a file share what is compiled.
@@ -24,7 +27,7 @@ QUICK = -n 2 --dist loadfile
 SLOW = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lint docs test test-newest clean
+.PHONY: help setup train lint check docs test test-newest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -39,6 +42,9 @@ train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong A
 lint: setup ## check format and lint, with ruff
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+
+check: lint ## check format and lint and run the fast tests, in about two minutes
+	$(VENV)/bin/python $(PYTEST) $(QUICK) $(FAST) $(TESTS)
 
 # mkdocstrings reads the package as it is installed; here its parts are folders at the top.
 docs: setup ## build the site of docs/ and of the public functions, into build/site

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib.util
 import os
+import pathlib
 import signal
 import sys
 
@@ -40,8 +41,22 @@ with contextlib.suppress(ImportError):
     import rlax  # noqa: F401
 
 
+# Whole files for the marker `long`: they start programs, or train with everything that a run has.
+LONG = {
+    "benchmarks/test_replay.py", "launch/runtimes/test_runtimes.py",
+    "launch/runtimes/test_threads.py", "launch/test_lifetimes.py", "launch/test_mrp.py",
+    "launch/test_output.py", "launch/test_signals.py", "launch/test_snake.py",
+    "launch/test_two_colors.py", "learner/test_hosts.py",
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
-    """Skips the tests marked as needing a package that is not installed."""
+    """Marks the long files; skips the tests marked as needing a package that is not installed."""
+    folder = pathlib.Path(__file__).parent
+    assert all((folder / name).is_file() for name in LONG)
+    for item in items:
+        if item.path.is_relative_to(folder) and str(item.path.relative_to(folder)) in LONG:
+            item.add_marker(pytest.mark.long)
     for package in ("reverb", "launchpad", "rlax"):
         if importlib.util.find_spec(package) is None:
             reason = f"needs {package}, which is for Linux x86-64 with Python 3.10 alone"

@@ -28,6 +28,7 @@ def python(version: str) -> str:
 *base_prefix*) echo "$PREFIX/bin/python{version}";;
 *version_info*) echo {version};;
 *fcntl*) echo >>"$PREFIX/lockers"; exec {shlex.quote(sys.executable)} "$@";;
+--check | .) exit ${{LINT_STATUS:-0}};;
 pytest)
   case "$*" in *"-m slow"*) exit ${{SLOW_STATUS:-0}};; *) exit ${{QUICK_STATUS:-0}};; esac;;
 esac"""
@@ -42,7 +43,8 @@ UV = """case $1 in sync)
   echo "$UV_PROJECT_ENVIRONMENT $@" >>"$PREFIX/syncs"
   mkdir -p $UV_PROJECT_ENVIRONMENT/bin
   until [ -z "$HELD" ] || [ -e "$PREFIX/go" ]; do sleep 0.02; done
-  for name in $UV_PROJECT_ENVIRONMENT/bin/python $UV_PROJECT_ENVIRONMENT/bin/bmg; do
+  for name in python bmg ruff; do
+    name=$UV_PROJECT_ENVIRONMENT/bin/$name
     echo '#!/bin/sh' >$name
     echo '[ -z "$IMPORT_ERROR" ] || { echo "$IMPORT_ERROR"; exit 1; }' >>$name
     echo "exec $python" '"$@"' >>$name
@@ -248,7 +250,7 @@ def test_parallel_set_ups_install_once(tmp_path):
 def test_make_alone_lists_every_target(tmp_path):
     status, lines = Machine(tmp_path, uname=LINUX).run("make")
     assert status == 0
-    targets = ["help", "setup", "train", "lint", "docs", "test", "test-newest", "clean"]
+    targets = ["help", "setup", "train", "lint", "check", "docs", "test", "test-newest", "clean"]
     assert [line.split()[1] for line in lines] == targets
 
 
@@ -265,6 +267,22 @@ def test_make_test_fails_with_any_of_its_parts(tmp_path):
             machine = Machine(tmp_path / str(number), **OLD, uv=UV)
             status, _ = machine.run("make", "test", QUICK_STATUS=str(quick), SLOW_STATUS=str(slow))
             assert (status == 0) == passes
+
+
+CHECKS = [(0, 0, True), (1, 0, False), (0, 1, False)]
+
+
+def test_make_check_is_lint_and_the_fast_tests(tmp_path):
+    for number, (lint, fast, passes) in enumerate(CHECKS):
+        with named(lint, fast):
+            machine = Machine(tmp_path / str(number), **OLD, uv=UV)
+            statuses = {"LINT_STATUS": str(lint), "QUICK_STATUS": str(fast), "SLOW_STATUS": "1"}
+            status, lines = machine.run("make", "check", **statuses)
+            assert (status == 0) == passes, lines
+            chosen = [line for line in lines if "-m pytest" in line]
+            assert len(chosen) == (not lint), "what is not in order is not tested"
+            words = '-m "not slow and not heavy and not long" tests'
+            assert all(line.endswith(words) for line in chosen), chosen
 
 
 @pytest.mark.parametrize("failing", [0, 1])
