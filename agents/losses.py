@@ -157,9 +157,27 @@ class LossTerms(NamedTuple):
 
 
 def _chosen(log_pi: jax.Array, action: jax.Array) -> jax.Array:
-    """log pi(a) of the actions taken; [T, A], [T] -> [T]. A product, not a gather: it is
+    """log pi(a) of the actions taken; [..., A], [...] -> [...]. A product, not a gather: it is
     differentiated twice, and gathers of gathers are slow."""
     return jnp.sum(log_pi * jax.nn.one_hot(action, log_pi.shape[-1]), axis=-1)
+
+
+def policy_gradient_loss(
+    logits: jax.Array, action: jax.Array, advantage: jax.Array, rho: jax.Array | float = 1.0
+) -> jax.Array:
+    """-rho log pi(a) (G - v), the mean over all steps (BMG Eq. 4).
+
+    Args:
+      logits: [..., A].
+      action: int32 [...].
+      advantage: [...], a constant.
+      rho: [...], importance ratios; 1 on-policy.
+
+    Returns:
+      [].
+    """
+    log_pi = _chosen(jax.nn.log_softmax(logits), action)
+    return -jnp.mean(rho * log_pi * advantage)
 
 
 def actor_critic_loss(
@@ -211,8 +229,7 @@ def actor_critic_loss(
     if config.advantage == "one_step":
         advantage = vtrace.one_step_tm1 - v_bar[:-1]
 
-    log_pi = _chosen(jax.nn.log_softmax(logits), sequence.action)
-    policy_loss = -jnp.mean(vtrace.rho_tm1 * log_pi * advantage)
+    policy_loss = policy_gradient_loss(logits, sequence.action, advantage, vtrace.rho_tm1)
     value_loss = jnp.mean(accept * 0.5 * jnp.square(vtrace.target_tm1 - predictions.value[:-1]))
     policy_entropy = entropy(logits)
     limit = config.max_entropy * jnp.log(logits.shape[-1])

@@ -13,17 +13,19 @@ import optax
 
 from bmg.benchmarks.config import BenchmarkConfig as Config
 from bmg.experiments.lifetime import Lifetime
-from bmg.experiments.multistep import mrp, snake
-from bmg.experiments.multistep.config import MrpConfig, SnakeConfig
+from bmg.experiments.mrp import value_prediction
+from bmg.experiments.mrp.config import MrpConfig
 from bmg.experiments.runner import Runner, use_all_cores
-from bmg.experiments.two_colors import methods
+from bmg.experiments.snake import a2c
+from bmg.experiments.snake.config import SnakeConfig
+from bmg.experiments.two_colors import experiment as two_colors
 from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
 _REGULARIZED = ActorCriticConfig(meta_regularization=0.1)
 
 
 def _two_colors(**fields) -> Lifetime:
-    return methods.make_lifetime(TwoColorsConfig(**fields))
+    return two_colors.make_lifetime(TwoColorsConfig(**fields))
 
 
 # name -> the lifetime, Adam's epsilon, and environment steps of a quick and of a whole measurement
@@ -36,8 +38,10 @@ _CASES = {
     "two colours, Q(lambda), BMG, L = 16": (
         lambda: _two_colors(agent="q-lambda", target_steps=16), 1e-4, 20_000, 200_000
     ),
-    "reward process, n-step, n = 3": (lambda: mrp.make_lifetime(MrpConfig()), 1e-8, 6_400, 160_000),
-    "Snake, n-step, n = 3": (lambda: snake.make_lifetime(SnakeConfig()), 1e-8, 12_800, 640_000),
+    "reward process, n-step, n = 3": (
+        lambda: value_prediction.make_lifetime(MrpConfig()), 1e-8, 6_400, 160_000
+    ),
+    "Snake, n-step, n = 3": (lambda: a2c.make_lifetime(SnakeConfig()), 1e-8, 12_800, 640_000),
 }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ import time
 import jax
 
 from bmg.benchmarks.config import BenchmarkConfig
-from bmg.experiments.multistep.config import ObjectiveConfig, SnakeConfig
-from bmg.experiments.multistep.snake import make_lifetime
+from bmg.experiments.multistep.config import ObjectiveConfig
+from bmg.experiments.snake.a2c import make_lifetime
+from bmg.experiments.snake.config import SnakeConfig
 from bmg.storage.fields import Count
 
 _FIXED, _ONE_STEP = ObjectiveConfig("fixed"), ObjectiveConfig("n-step", 1)
@@ -40,16 +41,17 @@ def measure(config: Config) -> list[dict]:
         lifetime = make_lifetime(SnakeConfig(**dataclasses.asdict(objective)))
         state = jax.jit(lifetime.init)(jax.random.PRNGKey(0))
         began = time.perf_counter()
-        windows[objective] = jax.jit(lifetime.window).lower(state).compile()
+        windows[objective] = jax.jit(lifetime.window).lower(state, None).compile()
         compilation[objective] = time.perf_counter() - began
         memory = windows[objective].memory_analysis()
         peaks[objective] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        states[objective], _ = windows[objective](state)
+        states[objective], _ = windows[objective](state, None)
     seconds: dict[ObjectiveConfig, list[float]] = {objective: [] for objective in objectives}
     for _ in range(config.repetitions):
         for objective in objectives:
             began = time.perf_counter()
-            states[objective], _ = jax.block_until_ready(windows[objective](states[objective]))
+            after = windows[objective](states[objective], None)
+            states[objective], _ = jax.block_until_ready(after)
             seconds[objective].append(time.perf_counter() - began)
     medians = {objective: statistics.median(times) for objective, times in seconds.items()}
     steps = SnakeConfig().steps_per_update

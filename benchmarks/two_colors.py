@@ -8,7 +8,7 @@ import time
 from bmg.benchmarks.config import BenchmarkConfig as Config
 from bmg.experiments.runner import Runner, use_all_cores
 from bmg.experiments.two_colors.config import TwoColorsConfig
-from bmg.experiments.two_colors.methods import make_lifetime
+from bmg.experiments.two_colors.experiment import make_lifetime
 
 _MANY_SEEDS = 16
 _METHODS = {

@@ -8,7 +8,7 @@ like the others.
     observation [12, 12, 5]: body, head, tail, fruit (1 or 0), and the body's cells in their order,
     from 1 / length at the tail to 1 at the head
 
-Without a batch axis: callers `vmap` and `scan`.
+It keeps the protocol of `in_graph`.
 
 Reference: Bonnet et al., "One Step at a Time", 2021, appendix B.2; it became jumanji's Snake-v1,
 whose limit is 4,000 steps.
@@ -16,6 +16,7 @@ whose limit is 4,000 steps.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,17 @@ MAX_RETURN = SIZE * SIZE - 1
 _GAME = jumanji_snake.Snake(SIZE, SIZE, TIME_LIMIT)
 
 
+class Params(NamedTuple):
+    """A variant."""
+
+    time_limit: jax.Array  # int32 [], steps of an episode
+
+
+def make_params(time_limit: int = TIME_LIMIT) -> Params:
+    """The paper's variant, or another."""
+    return Params(jnp.int32(time_limit))
+
+
 class State(NamedTuple):
     """Where everything is."""
 
@@ -39,32 +51,45 @@ class State(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What one step brings."""
+    """What one step brings: see `in_graph.Transition`."""
 
     reward: jax.Array  # float32 [], 1 for the fruit
     discount: jax.Array  # float32 [], 0 where the episode ended, else 1
     episode_return: jax.Array  # float32 [], of the episode up to and with this step
 
 
-def reset(key: jax.Array) -> State:
+def reset(params: Params, key: jax.Array) -> State:
     """A snake of one cell and a fruit, both on random cells."""
+    del params
     game, timestep = _GAME.reset(key)
     return State(game, timestep.observation.grid)
 
 
-def step(state: State, action: jax.Array, key: jax.Array) -> tuple[State, Transition]:
-    """One move; after an episode's last one, the state is the next episode's first.
+def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A key of each step: uint32 [*shape, 2]."""
+    del params
+    return jax.random.split(key, shape)
 
-    Args:
-      state: before the move.
-      action: int32 [], 0 to 3.
-      key: for the fruit, or for the next episode.
-    """
-    fruit_key, reset_key = jax.random.split(key)
-    game, timestep = _GAME.step(state.game.replace(key=fruit_key), action)
+
+def step(
+    params: Params, state: State, action: jax.Array, random: jax.Array
+) -> tuple[State, Transition]:
+    """One move; see `in_graph.Environment`. `random` is a key: for the fruit, or for the next
+    episode."""
+    fruit_key, reset_key = jax.random.split(random)
+    rules = copy.copy(_GAME)
+    rules.time_limit = params.time_limit  # which may be traced
+    game, timestep = rules.step(state.game.replace(key=fruit_key), action)
     ended = timestep.last()
     after = State(game, timestep.observation.grid)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), reset(reset_key), after)
+    anew = reset(params, reset_key)
+    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
     # Every fruit is one cell of length.
     episode_return = (game.length - 1).astype(jnp.float32)
     return after, Transition(timestep.reward, timestep.discount, episode_return)
+
+
+def observe(params: Params, state: State) -> jax.Array:
+    """The picture, float32 [12, 12, 5], that came with the state."""
+    del params
+    return state.observation

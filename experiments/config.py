@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
-from bmg.storage.fields import MANY, Count, FieldError, Lifetimes, Pause, Seed
+from bmg.storage.fields import MANY, Count, FieldError, Lifetimes, Pause, Seed, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
 class LifetimesConfig:
     """How many lifetimes run for how long, and where they are kept."""
 
+    counted: ClassVar[str] = "environment steps"
+    """What `steps` counts, in the plural, as console, results and errors name it."""
+
     seeds: Lifetimes = 1
     """How many lifetimes, side by side."""
     first_seed: Seed = 0
     """The first one's seed; the others follow."""
     steps: Count = 1_000_000
-    """Environment steps of each lifetime."""
+    """Length of each lifetime."""
     record_every: Count = 2_000
-    """Environment steps that a row of the results averages; at least an update."""
+    """Steps that a row of the results averages; at least those of an update."""
     checkpoint_interval: Pause = 60.0
     """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
     resume: bool = False
@@ -40,8 +44,8 @@ def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
     if config.record_every < steps_per_update:
         raise FieldError(
             "record_every",
-            f"is {config.record_every}; allowed are integers from {steps_per_update}, the steps "
-            "of an update",
+            f"is {config.record_every}; allowed are integers from {steps_per_update}, the "
+            f"{config.counted} of an update",
         )
     if config.first_seed + config.seeds - 1 > MANY:
         raise FieldError(
@@ -49,3 +53,31 @@ def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
             f"is {config.first_seed}; allowed are integers up to {MANY - config.seeds + 1}, so "
             f"that none of {config.seeds} seeds lies above {MANY}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteOptions:
+    """Run every method, one after the other; go on where it was stopped."""
+
+    seeds: Lifetimes = 1
+    """Lifetimes of each method."""
+    steps: Count = 1_000_000
+    """Length of each lifetime."""
+    root: str = "runs"
+    """Folder of the run directories."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresOptions:
+    """Redraw the figures from the runs in a folder, and print what they came to."""
+
+    root: str = "runs"
+    """Folder of the run directories, as `all` leaves it."""
+    output: str = "docs"
+    """Folder for the pictures."""
+
+    def __post_init__(self):
+        check_fields(self)

@@ -1,4 +1,4 @@
-"""What an online agent is to the program that runs it: a lifetime in windows of updates."""
+"""What a learner is to the program that runs it: a lifetime in windows of updates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MetaState(NamedTuple):
 class State(NamedTuple):
     """One lifetime; what a checkpoint holds, once for each seed."""
 
-    agent: PyTree  # the inner learner with its world
+    agent: PyTree  # the inner learner with its world, where it has them
     meta: MetaState | None  # None where nothing is meta-learned
     key: jax.Array  # random key
 
@@ -32,15 +32,33 @@ class Lifetime(NamedTuple):
     """One lifetime as pure functions, without a batch axis: callers `vmap` over seeds."""
 
     init: Callable[[jax.Array], State]  # key -> state
-    # One meta-update and the agent's updates it spans: state -> (state, records), where records
-    # hold float32 [updates of a window] of each of `columns`.
-    window: Callable[[State], tuple[State, dict[str, jax.Array]]]
-    updates_per_window: int
-    steps_per_update: int  # environment steps
+    # One meta-update, whatever it spans: updates of one agent, or a mean over many tasks.
+    # state, data -> (state, records), where records hold float32 [updates of a window] of each of
+    # `columns`.
+    window: Callable[[State, PyTree], tuple[State, dict[str, jax.Array]]]
+    updates_per_window: int  # rows that a window records
+    steps_per_update: int  # of what the configuration counts
     columns: tuple[str, ...]  # what is recorded of each update
     # Whether it convolves. On a CPU, XLA differentiates a convolution 50 times slower inside of a
     # loop, and a batch of kernels is slow as well: such lifetimes are neither scanned nor mapped.
     convolves: bool = False
+    # Arrays that all lifetimes read, such as images: an argument of the compiled program, of which
+    # a constant would become a part.
+    data: PyTree = None
+    chunk_steps: int = 2_000  # of each lifetime between two looks at the run
+
+
+def fixed_window(step: core.Step, state: State) -> tuple[State, PyTree]:
+    """One update of the agent, whose meta-parameters stay as they are; also its `aux`.
+
+    Args:
+      step: the agent's update.
+      state: the lifetime.
+    """
+    next_key, key = jax.random.split(state.key)
+    meta_params = None if state.meta is None else state.meta.params
+    agent, aux = step(meta_params, state.agent, None, key)
+    return State(agent, state.meta, next_key), aux
 
 
 def meta_window(

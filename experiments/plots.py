@@ -6,11 +6,7 @@ import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 Panel = tuple[str, Callable]  # title, axis -> None
 _MANY_LINES = 6  # more would hide what a panel shows
@@ -33,6 +29,11 @@ def save_panels(path: pathlib.Path, panels: Sequence[Panel]) -> pathlib.Path:
 
     Panels of the same many lines share a legend beside them.
     """
+    import matplotlib  # here, as who only runs has no use for it
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     size = (5.2 * len(panels), 3.8)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axis, (title, draw) in zip(axes[0], panels):

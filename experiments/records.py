@@ -1,4 +1,4 @@
-"""What is kept of many lifetimes: means over stretches of environment steps, one row each."""
+"""What is kept of many lifetimes: means over stretches of their steps, one row each."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import copy
 import csv
 import io
 import pathlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bmg.storage.files import whole_file
+from bmg.storage.run_directory import load_config
+
+RESULTS = "results.csv"
 
 
 class Records:
-    """Sums over stretches of `stretch` environment steps, for every seed and column.
+    """Sums over stretches of `stretch` steps, for every seed and column.
 
     They never change: `plus` gives new ones, so that whoever is interrupted while adding still
     holds the old ones whole.
@@ -29,7 +33,7 @@ class Records:
 
     @property
     def steps(self) -> int:
-        """Environment steps recorded so far, of each lifetime."""
+        """Steps recorded so far, of each lifetime."""
         return self.updates * self._steps_per_update
 
     def plus(self, columns: dict[str, np.ndarray]) -> Records:
@@ -61,7 +65,7 @@ class Records:
         """The stretches that begin before `steps` and are complete, or the last one.
 
         Returns:
-          The environment steps at the end of each stretch [n], and means [S, n] of each column.
+          The steps at the end of each stretch [n], and means [S, n] of each column.
         """
         updates = min(self.updates, -(-steps // self._steps_per_update))
         index = self._index(np.arange(self.updates))
@@ -135,3 +139,27 @@ def read_csv(path: pathlib.Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     except (ValueError, OverflowError, csv.Error) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path} is no table of results: {why}") from None
+
+
+class Run(NamedTuple):
+    """What is left of a run."""
+
+    name: str
+    config: Any
+    steps: np.ndarray  # [n] steps at the end of each stretch
+    columns: dict[str, np.ndarray]  # [S, n] means over each stretch
+
+
+def load_runs(config: type, root: pathlib.Path) -> list[Run]:
+    """What is left of the runs in a folder, whose configurations are of that class.
+
+    Raises:
+      ValueError: there is none; one line.
+    """
+    runs = [
+        Run(path.parent.name, load_config(path.parent, config), *read_csv(path))
+        for path in sorted(root.glob(f"*/{RESULTS}"))
+    ]
+    if not runs:
+        raise ValueError(f"no runs in {root} (a folder of run directories is meant).")
+    return runs

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bmg.experiments.lifetime import Lifetime, State
 from bmg.experiments.records import Records
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
-
-_CHUNK_STEPS = 2_000  # environment steps of each lifetime between two looks at the run
 
 
 def use_all_cores(seeds: int) -> None:
@@ -56,7 +54,7 @@ class Runner:
         first_seed: int,
         stretch: int,
         directory: pathlib.Path | None = None,
-        header: dict[str, Any] | None = None,
+        counted: str = "steps",
     ):
         """Starts all lifetimes at their beginning.
 
@@ -64,21 +62,23 @@ class Runner:
           lifetime: the agent.
           seeds: how many lifetimes, S.
           first_seed: of the first one.
-          stretch: environment steps that one row of the records averages.
+          stretch: steps that one row of the records averages.
           directory: for checkpoints; None for none.
-          header: JSON values that go into every checkpoint.
+          counted: what the steps are, as a message names them.
         """
         self.not_saved: list[str] = []
         """What could not be written at the last try, and why."""
         self._lifetime, self._seeds = lifetime, seeds
-        self._directory, self._header = directory, header or {}
+        self._directory, self._counted = directory, counted
         self.devices = jax.devices()[: min(len(jax.devices()), seeds)]
         # Every device takes as many lifetimes; those beyond S are not looked at.
         padded = math.ceil(seeds / len(self.devices)) * len(self.devices)
         keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
         self._mesh = Mesh(np.array(self.devices), ("seeds",))
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
-        self._progress = _Progress(self._map(lifetime.init)(keys), records)
+        state = self._map(lambda key, _: lifetime.init(key))(keys, None)
+        self._progress = _Progress(state, records)
+        self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
         self._chunk = self._map(functools.partial(_chunk, lifetime, self.chunk_windows))
 
     @property
@@ -88,7 +88,7 @@ class Runner:
 
     @property
     def chunk_steps(self) -> int:
-        """Environment steps of a chunk."""
+        """Steps of a chunk."""
         return self.chunk_windows * self._window_steps
 
     @property
@@ -100,24 +100,24 @@ class Runner:
         """Windows of a chunk."""
         if self._lifetime.convolves:
             return 1
-        return max(_CHUNK_STEPS // self._window_steps, 1)
+        return max(self._lifetime.chunk_steps // self._window_steps, 1)
 
     def _map(self, function: Callable) -> Callable:
-        """`function` of one lifetime -> of all of them, compiled."""
-        spec = PartitionSpec("seeds")
+        """`function` of one lifetime and the data -> of all of them, compiled."""
+        spec, shared = PartitionSpec("seeds"), PartitionSpec()
         # XLA's CPU compiler is several times slower with a batch of one than without a batch.
         one_by_one = self._lifetime.convolves or self._seeds <= len(self.devices)
-        each = _one_by_one if one_by_one else jax.vmap
+        every = _one_by_one(function) if one_by_one else jax.vmap(function, in_axes=(0, None))
         # Nothing crosses devices; the check of that refuses some of JAX's own loops.
         return jax.jit(
             jax.shard_map(
-                each(function), mesh=self._mesh, in_specs=spec, out_specs=spec, check_vma=False
+                every, mesh=self._mesh, in_specs=(spec, shared), out_specs=spec, check_vma=False
             )
         )
 
     def advance(self) -> None:
         """Runs all lifetimes for a chunk."""
-        state, columns = self._chunk(self._progress.state)
+        state, columns = self._chunk(self._progress.state, self._data)
         columns = {name: np.asarray(x)[: self._seeds] for name, x in columns.items()}
         self._progress = _Progress(state, self.records.plus(columns))
 
@@ -128,7 +128,7 @@ class Runner:
         checkpoint_interval: float = math.inf,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Runs until every lifetime has `steps` environment steps, with checkpoints on the way.
+        """Runs until every lifetime has `steps` steps, with checkpoints on the way.
 
         However it ends, a checkpoint of where it was is left, or `not_saved` says why not.
 
@@ -161,7 +161,7 @@ class Runner:
         try:
             self.save()
         except OSError as error:
-            name = f"the checkpoint of step {self.records.steps:,}"
+            name = f"the checkpoint of {self.records.steps:,} {self._counted}"
             self.not_saved = [f"{name} ({reason(error)})"]
         if bool(before) != bool(self.not_saved):
             what = self.not_saved[0] + " cannot be written" if self.not_saved else "written again"
@@ -174,7 +174,7 @@ class Runner:
         lifetimes, records = self._progress
         lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], lifetimes)
         state = {"lifetimes": lifetimes, "records": records.state()}
-        header = {**self._header, "stretches": records.stretches(records.updates)}
+        header = {"stretches": records.stretches(records.updates)}
         checkpoint.save(self._directory, records.steps, state, header, keep=2)
 
     def restore(self) -> list[str]:
@@ -226,19 +226,21 @@ class Runner:
 
 
 def _one_by_one(function: Callable) -> Callable:
-    """`jax.vmap(function)` for a few, without a batch."""
+    """`jax.vmap(function, in_axes=(0, None))` for a few, without a batch."""
 
-    def mapped(argument):
+    def mapped(argument, data):
         count = jax.tree.leaves(argument)[0].shape[0]
-        results = [function(jax.tree.map(lambda x: x[i], argument)) for i in range(count)]
+        results = [function(jax.tree.map(lambda x: x[i], argument), data) for i in range(count)]
         return jax.tree.map(lambda *x: jnp.stack(x), *results)
 
     return mapped
 
 
-def _chunk(lifetime: Lifetime, windows: int, state):
+def _chunk(lifetime: Lifetime, windows: int, state, data):
     """Some windows of one lifetime: the state after them, and [updates] of each column."""
     if windows == 1:
-        return lifetime.window(state)
-    state, columns = jax.lax.scan(lambda state, _: lifetime.window(state), state, length=windows)
+        return lifetime.window(state, data)
+    state, columns = jax.lax.scan(
+        lambda state, _: lifetime.window(state, data), state, length=windows
+    )
     return state, {name: x.reshape(-1) for name, x in columns.items()}

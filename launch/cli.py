@@ -8,6 +8,7 @@ import sys
 
 from bmg.launch import output, signals
 
+# A command's module, or an experiment's declaration.
 _COMMANDS = {
     "train": ("bmg.launch.train", "train an agent: actors, replay, learner, evaluators"),
     "pod": (
@@ -16,9 +17,18 @@ _COMMANDS = {
     ),
     "evaluate": ("bmg.launch.evaluate", "play episodes with a run's newest checkpoint"),
     "diagnose": ("bmg.launch.diagnose", "a run's meta-gradients under each reading of the paper"),
-    "two-colors": ("bmg.launch.two_colors", "the paper's controlled experiment (section 5.1)"),
-    "mrp": ("bmg.launch.mrp", "multi-step meta-gradients on the Markov reward process"),
-    "snake": ("bmg.launch.snake", "multi-step meta-gradients of A2C on Snake"),
+    "two-colors": (
+        "bmg.experiments.two_colors:EXPERIMENT",
+        "the paper's controlled experiment (section 5.1)",
+    ),
+    "mrp": (
+        "bmg.experiments.mrp:EXPERIMENT",
+        "multi-step meta-gradients on the Markov reward process",
+    ),
+    "snake": (
+        "bmg.experiments.snake:EXPERIMENT",
+        "multi-step meta-gradients of A2C on Snake",
+    ),
     "benchmark": (
         "bmg.launch.benchmark",
         "measure speed and memory of system and experiments",
@@ -58,10 +68,18 @@ def _run(arguments: list[str]) -> int:
         return 0
     meanings = {name: text for name, (_, text) in _COMMANDS.items()}
     try:
-        command = choose("bmg", "command", meanings, arguments, _MORE)
-        if command is None:
-            return 0
-        return importlib.import_module(_COMMANDS[command][0]).main(arguments[1:])
+        if arguments and ":" in arguments[0]:  # package.module:NAME, somebody's own experiment
+            target = arguments[0]
+        else:
+            command = choose("bmg", "command", meanings, arguments, _MORE)
+            if command is None:
+                return 0
+            target, _ = _COMMANDS[command]
+        if ":" in target:
+            from bmg.launch import experiment
+
+            return experiment.main(target, arguments[1:])
+        return importlib.import_module(target).main(arguments[1:])
     except OSError as error:  # no permission, a full disk
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:

@@ -146,11 +146,12 @@ def progress_line(latest: Row, total: int, elapsed: float) -> str:
 
 
 class StepsConsole:
-    """A progress bar over the environment steps of lifetimes that run side by side."""
+    """A progress bar over the steps of lifetimes that run side by side."""
 
-    def __init__(self, total: int, seeds: int, title: str):
-        """Args: `total` steps of each of `seeds` lifetimes; `title` stands before the bar."""
-        self._total, self._seeds, self._title = total, seeds, title
+    def __init__(self, total: int, seeds: int, title: str, counted: str):
+        """Args: `total` steps of each of `seeds` lifetimes, which are called `counted`; `title`
+        stands before the bar."""
+        self._total, self._seeds, self._title, self._counted = total, seeds, title, counted
         self._console = Console(highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -176,14 +177,14 @@ class StepsConsole:
             self._bar.update(self._task, completed=min(steps, self._total), rate="")
             return
         rate = (steps - self._first[1]) / max(now - self._first[0], 1e-9)
-        text = f"{self._seeds * rate:,.0f} steps/s"
+        text = f"{self._seeds * rate:,.0f} {self._counted}/s"
         self._bar.update(self._task, completed=min(steps, self._total), rate=text)
         if not self._console.is_terminal and now - self._printed >= _PLAIN_INTERVAL:
             self._printed = now
             left = duration(max(self._total - steps, 0) / max(rate, 1e-9))
             self._console.print(
-                f"{self._title}: {min(steps, self._total):,} of {self._total:,} steps x "
-                f"{self._seeds} seeds | {text} | {left} left",
+                f"{self._title}: {min(steps, self._total):,} of {self._total:,} "
+                f"{self._counted} x {self._seeds} seeds | {text} | {left} left",
                 soft_wrap=True,
             )
 

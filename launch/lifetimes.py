@@ -1,4 +1,5 @@
-"""Runs of lifetimes side by side: what the commands of the experiments in one process share."""
+"""A run of an experiment in one process: lifetimes side by side, from the start or a checkpoint to
+their results."""
 
 from __future__ import annotations
 
@@ -9,33 +10,22 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from bmg.experiments.declaration import Experiment
 from bmg.launch import environment, signals
 from bmg.launch.options import parse_options, peek
 from bmg.storage.run_directory import check_workdir, config_file, load_config, to_dict
 
-RESULTS = "results.csv"
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
 _MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
 
 
-class Experiment(NamedTuple):
-    """What a command runs. Its configuration has at least the fields seeds, first_seed, steps,
-    record_every, checkpoint_interval, workdir and resume, and the property path."""
-
-    command: str  # as the user types it after `bmg`
-    config: type
-    make_lifetime: Callable[[Any], Any]  # configuration -> experiments.lifetime.Lifetime
-    # (configuration, steps [n], columns [S, n]) -> JSON values that go into results.json
-    summarise: Callable[[Any, Any, dict], dict[str, Any]]
-    # Whether a run cannot be made longer: something follows a schedule over its steps.
-    steps_fixed: bool = False
-    # configuration -> environment steps, ascending: after the chunk that reaches one, `measure` is
-    # called with configuration and runner; again where the run was stopped in the meantime.
-    milestones: Callable[[Any], Sequence[int]] = lambda config: []
-    measure: Callable[[Any, Any], None] | None = None
+def measuring(experiment: Experiment) -> Experiment:
+    """The same, whose runs measure meta-gradients on their way."""
+    return experiment._replace(
+        command=f"{experiment.command} variance", config=experiment.variance, steps_fixed=True
+    )
 
 
 def parse(experiment: Experiment, arguments: list[str]):
@@ -91,27 +81,28 @@ def _run(experiment: Experiment, config) -> int:
         print(found)
     use_all_cores(config.seeds)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
+    lifetime = experiment.functions.make_lifetime(config)
     runner = Runner(
-        experiment.make_lifetime(config), config.seeds, config.first_seed, config.record_every,
-        workdir / "checkpoints",
+        lifetime, config.seeds, config.first_seed, config.record_every, workdir / "checkpoints",
+        config.counted,
     )  # fmt: skip
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
             for problem in runner.restore():
                 print(problem)
         else:
-            print(f"no checkpoint in {workdir}: the run begins at step 0 again")
+            print(f"no checkpoint in {workdir}: the run begins at 0 {config.counted} again")
     started, begin = time.monotonic(), runner.records.steps
-    console = StepsConsole(config.steps, config.seeds, str(workdir))
+    console = StepsConsole(config.steps, config.seeds, str(workdir), config.counted)
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
-            _advance(experiment, config, runner, console.update, asked.is_set)
+            _advance(experiment, config, lifetime, runner, console.update, asked.is_set)
         rate = (runner.records.steps - begin) / (time.monotonic() - started)
         stopped = asked.is_set() and runner.records.steps < config.steps
-        result = _result(experiment, config, runner, config.seeds * rate)
+        result, not_written = _write_results(experiment, config, runner, config.seeds * rate)
         if result is not None and not stopped:
             print(json.dumps(result, indent=2))
-        not_saved = [*runner.not_saved, *_write_results(config, runner, result)]
+        not_saved = [*runner.not_saved, *not_written]
         if not_saved:
             print(f"bmg: not written are {' and '.join(not_saved)}; free some space, and --resume",
                   file=sys.stderr)  # fmt: skip
@@ -122,16 +113,22 @@ def _run(experiment: Experiment, config) -> int:
     return 0
 
 
-def _advance(experiment: Experiment, config, runner, report, should_stop) -> None:
-    """Runs to the end or until asked to stop, and measures on the way."""
-    for steps in experiment.milestones(config):
-        if runner.records.steps < steps:
-            runner.run(steps, report, config.checkpoint_interval, should_stop)
-        if should_stop():
-            return
-        # A resumed run may be far beyond: then it was measured before.
-        if runner.records.steps < steps + runner.chunk_steps:
-            experiment.measure(config, runner)
+def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop) -> None:
+    """Runs to the end or until asked to stop, and measures on the way where it is for that."""
+    if experiment.config is experiment.variance:
+        from bmg.experiments.multistep import estimators
+        from bmg.experiments.multistep.config import milestones
+
+        make_estimate = experiment.functions.make_estimate
+        kinds = estimators.make_estimators(config, make_estimate, lifetime.convolves)
+        for steps in milestones(config, config.steps):
+            if runner.records.steps < steps:
+                runner.run(steps, report, config.checkpoint_interval, should_stop)
+            if should_stop():
+                return
+            # A resumed run may be far beyond: then it was measured before.
+            if runner.records.steps < steps + runner.chunk_steps:
+                estimators.measure(kinds, config, runner, config.path / estimators.ESTIMATES)
     runner.run(config.steps, report, config.checkpoint_interval, should_stop)
 
 
@@ -149,62 +146,41 @@ def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
     return False
 
 
-def _result(experiment: Experiment, config, runner, steps_per_second: float) -> dict | None:
-    """The sum of a run, None before its first step; the rate is of all lifetimes in this stretch of
-    the run, compilation included."""
+def _write_results(
+    experiment: Experiment, config, runner, steps_per_second: float
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Writes the table of a run, and its sum.
+
+    Args:
+      experiment: whose run it is.
+      config: of the run.
+      runner: where it is.
+      steps_per_second: of all lifetimes in this stretch of the run, compilation included.
+
+    Returns:
+      The sum, None before the first step; what cannot be written, and why.
+    """
+    from bmg.experiments.records import RESULTS, write_csv
+    from bmg.storage.files import reason, write_json
+
     if not runner.records.steps:
-        return None
+        return None, []
     steps, columns = runner.records.means(config.steps)
-    return {
+    result = {
         "seeds": config.seeds,
         "steps": min(runner.records.steps, config.steps),
+        "counted": config.counted,
         "complete": runner.records.steps >= config.steps,
         "devices": [device.device_kind for device in runner.devices],
         "steps_per_second": steps_per_second,
-        **experiment.summarise(config, steps, columns),
+        **experiment.functions.summarise(config, steps, columns),
     }
-
-
-def _write_results(config, runner, result: dict | None) -> list[str]:
-    """Writes the table of a run, and its sum; what cannot be written, and why."""
-    from bmg.experiments.records import write_csv
-    from bmg.storage.files import reason, write_json
-
-    if result is None:
-        return []
     try:
-        write_csv(config.path / RESULTS, config.first_seed, *runner.records.means(config.steps))
+        write_csv(config.path / RESULTS, config.first_seed, steps, columns)
         write_json(config.path / "results.json", result)
     except OSError as error:
-        return [f"{error.filename or 'the results'} ({reason(error)})"]
-    return []
-
-
-def main(
-    experiment: Experiment,
-    commands: dict[str, Callable[[list[str]], int]],
-    usage: str,
-    arguments: list[str],
-) -> int:
-    """A command that runs one method, and has commands of its own beside it.
-
-    Args:
-      experiment: what it runs.
-      commands: name -> function of the arguments that follow it.
-      usage: what `--help` says of them.
-      arguments: what follows the command.
-
-    Returns:
-      The exit code: 0 complete, 130 stopped by Ctrl-C.
-
-    Raises:
-      ValueError: bad input, one line.
-    """
-    if arguments and arguments[0] in commands:
-        return commands[arguments[0]](arguments[1:])
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(usage)
-    return run(experiment, parse(experiment, arguments))
+        return result, [f"{error.filename or 'the results'} ({reason(error)})"]
+    return result, []
 
 
 def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path) -> int:
@@ -225,20 +201,3 @@ def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path
         if code:
             return code
     return 0
-
-
-def load_runs(experiment: Experiment, root: pathlib.Path) -> list[tuple]:
-    """What is left of the runs in a folder: name, configuration, steps [n], columns [S, n] of each.
-
-    Raises:
-      ValueError: there is none; one line.
-    """
-    from bmg.experiments.records import read_csv
-
-    runs = []
-    for path in sorted(root.glob(f"*/{RESULTS}")):
-        config = load_config(path.parent, experiment.config)
-        runs.append((path.parent.name, config, *read_csv(path)))
-    if not runs:
-        raise ValueError(f"no runs in {root} (a folder of run directories is meant).")
-    return runs

@@ -1,30 +1,21 @@
-"""The configurations of the multi-step experiments."""
+"""What the configurations of the multi-step experiments share: objectives, and measuring them."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
-from bmg.environments.markov_reward import NUM_STATES
-from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.experiments.config import FiguresOptions, SuiteOptions
 from bmg.meta.objectives import mixture_weights
 from bmg.storage.fields import (
-    Count,
-    Few,
-    FieldError,
-    Lifetimes,
     Lookahead,
-    OpenShare,
     Points,
-    Positive,
+    Seed,
     Several,
     Share,
-    ShareBelowOne,
-    Weight,
     check_fields,
 )
 
-SIZE = 12  # cells along an edge of Snake's grid, whose module takes a second to load
 Objective = Literal["fixed", "n-step", "mixed", "bmg", "mixed-bmg"]
 
 
@@ -77,109 +68,6 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MrpConfig(LifetimesConfig, ObjectiveConfig):
-    """Predict values on the Markov reward process; the discount of each state is meta-learned."""
-
-    steps: Count = 640_000
-    """Environment steps of each lifetime, 320 an update: 2,000 updates. Ours."""
-    record_every: Count = 320
-    """Environment steps that a row of the results averages; at least an update."""
-    workdir: str = "runs/mrp/n-step-3"
-    """Run directory."""
-    batch_size: Count = 32
-    """Episodes of an update, and of the outer loss. Bonnet et al. Table 2."""
-    hidden: tuple[Count, ...] = (10, 10)
-    """Hidden layers of the value network. Table 2."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Of its hidden layers. Ours."""
-    learning_rate: Positive = 1e-3
-    """Of the agent's Adam. Table 2."""
-    adam_momentum: ShareBelowOne = 0.9
-    """Beta_1 of the agent's Adam, the share of earlier gradients in a step. Optax's; the paper does
-    not say. With momentum a bootstrapped target goes on along the noise of the update that it is to
-    judge: see docs/multistep.md."""
-    adam_epsilon_root: Weight = 1e-8
-    """Inside the root of the agent's Adam, whose slope at zero is infinite. Ours."""
-    meta_learning_rate: Weight = 2e-3
-    """Of the meta-learner's Adam. Table 2."""
-    discount: OpenShare = 0.5
-    """Every state's, at first. Table 2."""
-    target: Literal["power", "product"] = "power"
-    """power: gamma_j^(j - i + 1) before r_j, as appendix C.1 has it. product: gamma_i ... gamma_j.
-    """
-    estimates: Several = 256
-    """Independent meta-gradients whose mean an update follows. Section 3.3."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_lifetimes(self, self.batch_size * NUM_STATES)
-
-
-@dataclasses.dataclass(frozen=True)
-class SnakeConfig(LifetimesConfig, ObjectiveConfig):
-    """A2C on Snake; its discount, trace decay, critic and entropy weight are meta-learned."""
-
-    steps: Count = 10_000_000
-    """Environment steps of each lifetime, 640 an update; the learning rate falls to 0 over them.
-    Ours."""
-    record_every: Count = 64_000
-    """Environment steps that a row of the results averages; at least an update."""
-    workdir: str = "runs/snake/n-step-3"
-    """Run directory."""
-    environments: Count = 32
-    """Games side by side; an update learns from a rollout of each. Bonnet et al. Table 2."""
-    rollout_length: Count = 20
-    """Steps of a rollout. Ours: jumanji's."""
-    channels: tuple[Count, ...] = (32, 32)
-    """Of the convolutions, each followed by a 2x2 max-pooling. Appendix C.3."""
-    features: Count = 40
-    """Of the linear layer after them. Appendix C.3."""
-    head_hidden: tuple[Count, ...] = (30,)
-    """Hidden layers of policy and critic. Appendix C.3."""
-    learning_rate: Positive = 6e-4
-    """Of the agent's Adam at first; it falls linearly to 0. Table 2."""
-    adam_momentum: ShareBelowOne = 0.9
-    """Beta_1 of the agent's Adam, the share of earlier gradients in a step. Optax's; the paper does
-    not say. With momentum a bootstrapped target goes on along the noise of the update that it is to
-    judge: see docs/multistep.md."""
-    adam_epsilon_root: Weight = 1e-8
-    """Inside the root of the agent's Adam, whose slope at zero is infinite. Ours."""
-    max_gradient_norm: Positive = 10.0
-    """The agent's gradient is scaled down to this norm. Table 2."""
-    discount: OpenShare = 0.99
-    """Gamma, at first. Table 2."""
-    trace_decay: OpenShare = 0.99
-    """Lambda, at first. Table 2."""
-    critic_weight: OpenShare = 0.5
-    """Of the critic's loss, at first. Table 2."""
-    entropy_weight: OpenShare = 0.01
-    """Of the policy's entropy, at first. Table 2."""
-    outer_discount: Share = 0.99
-    """Gamma of the outer loss. Table 2."""
-    outer_trace_decay: Share = 0.99
-    """Lambda of the outer loss. Table 2."""
-    meta_learning_rate: Weight = 1e-3
-    """Of the meta-learner's Adam, on the logits of the four. Table 2."""
-    max_meta_gradient_norm: Positive = 0.1
-    """The meta-gradient is scaled down to this norm. Table 2."""
-
-    @property
-    def steps_per_update(self) -> int:
-        """Environment steps of an update."""
-        return self.environments * self.rollout_length
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_lifetimes(self, self.steps_per_update)
-        if SIZE % 2 ** len(self.channels):
-            raise FieldError(
-                "channels",
-                f"has {len(self.channels)} layers; allowed are up to 2, as each halves the "
-                f"{SIZE}x{SIZE} grid",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class SuiteConfig:
     """Several objectives."""
 
@@ -201,6 +89,49 @@ def objectives_of(suite: SuiteConfig) -> list[ObjectiveConfig]:
     found = [ObjectiveConfig(kind, n) for kind, every in steps.items() for n in every]
     oracle = getattr(suite, "oracle", 0)
     return list(dict.fromkeys([*found, *([ObjectiveConfig("n-step", oracle)] if oracle else [])]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectivesOptions(SuiteConfig, SuiteOptions):
+    """Run every objective, one after the other; go on where it was stopped."""
+
+    fixed: bool = True
+    """The agent whose hyper-parameters stay as they are as well."""
+    first_seed: Seed = 0
+    """The first one's seed; the others follow."""
+
+    def __post_init__(self):
+        check_fields(self)
+        if not (objectives_of(self) or self.fixed):
+            raise ValueError(
+                "nothing to run; give some of --fixed, --n-step, --mixed, --bmg, --mixed-bmg."
+            )
+
+
+def suite(config: type, options: ObjectivesOptions) -> dict:
+    """Run directory -> configuration, of that class, of each objective."""
+    objectives = objectives_of(options)
+    if options.fixed:
+        objectives = [ObjectiveConfig("fixed", 1), *objectives]
+    return {
+        f"{o.objective}-{o.inner_steps}" if o.objective != "fixed" else "fixed": config(
+            objective=o.objective,
+            inner_steps=o.inner_steps,
+            seeds=options.seeds,
+            first_seed=options.first_seed,
+            steps=options.steps,
+        )
+        for o in objectives
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredFiguresOptions(FiguresOptions):
+    """Redraw the paper's figures and tables from runs, and print what these came to."""
+
+    variance: str = ""
+    """Run directory of `variance`; what shows its measurements is left out where it holds nothing.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,45 +158,3 @@ def check_estimators(config: EstimatorsConfig) -> None:
     """
     if not objectives_of(config):
         raise ValueError("nothing to measure; give some of --n-step, --mixed, --bmg, --mixed-bmg.")
-
-
-@dataclasses.dataclass(frozen=True)
-class MrpVarianceConfig(EstimatorsConfig, MrpConfig):
-    """Measure meta-gradients along the trajectory of the 1-step one (figure 5). --kappa and
-    --accumulative-trace are of what is measured."""
-
-    n_step: tuple[Lookahead, ...] = (1, 2, 3, 5, 10)
-    """n of each n-step meta-gradient. Figure 5."""
-    mixed: tuple[Lookahead, ...] = (2, 3, 5, 10)
-    """n of each mixture. Figure 5."""
-    oracle: Few = 40
-    """n of the meta-gradient that bias is measured against; 0 for none. Figure 5."""
-    seeds: Lifetimes = 5
-    """How many trajectories."""
-    inner_steps: Lookahead = 1
-    """n of the trajectory's own meta-gradient. Figure 5."""
-    workdir: str = "runs/mrp-variance"
-    """Run directory."""
-
-    def __post_init__(self):
-        MrpConfig.__post_init__(self)
-        check_estimators(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class SnakeVarianceConfig(EstimatorsConfig, SnakeConfig):
-    """Measure meta-gradients along the trajectory of the 1-step one (for table 1). --kappa and
-    --accumulative-trace are of what is measured."""
-
-    points: Points = 300
-    """Where on the trajectory: in the middle of so many equal parts. Table 1."""
-    draws: Several = 96
-    """Meta-gradients of each kind at every point. Table 1."""
-    inner_steps: Lookahead = 1
-    """n of the trajectory's own meta-gradient. Ours: the paper measures each along its own."""
-    workdir: str = "runs/snake-variance"
-    """Run directory."""
-
-    def __post_init__(self):
-        SnakeConfig.__post_init__(self)
-        check_estimators(self)

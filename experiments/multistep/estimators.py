@@ -28,6 +28,7 @@ from bmg.experiments.multistep.config import (
 from bmg.experiments.runner import Runner
 from bmg.meta import diagnosis
 from bmg.storage.files import whole_file
+from bmg.storage.run_directory import load_config
 
 ESTIMATES = "estimates.csv"
 _BATCH = 256  # estimates side by side
@@ -138,6 +139,15 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     except (ValueError, csv.Error) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path} is no table of estimates: {why}") from None
+
+
+def found(directory: str, config: type) -> list[Measured]:
+    """What the run there, whose configuration is of that class, has measured; nothing where no
+    directory is named or it holds no measurements."""
+    path = pathlib.Path(directory) / ESTIMATES
+    if not directory or not path.exists():
+        return []
+    return gather(read(path), load_config(path.parent, config))
 
 
 def _checked(row: dict[str, str]) -> dict[str, str]:

@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bmg.agents.losses import entropy, policy_gradient_loss
 from bmg.environments import two_colors
-from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
+from bmg.experiments.lifetime import Lifetime, MetaState, State, fixed_window, meta_window
 from bmg.experiments.networks import Mlp, mlp
 from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 from bmg.experiments.two_colors.networks import sigmoid_network
@@ -114,10 +115,9 @@ def policy_loss(
     Returns:
       The loss [] and the mean entropy [], nats.
     """
-    log_pi = jax.nn.log_softmax(logits)
-    log_pi_a = jnp.sum(log_pi * jax.nn.one_hot(action, logits.shape[-1]), axis=-1)
-    entropy = -jnp.mean(jnp.sum(jnp.exp(log_pi) * log_pi, axis=-1))
-    return -jnp.mean(advantage * log_pi_a) - entropy_weight * entropy, entropy
+    mean_entropy = jnp.mean(entropy(logits))
+    loss = policy_gradient_loss(logits, action, advantage) - entropy_weight * mean_entropy
+    return loss, mean_entropy
 
 
 def collect(
@@ -127,18 +127,19 @@ def collect(
     length = config.actor_critic.rollout_length
     action_key, world_key = jax.random.split(key)
     noise = jax.random.gumbel(action_key, (length, two_colors.NUM_ACTIONS))
-    draws = two_colors.draws(world_key, (length,))
+    variant = two_colors.make_params(config.flip_every, config.respawn)
+    draws = two_colors.draw(variant, world_key, (length,))
     params = jax.lax.stop_gradient(params)  # actions are samples: there is nothing to cut
 
     def act(world, random):
         noise, draw = random
-        observation = two_colors.observe(world)
+        observation = two_colors.observe(variant, world)
         action = jnp.argmax(policy.apply(params, observation) + noise)  # a categorical sample
-        world, reward = two_colors.step(world, action, draw, config.flip_every, config.respawn)
-        return world, (observation, action, reward)
+        world, transition = two_colors.step(variant, world, action, draw)
+        return world, (observation, action, transition.reward)
 
     world, (observation, action, reward) = jax.lax.scan(act, world, (noise, draws))
-    observation = jnp.concatenate([observation, two_colors.observe(world)[None]])
+    observation = jnp.concatenate([observation, two_colors.observe(variant, world)[None]])
     return world, Rollout(observation, action, reward)
 
 
@@ -175,8 +176,9 @@ def policy_step(
         rollout, advantage = data
         return policy_loss(logits, rollout.action, advantage, entropy_weight)
 
-    gradient, entropy = inner_gradient(predict, loss)(params, entropy_weight, (rollout, advantage))
-    return descend(params, gradient, config), entropy
+    gradient_of = inner_gradient(predict, loss)
+    gradient, mean_entropy = gradient_of(params, entropy_weight, (rollout, advantage))
+    return descend(params, gradient, config), mean_entropy
 
 
 def make_entropy_weight(
@@ -204,13 +206,13 @@ def make_step(networks: Networks, config: TwoColorsConfig) -> core.Step:
         advantage = returns - value[:-1]
         # Gradient of the mean of (G - v)^2 / 2, G a constant; s_N has no return.
         (critic_gradient,) = pullback(jnp.append(-advantage / own.rollout_length, 0.0))
-        policy, entropy = policy_step(
+        policy, mean_entropy = policy_step(
             networks, agent.policy, rollout, advantage, entropy_weight, own
         )
         critic = descend(agent.critic, critic_gradient, own)
         updated = agent._replace(policy=policy, critic=critic)
         reward = jnp.mean(rollout.reward)
-        aux = StepAux(rollout, advantage, reward, entropy, entropy_weight)
+        aux = StepAux(rollout, advantage, reward, mean_entropy, entropy_weight)
         return advance(updated, networks, key, config), aux
 
     return step
@@ -281,9 +283,9 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
     def init(key: jax.Array) -> State:
         policy_key, critic_key, meta_key, world_key, rollout_key, key = jax.random.split(key, 6)
         policy = networks.policy.init(policy_key)
-        world, rollout = collect(
-            networks.policy, policy, two_colors.reset(world_key), rollout_key, config
-        )
+        variant = two_colors.make_params(config.flip_every, config.respawn)
+        world = two_colors.reset(variant, world_key)
+        world, rollout = collect(networks.policy, policy, world, rollout_key, config)
         context = jnp.zeros(own.meta_inputs).at[-1].set(jnp.mean(rollout.reward))
         agent = Agent(
             policy, networks.critic.init(critic_key), world, context, rollout, used=rollout
@@ -294,18 +296,17 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
             meta = MetaState(meta_params, optimizer.init(meta_params))
         return State(agent, meta, key)
 
-    def fixed_window(state: State):
-        next_key, key = jax.random.split(state.key)
-        agent, aux = step(None, state.agent, None, key)
-        return State(agent, None, next_key), records(aux)
+    def unlearned(state: State, data: None):
+        state, aux = fixed_window(step, state)
+        return state, records(aux)
 
     if config.method == "fixed":
-        return Lifetime(init, fixed_window, 1, own.rollout_length, COLUMNS)
+        return Lifetime(init, unlearned, 1, own.rollout_length, COLUMNS)
 
     target_steps = config.target_steps if config.method == "bmg" else 1
     compute = core.meta_gradient(core.online_start, step, make_objective(networks, config))
 
-    def window(state: State):
+    def window(state: State, data: None):
         batch = BootstrapBatch(target=(None,) * (target_steps - 1))
         state, result = meta_window(compute, optimizer, config.inner_steps, batch, state)
         parts = [records(aux) for aux in result.aux]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from bmg.environments import two_colors
-from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.experiments.config import LifetimesConfig, SuiteOptions, check_lifetimes
 from bmg.storage.fields import (
     Count,
     Lifetimes,
@@ -153,3 +153,23 @@ class TwoColorsConfig(LifetimesConfig):
         name = values.get("matching")
         known = isinstance(name, str) and name in _RENAMED_MATCHING
         return {**values, "matching": _RENAMED_MATCHING[name]} if known else values
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodsOptions(SuiteOptions):
+    """Run every method of the paper's figures, one after the other; go on where it was stopped."""
+
+    steps: Count = 1_000_000
+    """Environment steps of each lifetime of the actor-critic; the paper has 10 million."""
+    q_lambda_steps: Count = 500_000
+    """The same for Q(lambda), which learns at every step and is slower."""
+    meta_learning_rates: tuple[Weight, ...] = (1e-4,)
+    """Every meta-learned method runs once with each; the figures show the best. The paper's
+    candidates are 3e-6, 1e-5, 3e-5, 1e-4 and 3e-4."""
+    only: tuple[str, ...] = ("*",)
+    """Only the methods of these names, or of patterns such as 'mg-*'."""
+
+    def __post_init__(self):
+        check_fields(self)
+        if not self.only or not self.meta_learning_rates:
+            raise ValueError("nothing to run; give --only and --meta-learning-rates some, or not.")

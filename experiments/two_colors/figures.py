@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from bmg.experiments import records
 from bmg.experiments.plots import draw_band, save_panels
 from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
@@ -18,13 +18,8 @@ _CYCLES_SHOWN = 4  # figure 2, right
 _FROM = 0.6  # ... at 6 of 10 million steps
 
 
-class Run(NamedTuple):
-    """What is left of a run."""
-
-    name: str
-    config: TwoColorsConfig
-    steps: np.ndarray  # [n] environment steps at the end of each stretch
-    columns: dict[str, np.ndarray]  # [S, n] means over each stretch
+class Run(records.Run):
+    """What is left of a run, and what its figures show of it."""
 
     @property
     def total_reward(self) -> np.ndarray:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from bmg.environments import two_colors
-from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
+from bmg.experiments.lifetime import Lifetime, MetaState, State, fixed_window, meta_window
 from bmg.experiments.networks import Mlp, mlp
 from bmg.experiments.two_colors.config import TwoColorsConfig
 from bmg.experiments.two_colors.networks import sigmoid_network
@@ -135,11 +135,12 @@ def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Ste
     """One environment step: act at s_t, learn from the transition that led there, move on."""
     own = config.q_lambda
     optimizer = make_optimizer(own.learning_rate, own.gradient_decay)
+    variant = two_colors.make_params(config.flip_every, config.respawn)
 
     def step(meta_params, agent: Agent, batch, key):
         del batch
         explore_key, action_key, world_key = jax.random.split(key, 3)
-        observation = two_colors.observe(agent.world)
+        observation = two_colors.observe(variant, agent.world)
         # Two passes: the gradient of one row is an outer product, far cheaper than that of two.
         q_tm1, pullback = jax.vjp(lambda x: q.apply(x, agent.observation), agent.params)
         q_t = q.apply(agent.params, observation)
@@ -162,9 +163,8 @@ def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Ste
         )
         params = optax.apply_updates(agent.params, updates)
 
-        world, reward = two_colors.step(
-            agent.world, action, two_colors.draws(world_key, ()), config.flip_every, config.respawn
-        )
+        draw = two_colors.draw(variant, world_key, ())
+        world, transition = two_colors.step(variant, agent.world, action, draw)
         aux = StepAux(
             observation=observation,
             context=agent.context,
@@ -173,10 +173,10 @@ def make_step(q: Mlp, epsilon_of: Callable, config: TwoColorsConfig) -> core.Ste
             epsilon=epsilon,
             tie=(jnp.sum(q_t == jnp.max(q_t)) > 1).astype(jnp.float32),
         )
-        context = jnp.append(agent.context[1:], reward)
+        context = jnp.append(agent.context[1:], transition.reward)
         new = agent._replace(
             params=params, trace=trace, opt_state=opt_state, world=world, context=context,
-            observation=observation, action=action, reward=reward,
+            observation=observation, action=action, reward=transition.reward,
         )  # fmt: skip
         return new, aux
 
@@ -192,24 +192,25 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
     step = make_step(q, epsilon_of, config)
     optimizer = make_optimizer(own.learning_rate, own.gradient_decay)
     meta_optimizer = make_optimizer(config.meta_learning_rate, own.gradient_decay)
+    variant = two_colors.make_params(config.flip_every, config.respawn)
 
     def init(key: jax.Array) -> State:
         q_key, meta_key, world_key, action_key, draw_key, key = jax.random.split(key, 6)
         params = q.init(q_key)
-        world = two_colors.reset(world_key)
+        world = two_colors.reset(variant, world_key)
         # The first action is random: the first update needs a transition.
         action = jax.random.randint(action_key, (), 0, two_colors.NUM_ACTIONS, jnp.int32)
-        draw = two_colors.draws(draw_key, ())
-        after, reward = two_colors.step(world, action, draw, config.flip_every, config.respawn)
+        draw = two_colors.draw(variant, draw_key, ())
+        after, transition = two_colors.step(variant, world, action, draw)
         agent = Agent(
             params=params,
             trace=jax.tree.map(jnp.zeros_like, params),
             opt_state=optimizer.init(params),
             world=after,
-            context=jnp.zeros(own.meta_inputs).at[-1].set(reward),
-            observation=two_colors.observe(world),
+            context=jnp.zeros(own.meta_inputs).at[-1].set(transition.reward),
+            observation=two_colors.observe(variant, world),
             action=action,
-            reward=reward,
+            reward=transition.reward,
             meta_params=None,
         )
         meta = None
@@ -218,13 +219,12 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
             meta = MetaState(meta_params, meta_optimizer.init(meta_params))
         return State(agent, meta, key)
 
-    def fixed_window(state: State):
-        next_key, key = jax.random.split(state.key)
-        agent, aux = step(None, state.agent, None, key)
-        return State(agent, None, next_key), on_the_way((), aux, records)
+    def unlearned(state: State, data: None):
+        state, aux = fixed_window(step, state)
+        return state, on_the_way((), aux, records)
 
     if config.method == "fixed":
-        return Lifetime(init, fixed_window, 1, 1, COLUMNS)
+        return Lifetime(init, unlearned, 1, 1, COLUMNS)
 
     def predict(agent: Agent, inputs: tuple[jax.Array, jax.Array]) -> Exploration:
         observation, context = inputs
@@ -248,7 +248,7 @@ def make_lifetime(config: TwoColorsConfig) -> Lifetime:
         lambda meta_params, agent, key: agent._replace(meta_params=meta_params), step, objective
     )
 
-    def window(state: State):
+    def window(state: State, data: None):
         batch = BootstrapBatch(target=(None,) * (config.target_steps - 1))
         state, result = meta_window(compute, meta_optimizer, 0, batch, state)
         state = state._replace(agent=state.agent._replace(meta_params=None))

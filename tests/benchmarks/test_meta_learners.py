@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from bmg.benchmarks import meta_learners
-from bmg.experiments.multistep import mrp
-from bmg.experiments.multistep.config import MrpConfig
-from bmg.experiments.two_colors import methods
+from bmg.experiments.mrp import value_prediction
+from bmg.experiments.mrp.config import MrpConfig
+from bmg.experiments.two_colors import experiment as two_colors
 from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 
 
@@ -38,16 +38,16 @@ def test_a_constant_gradient_takes_its_share_of_whole_steps():
 CRITIC = ActorCriticConfig(hidden=(8,), meta_hidden=(4,), rollout_length=8)
 Q = QLambdaConfig(hidden=(8,), meta_hidden=(4,))
 SMALL = {
-    "two colours, MG, K = 1": lambda: methods.make_lifetime(
+    "two colours, MG, K = 1": lambda: two_colors.make_lifetime(
         TwoColorsConfig(method="mg", actor_critic=CRITIC)
     ),
-    "two colours, BMG, L = 7": lambda: methods.make_lifetime(
+    "two colours, BMG, L = 7": lambda: two_colors.make_lifetime(
         TwoColorsConfig(actor_critic=CRITIC, target_steps=2)
     ),
-    "two colours, Q(lambda), BMG, L = 16": lambda: methods.make_lifetime(
+    "two colours, Q(lambda), BMG, L = 16": lambda: two_colors.make_lifetime(
         TwoColorsConfig(agent="q-lambda", target_steps=2, q_lambda=Q)
     ),
-    "reward process, n-step, n = 3": lambda: mrp.make_lifetime(
+    "reward process, n-step, n = 3": lambda: value_prediction.make_lifetime(
         MrpConfig(batch_size=2, estimates=2, hidden=(4,))
     ),
 }
@@ -62,7 +62,7 @@ def test_the_tables_step_is_the_one_that_was_taken(name, doubles):
     _, epsilon, *_ = meta_learners._CASES[name]
     before = jax.jit(lifetime.init)(jax.random.PRNGKey(0))
     for _ in range(2):
-        after, _ = jax.jit(lifetime.window)(before)
+        after, _ = jax.jit(lifetime.window)(before, None)
         moved = jax.tree.map(lambda a, b: np.abs(a - b), after.meta.params, before.meta.params)
         before = after
     row = meta_learners.sizes(optax.tree.get(after.meta.opt_state, "ScaleByAdamState"), epsilon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import pytest
 from bmg.environments import snake
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
-step, reset = jax.jit(snake.step), jax.jit(snake.reset)
+PAPERS = snake.make_params()
+step = jax.jit(functools.partial(snake.step, PAPERS))
+reset = jax.jit(functools.partial(snake.reset, PAPERS))
 
 
 class SlowGame:

@@ -12,6 +12,7 @@ import pytest
 from bmg.environments import two_colors
 
 SIDE = 5
+PAPERS = two_colors.make_params()
 
 
 class Slow:
@@ -61,14 +62,15 @@ class Slow:
 def test_a_random_walk_is_the_slow_loop_s(respawn):
     count, flip_every = 3_000, 70
     keys = jax.random.split(jax.random.PRNGKey(3), 3)
-    start = two_colors.reset(keys[0])
+    params = two_colors.make_params(flip_every, respawn)
+    start = two_colors.reset(params, keys[0])
     actions = jax.random.randint(keys[1], (count,), 0, 4)
-    draws = two_colors.draws(keys[2], (count,))
+    draws = two_colors.draw(params, keys[2], (count,))
     assert draws.shape == (count, 3)
 
     def body(state, inputs):
-        state, reward = two_colors.step(state, *inputs, flip_every, respawn)
-        return state, (state, reward)
+        state, transition = two_colors.step(params, state, *inputs)
+        return state, (state, transition.reward)
 
     _, (states, rewards) = jax.jit(lambda: jax.lax.scan(body, start, (actions, draws)))()
     slow, collected = Slow(start, flip_every, respawn), collections.Counter()
@@ -94,10 +96,10 @@ def world(agent, blue, red, steps=0):
 def test_the_squares_change_places_every_100_000_steps(steps, blue_pays):
     right = jnp.int32(3)
     draw = jnp.full(3, 0.5)
-    _, reward = two_colors.step(world((0, 0), (0, 1), (4, 4), steps), right, draw)
-    assert reward == blue_pays
-    _, reward = two_colors.step(world((0, 0), (4, 4), (0, 1), steps), right, draw)
-    assert reward == -blue_pays
+    _, found = two_colors.step(PAPERS, world((0, 0), (0, 1), (4, 4), steps), right, draw)
+    assert found.reward == blue_pays
+    _, found = two_colors.step(PAPERS, world((0, 0), (4, 4), (0, 1), steps), right, draw)
+    assert found.reward == -blue_pays
 
 
 @pytest.mark.parametrize("collected", ["blue", "red"])
@@ -106,7 +108,9 @@ def test_a_square_jumps_to_any_free_cell_with_the_same_chance(collected):
     start = world((2, 2), near, far) if collected == "blue" else world((2, 2), far, near)
     # 23 free cells, 100 evenly spaced draws for each.
     draws = (np.arange(2_300) + 0.5) / 2_300
-    after, _ = jax.vmap(lambda d: two_colors.step(start, jnp.int32(3), jnp.full(3, d)))(draws)
+    after, _ = jax.vmap(lambda d: two_colors.step(PAPERS, start, jnp.int32(3), jnp.full(3, d)))(
+        draws
+    )
     counts = collections.Counter(np.asarray(getattr(after, collected)).tolist())
     free = set(range(25)) - {2 * SIDE + 3, 0}
     assert counts == dict.fromkeys(free, 100)
@@ -116,16 +120,16 @@ def test_a_square_jumps_to_any_free_cell_with_the_same_chance(collected):
 def test_the_largest_draw_is_a_cell_too():
     largest = np.nextafter(np.float32(1), np.float32(0))
     for respawn in ("collected", "all"):
-        after, _ = two_colors.step(
-            world((0, 0), (0, 1), (0, 2)), jnp.int32(3), jnp.full(3, largest), respawn=respawn
-        )
+        params = two_colors.make_params(respawn=respawn)
+        start = world((0, 0), (0, 1), (0, 2))
+        after, _ = two_colors.step(params, start, jnp.int32(3), jnp.full(3, largest))
         places = {int(x) for x in after[:3]}
         assert len(places) == 3 and max(places) == 24
 
 
 def test_new_worlds_are_all_the_same_likely():
     keys = jax.random.split(jax.random.PRNGKey(0), 20_000)
-    states = jax.vmap(two_colors.reset)(keys)
+    states = jax.vmap(two_colors.reset, (None, 0))(PAPERS, keys)
     cells = np.stack([np.asarray(x) for x in states[:3]])
     assert not np.any(states.steps)
     assert np.all((cells[0] != cells[1]) & (cells[1] != cells[2]) & (cells[0] != cells[2]))
@@ -136,15 +140,20 @@ def test_new_worlds_are_all_the_same_likely():
 
 
 def test_an_observation_names_six_coordinates():
-    seen = np.asarray(two_colors.observe(world((0, 4), (3, 1), (2, 2))))
+    seen = np.asarray(two_colors.observe(PAPERS, world((0, 4), (3, 1), (2, 2))))
     assert seen.shape == (two_colors.OBSERVATION_SIZE,) == (30,)
     assert np.flatnonzero(seen.reshape(6, 5)).tolist() == [0, 9, 13, 16, 22, 27]
     assert seen.sum() == 6 and set(seen.tolist()) == {0.0, 1.0}
 
 
-def test_states_keep_their_types_under_a_loop():
-    """A weaker type after a step would compile every program twice."""
-    state = two_colors.reset(jax.random.PRNGKey(0))
-    after, reward = jax.jit(two_colors.step)(state, jnp.int32(0), jnp.zeros(3))
-    assert not reward.weak_type
-    assert [x.weak_type for x in after] == [x.weak_type for x in state] == [False] * 4
+def test_a_smaller_grid_is_the_upper_left_part_of_the_largest():
+    params = two_colors.make_params(size=3)
+    keys = jax.random.split(jax.random.PRNGKey(0), 500)
+    starts = jax.vmap(two_colors.reset, (None, 0))(params, keys)
+    assert set(np.asarray(starts.red).tolist()) == set(range(9))
+    # From the middle of the right edge: a wall to the right, three cells in each direction.
+    start = two_colors.State(*map(jnp.int32, (5, 0, 8, 0)))
+    moved = [two_colors.step(params, start, jnp.int32(a), jnp.zeros(3))[0].agent for a in range(4)]
+    assert [int(cell) for cell in moved] == [2, 8, 4, 5]
+    seen = np.asarray(two_colors.observe(params, start)).reshape(3, 2, 5)
+    assert [np.flatnonzero(x).item() for x in seen.reshape(6, 5)] == [1, 2, 0, 0, 2, 2]

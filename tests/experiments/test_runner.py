@@ -16,8 +16,8 @@ from bmg.experiments import records as records_module
 from bmg.experiments import runner as runner_module
 from bmg.experiments.records import Records, read_csv, write_csv
 from bmg.experiments.runner import Runner
+from bmg.experiments.two_colors import experiment
 from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
-from bmg.experiments.two_colors.methods import make_lifetime
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
 
@@ -30,12 +30,11 @@ Q = TwoColorsConfig(
 STRETCH = 160
 
 
+def make_lifetime(config: TwoColorsConfig):
+    return experiment.make_lifetime(config)._replace(chunk_steps=500)
+
+
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
-
-
-@pytest.fixture(autouse=True)
-def short_chunks(monkeypatch):
-    monkeypatch.setattr(runner_module, "_CHUNK_STEPS", 500)
 
 
 def lived(runner: Runner, steps: int = 1_900):

@@ -53,11 +53,11 @@ def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
     assert result["complete"] is True and result["steps"] == 4_000
     assert "(No space left on device) cannot be written; the run goes on" in out
     (line,) = err.splitlines()
-    assert "the checkpoint of step" in line and "results.csv" in line
+    assert "the checkpoint of 4,000 environment steps" in line and "results.csv" in line
     assert not any(name.endswith(("npz", "csv")) for name in files(tmp_path))
     full.clear()
     code, out, _ = command("two-colors", "--workdir", "run", "--resume")
-    assert code == 0 and "no checkpoint in run: the run begins at step 0 again" in out
+    assert code == 0 and "no checkpoint in run: the run begins at 0 environment steps again" in out
     assert json.loads((tmp_path / "run/results.json").read_text())["complete"] is True
 
 

@@ -9,6 +9,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from bmg.experiments import plots
 from bmg.launch.console import RunConsole
@@ -86,7 +87,7 @@ def test_what_was_abandoned_is_not_drawn(command, run, monkeypatch):
     drawn = []
 
     def record(path, panels):
-        axis = plots.plt.figure().add_subplot()
+        axis = Figure().add_subplot()
         panels[0][1](axis)
         drawn.append([tuple(point) for point in axis.lines[0].get_xydata()])
 

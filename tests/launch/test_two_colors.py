@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from bmg.experiments.records import read_csv
-from bmg.experiments.two_colors.config import ActorCriticConfig
+from bmg.experiments.two_colors import experiment
+from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
+from bmg.experiments.two_colors.experiment import methods, score
 from bmg.experiments.two_colors.figures import (
     Run,
     best,
@@ -19,8 +21,6 @@ from bmg.experiments.two_colors.figures import (
     total_after,
     tuned,
 )
-from bmg.experiments.two_colors.methods import suite
-from bmg.launch.two_colors import TwoColorsConfig, score
 from bmg.storage.files import write_json
 from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
@@ -161,7 +161,7 @@ def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path, 
     from bmg.storage.run_directory import to_dict
 
     rng = np.random.default_rng(0)
-    for name, config in suite().items():
+    for name, config in methods().items():
         run = run_of(name, config, 3, rng)
         (tmp_path / "runs" / name).mkdir(parents=True)
         config_file(tmp_path / "runs" / name).write_text(json.dumps(to_dict(config)))
@@ -171,7 +171,7 @@ def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path, 
     names = [f"figure_{i}.png" for i in (2, 3, 7, 8, 9, 10, 11)]
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == sorted(names)
     pictures.assert_full(*names)
-    for name in suite():
+    for name in methods():
         assert name in out
 
 
@@ -185,7 +185,7 @@ def test_figures_of_what_there_is(command, tmp_path):
 def test_legends_tell_methods_apart():
     """Everything that the figures compare has its own name, also where it begins elsewhere."""
     rng = np.random.default_rng(0)
-    runs = [run_of(name, config, 1, rng) for name, config in suite().items()]
+    runs = [run_of(name, config, 1, rng) for name, config in methods().items()]
     for run in runs:
         own = dataclasses.replace(run.config.actor_critic, initial_entropy_weight=0.2)
         low = run._replace(config=dataclasses.replace(run.config, actor_critic=own))
@@ -229,21 +229,20 @@ def test_what_the_figures_read_off():
 
 def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatch):
     """Two of its methods, stopped after the first."""
-    import bmg.experiments.two_colors.methods as methods
     import bmg.launch.lifetimes as module
 
     wanted = {
         name: config
-        for name, config in suite().items()
+        for name, config in methods().items()
         if name in ("fixed-0.1", "bmg-l1-meta0", "q-fixed-0.1")
     }
-    monkeypatch.setattr(methods, "suite", lambda: wanted)
+    monkeypatch.setattr(experiment, "methods", lambda: wanted)
     ran = []
     real = module.run
 
-    def recording(experiment, config):
+    def recording(declaration, config):
         ran.append((config.path.name, config.steps, config.seeds, config.resume))
-        return real(experiment, config) if config.agent == "actor-critic" else 0
+        return real(declaration, config) if config.agent == "actor-critic" else 0
 
     monkeypatch.setattr(module, "run", recording)
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only *fixed*".split())

@@ -8,16 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.experiments.multistep import estimators, figures, mrp
+from bmg.experiments.mrp import figures as mrp_figures
+from bmg.experiments.mrp import value_prediction as mrp
+from bmg.experiments.mrp.config import MrpVarianceConfig
+from bmg.experiments.multistep import estimators, figures
 from bmg.experiments.multistep.config import (
     EstimatorsConfig,
-    MrpVarianceConfig,
     ObjectiveConfig,
-    SnakeVarianceConfig,
     milestones,
     objectives_of,
 )
+from bmg.experiments.records import Run
 from bmg.experiments.runner import Runner
+from bmg.experiments.snake import figures as snake_figures
+from bmg.experiments.snake.config import SnakeVarianceConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = MrpVarianceConfig(
@@ -108,11 +112,13 @@ def made_up(kind, n, mean, deviation, draws=100):
 def test_bias_floor_ratios_and_table_1():
     one = made_up("n-step", 1, [3.0, 0.0, 4.0, 0.0], [2.0, 1.0, 2.0, 1.0])
     three = made_up("n-step", 3, [0.0, 9.0, 0.0, 9.0], [4.0, 3.0, 8.0, 5.0], draws=400)
-    found, floor = estimators.bias(one, three, figures.EVEN)
+    found, floor = estimators.bias(one, three, mrp_figures.EVEN)
     np.testing.assert_allclose(found, 5 / np.sqrt(2), rtol=1e-5)  # two, 3 and 4 away
     np.testing.assert_allclose(floor, np.sqrt(((4 + 4) / 100 + (16 + 64) / 400) / 2), rtol=1e-5)
-    np.testing.assert_allclose(estimators.deviation(three, figures.EVEN), np.sqrt((16 + 64) / 2))
-    np.testing.assert_allclose(figures.relative_deviation(three, one), (2 + 3 + 4 + 5) / 4)
+    np.testing.assert_allclose(
+        estimators.deviation(three, mrp_figures.EVEN), np.sqrt((16 + 64) / 2)
+    )
+    np.testing.assert_allclose(snake_figures.relative_deviation(three, one), (2 + 3 + 4 + 5) / 4)
     np.testing.assert_allclose(figures.signal_to_noise(one), np.sqrt((25 - 10 / 100) / 10))
     # Means of nothing but noise have no signal.
     noise = np.random.default_rng(0).normal(size=(3, 400, 4))
@@ -125,19 +131,19 @@ def test_bias_floor_ratios_and_table_1():
     columns = {
         "episodes": np.array([[1.0] * 39 + [0.5]]), "returns": np.array([[1.0] * 38 + [9.0, 3.0]])
     }  # fmt: skip
-    np.testing.assert_allclose(figures.final_return(steps, columns), (9 * 10 + 3 * 5) / 12.5)
-    run = figures.Run("a", ObjectiveConfig("n-step", 3), steps, columns)
-    fixed = figures.Run("b", ObjectiveConfig("fixed", 1), steps, columns)
-    rows = {row.pop("objective"): row for row in figures.table_1([run, fixed], [three, one])}
+    np.testing.assert_allclose(snake_figures.final_return(steps, columns), (9 * 10 + 3 * 5) / 12.5)
+    run = Run("a", ObjectiveConfig("n-step", 3), steps, columns)
+    fixed = Run("b", ObjectiveConfig("fixed", 1), steps, columns)
+    rows = {row.pop("objective"): row for row in snake_figures.table_1([run, fixed], [three, one])}
     assert list(rows) == ["fixed", "n = 1", "n = 3"]
     assert rows["fixed"] == {"final return": "8.4", "deviation": "", "signal to noise": ""}
     assert rows["n = 3"]["deviation"] == "3.50" and rows["n = 3"]["final return"] == "8.4"
     assert rows["n = 1"]["deviation"] == "1.00" and rows["n = 1"]["final return"] == ""
     # Two of one kind keep a row each; another kappa is another kind.
-    twice = figures.table_1([run, run._replace(name="c")], [])
+    twice = snake_figures.table_1([run, run._replace(name="c")], [])
     assert [row["objective"] for row in twice] == ["n = 3 (a)", "n = 3 (c)"]
     mixed = [run._replace(config=ObjectiveConfig("mixed", 3, kappa=k)) for k in (0.1, 0.9)]
-    assert [row["objective"] for row in figures.table_1(mixed, [])] == [
+    assert [row["objective"] for row in snake_figures.table_1(mixed, [])] == [
         "3-mix, κ = 0.1", "3-mix, κ = 0.9"
     ]  # fmt: skip
 
@@ -146,7 +152,7 @@ def test_returns_of_stretches_without_an_episode_are_the_last_ones():
     columns = {
         "episodes": np.array([[0.0, 2.0, 0.0, 1.0]]), "returns": np.array([[0.0, 8.0, 0.0, 7.0]])
     }  # fmt: skip
-    np.testing.assert_array_equal(figures.episode_return(columns), [[0, 4, 4, 7]])
+    np.testing.assert_array_equal(snake_figures.episode_return(columns), [[0, 4, 4, 7]])
 
 
 def test_a_suite_without_anything_is_refused():
@@ -180,7 +186,7 @@ def test_kappa_and_the_trace_are_of_what_is_measured():
 def test_figures_of_suites_that_lack_a_kind(tmp_path, pictures):
     oracle = made_up("n-step", 40, [1.0] * 10, [1.0] * 10)
     for measured in ([made_up("n-step", 1, [0.0] * 10, [1.0] * 10)], []):
-        path = figures.draw_bias_and_variance([*measured, oracle], 40, tmp_path)
+        path = mrp_figures.draw_bias_and_variance([*measured, oracle], 40, tmp_path)
         assert path.exists()
         drawn = {label for panel in pictures[path.name] for label in panel.lines}
         assert any("n-step" in label for label in drawn) == bool(measured), drawn

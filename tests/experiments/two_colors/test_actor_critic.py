@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from bmg.meta import core
 from bmg.meta.objectives import BootstrapBatch
 from tests.experiments.two_colors import oracle
 
+observe = functools.partial(two_colors.observe, two_colors.make_params())
 OWN = ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,), rollout_length=8)
 RATE, GAMMA = OWN.learning_rate, OWN.discount
 CLIPPED = 0.1  # a norm that every gradient here exceeds
@@ -33,7 +35,7 @@ def start_of(config, seed=0):
     """A lifetime in float64, some updates old, so that its context is not empty."""
     lifetime = actor_critic.make_lifetime(config)
     state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
-    state, _ = lifetime.window(state)
+    state, _ = lifetime.window(state, None)
     # Larger meta-weights than the initial ones: the entropy weight then depends on the context.
     if state.meta is not None:
         params = jax.tree.map(lambda w: 2.0 * w + 0.1, state.meta.params)
@@ -87,8 +89,8 @@ def test_a_rollout_is_played_by_its_policy_in_the_world():
     deviation = np.sqrt(np.sum(pi * (1 - pi), axis=0))
     assert np.all(np.abs(np.sum(taken - pi, axis=0)) < 5 * deviation)
     assert world.steps == agent.world.steps + 20_000
-    np.testing.assert_array_equal(rollout.observation[0], two_colors.observe(agent.world))
-    np.testing.assert_array_equal(rollout.observation[-1], two_colors.observe(world))
+    np.testing.assert_array_equal(rollout.observation[0], observe(agent.world))
+    np.testing.assert_array_equal(rollout.observation[-1], observe(world))
     # -0.04 where no square was reached: neither square's coordinates have changed.
     squares = np.asarray(rollout.observation)[:, 10:]
     moved = np.any(squares[1:] != squares[:-1], axis=-1)
@@ -263,7 +265,7 @@ def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update()
     config = config_of(method="bmg", inner_steps=2, target_steps=3, meta_learning_rate=1e-2)
     lifetime = actor_critic.make_lifetime(config)
     state = oracle.double(lifetime.init(jax.random.PRNGKey(0)))
-    after, records = lifetime.window(state)
+    after, records = lifetime.window(state, None)
     assert lifetime.updates_per_window == 4
     assert {k: v.shape for k, v in records.items()} == dict.fromkeys(lifetime.columns, (4,))
     assert after.agent.world.steps == state.agent.world.steps + 4 * 8
@@ -298,4 +300,4 @@ def test_the_entropy_weight_is_about_a_half_at_first_and_fixed_where_it_is_fixed
 
 def start_records(config):
     lifetime = actor_critic.make_lifetime(config)
-    return lifetime.window(lifetime.init(jax.random.PRNGKey(0)))
+    return lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)

@@ -9,19 +9,22 @@ import pytest
 from bmg.environments import two_colors
 from bmg.experiments.runner import Runner
 from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
-from bmg.experiments.two_colors.methods import make_lifetime
+from bmg.experiments.two_colors.experiment import make_lifetime
+
+PAPERS = two_colors.make_params()
 
 
 def random_reward(steps: int = 50_000) -> float:
     """Reward per step of uniformly random actions."""
     world_key, action_key, draw_key = jax.random.split(jax.random.PRNGKey(0), 3)
     actions = jax.random.randint(action_key, (steps,), 0, two_colors.NUM_ACTIONS)
-    draws = two_colors.draws(draw_key, (steps,))
+    draws = two_colors.draw(PAPERS, draw_key, (steps,))
 
     def act(world, inputs):
-        return two_colors.step(world, *inputs)
+        world, transition = two_colors.step(PAPERS, world, *inputs)
+        return world, transition.reward
 
-    _, reward = jax.lax.scan(act, two_colors.reset(world_key), (actions, draws))
+    _, reward = jax.lax.scan(act, two_colors.reset(PAPERS, world_key), (actions, draws))
     return float(np.mean(reward))
 
 

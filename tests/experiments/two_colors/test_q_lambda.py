@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bmg.experiments.two_colors.networks import sigmoid_network
 from bmg.meta import core
 from tests.experiments.two_colors import oracle
 
+observe = functools.partial(two_colors.observe, two_colors.make_params())
 OWN = QLambdaConfig(hidden=(12, 9), meta_hidden=(6,), meta_inputs=7, learning_rate=1e-3)
 
 
@@ -33,7 +35,7 @@ def start_of(config, seed=0):
     lifetime = q_lambda.make_lifetime(config)
     state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
     for _ in range(3):
-        state, _ = lifetime.window(state)
+        state, _ = lifetime.window(state, None)
     return oracle.double(state)
 
 
@@ -86,7 +88,7 @@ def test_updates_are_the_slow_ones():
     decay = OWN.discount * OWN.trace_decay
     for count in range(1, 11):
         s_tm1, a_tm1, r_t = np.asarray(agent.observation), int(agent.action), float(agent.reward)
-        s_t = np.asarray(two_colors.observe(agent.world))
+        s_t = np.asarray(observe(agent.world))
         q_tm1, q_t = oracle.forward(x, s_tm1), oracle.forward(x, s_t)
         gradient = oracle.backward(x, s_tm1[None], np.eye(4)[[a_tm1]])
         error = r_t + OWN.discount * max(q_t) - q_tm1[a_tm1]
@@ -148,7 +150,7 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
     # Adam's first moment holds a tenth of the first moving average, a hundredth of the gradient.
     fresh = q_lambda.make_optimizer(1e-4, 0.9).init(state.meta.params)
     state = state._replace(meta=state.meta._replace(opt_state=fresh))
-    after, records = lifetime.window(state)
+    after, records = lifetime.window(state, None)
     gradient = jax.tree.map(lambda m: m / 0.01, after.meta.opt_state[1][0].mu)
 
     # The same L steps once more, with the behaviour of before.
@@ -159,7 +161,12 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
     seen, inputs = [], state.agent
 
     def recording(w, agent, batch, key):
-        seen.append((np.asarray(two_colors.observe(agent.world)), np.asarray(agent.context)))
+        seen.append(
+            (
+                np.asarray(observe(agent.world)),
+                np.asarray(agent.context),
+            )
+        )
         return step(w, agent, batch, key)
 
     key = jax.random.split(state.key)[1]
@@ -217,7 +224,7 @@ def test_actions_are_epsilon_greedy():
     count = 20_000
     keys = jax.random.split(jax.random.PRNGKey(2), count)
     actions = jax.jit(jax.vmap(lambda key: step(None, agent, None, key)[0].action))(keys)
-    q = oracle.forward(agent.params, np.asarray(two_colors.observe(agent.world)))
+    q = oracle.forward(agent.params, np.asarray(observe(agent.world)))
     expected = epsilon_greedy(q[None], [0.3])[0]
     frequency = np.bincount(np.asarray(actions), minlength=4) / count
     assert np.all(np.abs(frequency - expected) < 5 * np.sqrt(expected * (1 - expected) / count))
@@ -227,11 +234,11 @@ def test_actions_are_epsilon_greedy():
 def test_recorded_entropy_and_epsilon():
     config = config_of({"epsilon": 0.2}, method="fixed")
     lifetime = q_lambda.make_lifetime(config)
-    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)))
+    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)
     pi = np.array([0.85, 0.05, 0.05, 0.05])
     np.testing.assert_allclose(records["entropy"], [-np.sum(pi * np.log(pi))], rtol=1e-5)
     np.testing.assert_allclose(records["epsilon"], [0.2], rtol=1e-6)
     config = config_of(method="bmg", target_steps=4)
     lifetime = q_lambda.make_lifetime(config)
-    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)))
+    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)
     assert np.all(np.abs(records["epsilon"] - 0.5) < 0.2)

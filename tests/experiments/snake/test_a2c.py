@@ -12,10 +12,10 @@ import optax
 import pytest
 
 from bmg.environments import snake as world
-from bmg.experiments.multistep import config as config_module
-from bmg.experiments.multistep import snake
-from bmg.experiments.multistep.config import SnakeConfig
 from bmg.experiments.multistep.objectives import objective_batch, unrolled_batches
+from bmg.experiments.snake import a2c as snake
+from bmg.experiments.snake import config as config_module
+from bmg.experiments.snake.config import SnakeConfig
 from bmg.meta import core, matching
 from bmg.meta.objectives import mixture_weights
 
@@ -40,7 +40,7 @@ def _played(config: SnakeConfig, doubles: bool):
     for seed in range(200):
         state = jax.jit(fixed.init)(jax.random.PRNGKey(seed))
         for _ in range(3):
-            state, _ = window(state)
+            state, _ = window(state, None)
         if np.sum(state.agent.rollout.reward) and np.any(state.agent.rollout.discount == 0):
             return snake.make_network(config), snake.make_optimizer(config), state
     raise AssertionError("no fruit in 200 lifetimes")
@@ -167,7 +167,7 @@ def test_a_rollout_is_what_happened():
     )(KEY)
     noise = jax.random.split(jax.random.split(KEY)[1], (40, 3))
     replayed = agent.games
-    step = jax.jit(jax.vmap(world.step))
+    step = jax.jit(jax.vmap(functools.partial(world.step, world.make_params())))
     for t in range(40):
         np.testing.assert_array_equal(rollout.observation[t], replayed.observation)
         replayed, transition = step(replayed, rollout.action[t], noise[t])
@@ -257,7 +257,7 @@ def test_what_is_kept_is_the_first_update(objective):
     lifetime = snake.make_lifetime(config)
     network, optimizer = snake.make_network(config), snake.make_optimizer(config)
     state = jax.jit(lifetime.init)(KEY)
-    after, columns = jax.jit(lifetime.window)(state)
+    after, columns = jax.jit(lifetime.window)(state, None)
     assert set(columns) == set(lifetime.columns)
     _, key = jax.random.split(state.key)
     _, unroll_key, _ = jax.random.split(key, 3)
@@ -293,7 +293,7 @@ def test_records_and_the_falling_step_size():
     window, state = jax.jit(lifetime.window), jax.jit(lifetime.init)(KEY)
     for _ in range(config.steps // config.steps_per_update):
         rollout, before = state.agent.rollout, state.agent.params
-        state, columns = window(state)
+        state, columns = window(state, None)
         ended = np.asarray(rollout.discount) == 0
         assert columns["episodes"][0] == ended.sum()
         assert columns["returns"][0] == np.asarray(rollout.episode_return)[ended].sum()
@@ -302,7 +302,7 @@ def test_records_and_the_falling_step_size():
         pairs = zip(jax.tree.leaves(state.agent.params), jax.tree.leaves(before), strict=True)
         assert any(np.any(x != y) for x, y in pairs)
     last = state.agent.params
-    state, _ = window(state)
+    state, _ = window(state, None)
     for a, b in zip(jax.tree.leaves(state.agent.params), jax.tree.leaves(last), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 

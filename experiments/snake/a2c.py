@@ -13,6 +13,7 @@ Reference: Bonnet et al., "One Step at a Time", 2021, sections 2.2 and 2.3, appe
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,16 +23,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bmg.agents.losses import entropy, leaky_vtrace
+from bmg.agents.losses import entropy, leaky_vtrace, policy_gradient_loss
 from bmg.environments import snake
-from bmg.experiments.lifetime import Lifetime, MetaState, State, meta_window
-from bmg.experiments.multistep.config import SnakeConfig
+from bmg.experiments.lifetime import Lifetime, MetaState, State, fixed_window, meta_window
 from bmg.experiments.multistep.objectives import (
     descend,
     make_compute,
     objective_batch,
     unrolled_batches,
 )
+from bmg.experiments.snake.config import SnakeConfig
 from bmg.meta import diagnosis, matching
 from bmg.meta.differentiation import inner_gradient
 from bmg.meta.matching import Outputs
@@ -119,21 +120,25 @@ def collect(
     network: Network, params: hk.Params, games: snake.State, key: jax.Array, length: int
 ) -> tuple[snake.State, Rollout]:
     """A rollout under one policy; nothing in it is differentiated."""
-    batch = games.observation.shape[0]
+    batch = jax.tree.leaves(games)[0].shape[0]
     action_key, game_key = jax.random.split(key)
     noise = jax.random.gumbel(action_key, (length, batch, snake.NUM_ACTIONS))
-    keys = jax.random.split(game_key, (length, batch))
+    variant = snake.make_params()
+    keys = snake.draw(variant, game_key, (length, batch))
+    observe = jax.vmap(functools.partial(snake.observe, variant))
+    step = jax.vmap(functools.partial(snake.step, variant))
     params = jax.lax.stop_gradient(params)  # actions are samples: there is nothing to cut
 
     def act(games, random):
         noise, keys = random
-        logits = network.apply(params, games.observation).logits
+        observation = observe(games)
+        logits = network.apply(params, observation).logits
         action = jnp.argmax(logits + noise, axis=-1)  # a categorical sample
-        after, transition = jax.vmap(snake.step)(games, action, keys)
-        return after, (games.observation, action, *transition)
+        games, transition = step(games, action, keys)
+        return games, (observation, action, *transition)
 
     games, (observation, *rest) = jax.lax.scan(act, games, (noise, keys))
-    observation = jnp.concatenate([observation, games.observation[None]])
+    observation = jnp.concatenate([observation, observe(games)[None]])
     return games, Rollout(observation, *rest)
 
 
@@ -170,13 +175,6 @@ def return_errors(
     return jax.vmap(of_one, in_axes=1, out_axes=1)(value, rollout.reward, rollout.discount)
 
 
-def _policy_loss(outputs: Outputs, rollout: Rollout, advantage: jax.Array) -> jax.Array:
-    log_pi = jax.nn.log_softmax(outputs.logits[:-1])
-    # A product, not a gather: it is differentiated twice.
-    log_pi_a = jnp.sum(log_pi * jax.nn.one_hot(rollout.action, snake.NUM_ACTIONS), axis=-1)
-    return -jnp.mean(advantage * log_pi_a)
-
-
 def a2c_loss(
     outputs: Outputs, constants: Outputs, hyper: Hyperparameters, rollout: Rollout
 ) -> tuple[jax.Array, jax.Array]:
@@ -196,7 +194,7 @@ def a2c_loss(
     critic_loss = 0.5 * jnp.mean(jnp.square(target - outputs.value[:-1]))
     mean_entropy = jnp.mean(entropy(outputs.logits[:-1]))
     loss = (
-        _policy_loss(outputs, rollout, advantage)
+        policy_gradient_loss(outputs.logits[:-1], rollout.action, advantage)
         + hyper.critic_weight * critic_loss
         - hyper.entropy_weight * mean_entropy
     )
@@ -213,7 +211,8 @@ def make_outer_loss(network: Network, config: SnakeConfig):
         advantage = return_errors(
             outputs.value, rollout, config.outer_discount, config.outer_trace_decay
         )
-        return _policy_loss(outputs, rollout, jax.lax.stop_gradient(advantage)), {}
+        advantage = jax.lax.stop_gradient(advantage)
+        return policy_gradient_loss(outputs.logits[:-1], rollout.action, advantage), {}
 
     return loss
 
@@ -289,24 +288,24 @@ def make_lifetime(config: SnakeConfig) -> Lifetime:
     def init(key: jax.Array) -> State:
         params_key, games_key, rollout_key, key = jax.random.split(key, 4)
         params = network.init(params_key)
-        games = jax.vmap(snake.reset)(jax.random.split(games_key, config.environments))
+        reset = functools.partial(snake.reset, snake.make_params())
+        games = jax.vmap(reset)(jax.random.split(games_key, config.environments))
         games, rollout = collect(network, params, games, rollout_key, config.rollout_length)
         meta_params = initial_logits(config)
         meta = MetaState(meta_params, meta_optimizer.init(meta_params))
         return State(Agent(params, optimizer.init(params), games, rollout), meta, key)
 
-    def fixed_window(state: State):
-        next_key, key = jax.random.split(state.key)
-        agent, mean_entropy = step(state.meta.params, state.agent, None, key)
-        return State(agent, state.meta, next_key), records(state, mean_entropy, jnp.float32(0))
+    def unlearned(state: State, data: None):
+        after, mean_entropy = fixed_window(step, state)
+        return after, records(state, mean_entropy, jnp.float32(0))
 
     if config.objective == "fixed":
-        return Lifetime(init, fixed_window, 1, config.steps_per_update, COLUMNS, convolves=True)
+        return Lifetime(init, unlearned, 1, config.steps_per_update, COLUMNS, convolves=True)
 
     compute = make_meta_gradient(network, optimizer, config)
     unrolled, batch = len(unrolled_batches(config)), objective_batch(config)
 
-    def window(state: State):
+    def window(state: State, data: None):
         after, result = meta_window(compute, meta_optimizer, unrolled, batch, state)
         return after, records(state, result.aux[0], diagnosis.norm(result.gradient))
 

@@ -23,7 +23,7 @@ import optax
 
 from bmg.environments import markov_reward
 from bmg.experiments.lifetime import Lifetime, MetaState, State
-from bmg.experiments.multistep.config import MrpConfig
+from bmg.experiments.mrp.config import MrpConfig
 from bmg.experiments.multistep.objectives import (
     descend,
     make_compute,
@@ -56,8 +56,8 @@ def make_network(config: MrpConfig) -> Mlp:
 
 def values(network: Mlp, params: hk.Params) -> jax.Array:
     """v(s_0) ... v(s_9): [10]."""
-    states = jnp.arange(NUM_STATES)[:, None] / (NUM_STATES - 1)
-    return network.apply(params, states)[:, 0]
+    observe = functools.partial(markov_reward.observe, markov_reward.make_params())
+    return network.apply(params, jax.vmap(observe)(jnp.arange(NUM_STATES)))[:, 0]
 
 
 def targets(rewards: jax.Array, discount: jax.Array, form: str) -> jax.Array:
@@ -90,7 +90,8 @@ def undiscounted(rewards: jax.Array) -> jax.Array:
 def draw_rewards(key: jax.Array, config: MrpConfig) -> jax.Array:
     """The mean rewards of a batch of episodes: [10]. Targets are linear in rewards, and an episode
     visits every state: the gradient of the squared error is that against the mean target."""
-    return jnp.mean(markov_reward.episodes(key, config.batch_size), axis=0)
+    variant = markov_reward.make_params()
+    return jnp.mean(markov_reward.episodes(variant, key, config.batch_size), axis=0)
 
 
 def squared_error(value: jax.Array, target: jax.Array) -> jax.Array:
@@ -158,7 +159,7 @@ def make_lifetime(config: MrpConfig) -> Lifetime:
     meta_optimizer = optax.adam(config.meta_learning_rate)
     step = make_step(network, optimizer, config)
     logit = math.log(config.discount / (1 - config.discount))
-    true_values = jnp.asarray(markov_reward.true_values())
+    true_values = jnp.asarray(markov_reward.true_values(markov_reward.make_params()))
 
     def init(key: jax.Array) -> State:
         params_key, key = jax.random.split(key)
@@ -169,7 +170,7 @@ def make_lifetime(config: MrpConfig) -> Lifetime:
 
     estimate = None if config.objective == "fixed" else make_estimate(config)
 
-    def window(state: State):
+    def window(state: State, data: None):
         next_key, step_key, estimate_key = jax.random.split(state.key, 3)
         agent, _ = step(state.meta.params, state.agent, None, step_key)
         meta, deviation, norm = state.meta, jnp.float32(0), jnp.float32(0)

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from bmg.environments import markov_reward
-from bmg.experiments.multistep import mrp
-from bmg.experiments.multistep.config import MrpConfig
+from bmg.experiments.mrp import value_prediction as mrp
+from bmg.experiments.mrp.config import MrpConfig
 from bmg.experiments.multistep.objectives import objective_batch, unrolled_batches
 from bmg.meta.objectives import mixture_weights
 
@@ -44,7 +44,7 @@ def test_the_gradient_is_that_of_every_episodes_squared_error():
     network = mrp.make_network(config)
     params = network.init(KEY)
     discount = jnp.linspace(0.2, 0.9, 10)
-    episodes = markov_reward.episodes(KEY, 6)
+    episodes = markov_reward.episodes(markov_reward.make_params(), KEY, 6)
 
     def written(params):
         errors = [
@@ -96,7 +96,7 @@ def test_what_is_kept_is_the_first_update(objective):
     optimizer = mrp.make_optimizer(config)
     lifetime = mrp.make_lifetime(config)
     state = lifetime.init(KEY)
-    after, _ = jax.jit(lifetime.window)(state)
+    after, _ = jax.jit(lifetime.window)(state, None)
     step = mrp.make_step(network, optimizer, config)
     expected, _ = step(state.meta.params, state.agent, None, jax.random.split(state.key, 3)[1])
     for a, b in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected)):
@@ -122,7 +122,8 @@ def discounts_learned(objective, **changes):
         objective=objective, inner_steps=3, meta_learning_rate=5e-2, estimates=64, **changes
     )
     lifetime = mrp.make_lifetime(config)
-    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: lifetime.window(s), state, length=200))
+    window = lifetime.window
+    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: window(s, None), state, length=200))
     _, columns = run(lifetime.init(KEY))
     assert set(columns) == set(lifetime.columns)
     error = columns["value_error"][:, 0]
@@ -150,7 +151,7 @@ def test_bootstrapped_discounts_of_noise_fall_without_momentum(objective):
 
 def test_nothing_is_meta_learned_where_it_is_fixed():
     lifetime = mrp.make_lifetime(MrpConfig(objective="fixed", discount=0.8))
-    _, records = jax.jit(lifetime.window)(lifetime.init(KEY))
+    _, records = jax.jit(lifetime.window)(lifetime.init(KEY), None)
     np.testing.assert_allclose(records["discount_3"], 0.8, rtol=1e-6)
     assert records["meta_gradient_norm"] == 0
 

@@ -1,0 +1,60 @@
+"""Environments that are part of the compiled program: one protocol, pure functions without a batch.
+
+What a step draws is given to it, so that a whole rollout's can be drawn at once:
+
+    random = world.draw(params, key, (T,))
+    def act(state, random):
+        action = policy(world.observe(params, state))
+        state, transition = world.step(params, state, action, random)
+        return state, (action, transition)
+    jax.lax.scan(act, world.reset(params, reset_key), random)
+
+What tells variants of an environment apart are its parameters, a NamedTuple of arrays: `jax.vmap`
+over stacked ones runs many variants in one program. Sizes are padded: arrays have the largest
+variant's shape. Parameters that are constants of the program cost nothing there.
+
+The modules `two_colors`, `snake` and `markov_reward` are such environments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+PyTree = Any
+
+
+class Transition(NamedTuple):
+    """What one step brings; an environment may add fields of its own."""
+
+    reward: jax.Array  # float32 [], r_t
+    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
+
+
+class Environment(Protocol):
+    """An in-graph environment; a module is one."""
+
+    NUM_ACTIONS: int
+    OBSERVATION_SHAPE: tuple[int, ...]
+
+    def reset(self, params: PyTree, key: jax.Array) -> PyTree:
+        """The state at the beginning."""
+
+    def draw(self, params: PyTree, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
+        """What so many steps draw: arrays [*shape, ...]."""
+
+    def step(
+        self, params: PyTree, state: PyTree, action: jax.Array, random: PyTree
+    ) -> tuple[PyTree, Transition]:
+        """One step; after an episode's last one the state is the next one's first.
+
+        Args:
+          params: of the environment.
+          state: before the step.
+          action: int32 [], below `NUM_ACTIONS`.
+          random: one element of what `draw` gives.
+        """
+
+    def observe(self, params: PyTree, state: PyTree) -> jax.Array:
+        """What the agent sees: float32 of `OBSERVATION_SHAPE`."""

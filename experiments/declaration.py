@@ -1,0 +1,67 @@
+"""What an experiment is to the commands that run it: one declaration, and one module of functions.
+
+    EXPERIMENT = Experiment("two-colors", TwoColorsConfig, "bmg.experiments.two_colors.experiment")
+
+`launch.experiment` does the rest for all experiments: options, run directories, seeds side by side,
+checkpoints, going on, tables, `all`, `variance` and `figures`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bmg.experiments.config import FiguresOptions, LifetimesConfig, SuiteOptions
+from bmg.experiments.records import Run
+
+if TYPE_CHECKING:
+    from bmg.experiments.lifetime import Lifetime
+
+# What `draw` tells of: a line, the rows of a table, or a picture that it has written.
+Shown = str | list[dict[str, Any]] | pathlib.Path
+
+
+class Functions(Protocol):
+    """What the module of an experiment offers. It is imported once something is to be done, and may
+    import what it likes."""
+
+    def make_lifetime(self, config: LifetimesConfig) -> Lifetime:
+        """The agent and its world."""
+
+    def summarise(
+        self, config: LifetimesConfig, steps: np.ndarray, columns: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """JSON values for results.json, of rows that end at `steps` [n]; columns [S, n]."""
+
+    def suite(self, options: SuiteOptions) -> dict[str, LifetimesConfig]:
+        """Where the declaration has a `suite`: a run directory's name -> what runs there."""
+
+    def draw(self, runs: Sequence[Run], options: FiguresOptions) -> Iterable[Shown]:
+        """Where the declaration has `figures`: writes them, and tells what the runs came to."""
+
+    def make_estimate(self, config: LifetimesConfig) -> Callable[[Any, Any], Any]:
+        """Where the declaration has a `variance`: (state, key) -> one meta-gradient."""
+
+
+class Experiment(NamedTuple):
+    """An experiment's declaration."""
+
+    command: str  # as the user types it after `bmg`
+    config: type[LifetimesConfig]  # of a run
+    module: str  # "package.module" that offers `Functions`
+    suite: SuiteOptions | None = None  # options of `all`, as they are by default
+    figures: FiguresOptions | None = None  # likewise of `figures`
+    # Of a run that measures meta-gradients on its way: a `multistep.config.EstimatorsConfig` as
+    # well as the experiment's own.
+    variance: type[LifetimesConfig] | None = None
+    # Whether a run cannot be made longer: something follows a schedule over its steps.
+    steps_fixed: bool = False
+
+    @property
+    def functions(self) -> Functions:
+        """The module, imported now."""
+        return importlib.import_module(self.module)

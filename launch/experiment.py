@@ -1,0 +1,95 @@
+"""`bmg two-colors`, `bmg mrp`, `bmg snake`, `bmg package.module:NAME`: a run of an experiment, all
+its methods one after the other, measurements, figures."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import sys
+
+from bmg.experiments.declaration import Experiment
+from bmg.launch.lifetimes import measuring, parse, run, run_each
+from bmg.launch.options import parse_options
+
+
+def main(name: str, arguments: list[str]) -> int:
+    """Runs the command of an experiment.
+
+    Args:
+      name: `package.module:NAME` of its declaration.
+      arguments: what follows the command.
+
+    Returns:
+      The exit code: 0 complete, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: bad input, one line.
+    """
+    experiment = find(name)
+    commands = {}
+    if experiment.suite:
+        commands["all"] = run_all, "run every method, one after the other"
+    if experiment.variance:
+        commands["variance"] = run_variance, "measure meta-gradients along one trajectory"
+    if experiment.figures:
+        commands["figures"] = draw, "redraw the figures from such runs, and print their results"
+    if arguments and arguments[0] in commands:
+        command, _ = commands[arguments[0]]
+        return command(experiment, arguments[1:])
+    if arguments[:1] in (["-h"], ["--help"]):
+        width = max(map(len, commands), default=0)
+        for word, (_, meaning) in commands.items():
+            print(f"bmg {experiment.command} {word:<{width}}   {meaning}")
+        print()
+    return run(experiment, parse(experiment, arguments))
+
+
+def find(name: str) -> Experiment:
+    """The declaration of that name, in an installed package or in the working directory.
+
+    Raises:
+      ValueError: there is none; one line.
+    """
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        raise ValueError(f"no experiment {name!r}: {error}.") from None
+    if not isinstance(found, Experiment):
+        raise ValueError(f"no experiment {name!r}: {module} has no declaration {attribute!r}.")
+    return found
+
+
+def run_all(experiment: Experiment, arguments: list[str]) -> int:
+    """Runs what is missing of its methods."""
+    options = _options(experiment, "all", experiment.suite, arguments)
+    return run_each(experiment, experiment.functions.suite(options), pathlib.Path(options.root))
+
+
+def run_variance(experiment: Experiment, arguments: list[str]) -> int:
+    """Runs what measures meta-gradients on its way."""
+    experiment = measuring(experiment)
+    return run(experiment, parse(experiment, arguments))
+
+
+def draw(experiment: Experiment, arguments: list[str]) -> int:
+    """Draws the figures that the runs in a folder suffice for."""
+    from bmg.experiments.records import load_runs
+    from bmg.launch.tables import print_table
+
+    options = _options(experiment, "figures", experiment.figures, arguments)
+    runs = load_runs(experiment.config, pathlib.Path(options.root))
+    for shown in experiment.functions.draw(runs, options):
+        if isinstance(shown, list):
+            print_table(shown)
+        else:
+            print(shown)
+    return 0
+
+
+def _options(experiment: Experiment, command: str, default, arguments: list[str]):
+    """Options of a command, `default` with what was typed."""
+    return parse_options(type(default), f"bmg {experiment.command} {command}", arguments, default)

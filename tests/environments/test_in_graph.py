@@ -1,0 +1,155 @@
+"""What all in-graph environments promise, whatever their rules."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmg.environments import in_graph, markov_reward, snake, two_colors
+
+KEY = jax.random.PRNGKey(0)
+STEPS = 60
+
+
+class Case(NamedTuple):
+    """An environment and variants of it, of which each plays differently."""
+
+    world: in_graph.Environment
+    variants: list
+
+
+CASES = [
+    Case(
+        two_colors,
+        [
+            two_colors.make_params(),
+            two_colors.make_params(flip_every=7),
+            two_colors.make_params(respawn="all", size=3),
+            two_colors.make_params(size=2),
+        ],
+    ),
+    Case(snake, [snake.make_params(), snake.make_params(time_limit=3), snake.make_params(1)]),
+    Case(
+        markov_reward,
+        [
+            markov_reward.make_params(),
+            markov_reward.make_params(length=4, noise=0.5),
+            markov_reward.make_params(even_reward=-2.0),
+        ],
+    ),
+]
+NAMES = [case.world.__name__.rpartition(".")[2] for case in CASES]
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"), pytest.mark.parametrize("case", CASES, ids=NAMES)
+]  # fmt: skip
+
+
+def play(world, params, key, steps: int = STEPS):
+    """Random actions in a scan: the last state, observations [T + 1, ...], transitions [T]."""
+    reset_key, action_key, draw_key = jax.random.split(key, 3)
+    actions = jax.random.randint(action_key, (steps,), 0, world.NUM_ACTIONS)
+
+    def act(state, inputs):
+        after, transition = world.step(params, state, *inputs)
+        return after, (world.observe(params, state), transition)
+
+    random = world.draw(params, draw_key, (steps,))
+    state, (seen, transitions) = jax.lax.scan(
+        act, world.reset(params, reset_key), (actions, random)
+    )
+    return state, jnp.concatenate([seen, world.observe(params, state)[None]]), transitions
+
+
+def stacked(variants):
+    return jax.tree.map(lambda *x: jnp.stack(x), *variants)
+
+
+def same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_parameters_are_arrays_of_one_shape(case):
+    for variant in case.variants:
+        for a, b in zip(variant, case.variants[0], strict=True):
+            assert isinstance(a, jax.Array) and (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_shapes_and_types_stay_the_same(case):
+    """A state of a weaker type after a step would compile every program twice."""
+    world, (params, *_) = case
+    state = jax.eval_shape(world.reset, params, KEY)
+    action = jax.ShapeDtypeStruct((), jnp.int32)
+    for lead in ((), (3,), (3, 2)):
+        random = jax.eval_shape(lambda: world.draw(params, KEY, lead))
+        assert all(x.shape[: len(lead)] == lead for x in jax.tree.leaves(random))
+        if not lead:
+            after, transition = jax.eval_shape(world.step, params, state, action, random)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.weak_type), state
+    )
+    for x in transition:
+        assert (x.shape, x.dtype, x.weak_type) == ((), jnp.float32, False)
+    seen = jax.eval_shape(world.observe, params, state)
+    assert (seen.shape, seen.dtype) == (world.OBSERVATION_SHAPE, jnp.float32)
+
+
+def test_one_program_over_variants_plays_as_each_alone(case):
+    """Also with its parameters as constants of its program."""
+    world, variants = case
+    together = jax.jit(jax.vmap(lambda params: play(world, params, KEY)))(stacked(variants))
+    alone = [jax.jit(lambda params=params: play(world, params, KEY))() for params in variants]
+    for index, expected in enumerate(alone):
+        same(jax.tree.map(lambda x, i=index: x[i], together), expected)
+    transitions = [np.stack([*found[2]]) for found in alone]
+    for index, found in enumerate(transitions):
+        for other in transitions[:index]:
+            assert np.any(found[:2] != other[:2]), "variants that play alike show nothing"
+
+
+def test_a_scan_is_one_step_after_the_other(case):
+    world, variants = case
+    params = variants[1]
+    reset_key, action_key, draw_key = jax.random.split(KEY, 3)
+    actions = jax.random.randint(action_key, (12,), 0, world.NUM_ACTIONS)
+    random = world.draw(params, draw_key, (12,))
+    step, state = jax.jit(world.step), world.reset(params, reset_key)
+    last, seen, transitions = play(world, params, KEY, 12)
+    for t in range(12):
+        np.testing.assert_array_equal(seen[t], world.observe(params, state))
+        state, transition = step(
+            params, state, actions[t], jax.tree.map(lambda x, t=t: x[t], random)
+        )
+        same(transition, jax.tree.map(lambda x, t=t: x[t], transitions))
+    same(state, last)
+
+
+def test_the_key_alone_decides(case):
+    world, (params, *_) = case
+    run = jax.jit(lambda key: play(world, params, key))
+    first = run(KEY)
+    same(run(jax.random.PRNGKey(0)), first)
+    others = jax.jit(jax.vmap(lambda key: play(world, params, key)))(
+        jax.random.split(jax.random.PRNGKey(1), 8)
+    )
+    played = np.concatenate([others[1].reshape(8, -1), others[2].reward], axis=1)
+    assert len({row.tobytes() for row in played}) == 8
+    # Drawn at once or a part at a time, steps do not share what they draw.
+    random = np.asarray(world.draw(params, KEY, (50, 4)))
+    assert len({x.tobytes() for x in random.reshape(200, -1)}) == 200
+
+
+def test_what_is_seen_and_paid_is_finite(case):
+    world, variants = case
+    keys = jax.random.split(KEY, 16)
+    of_all = jax.vmap(lambda params: jax.vmap(lambda key: play(world, params, key))(keys))
+    _, seen, transitions = jax.jit(of_all)(stacked(variants))
+    assert np.all(np.isfinite(seen)) and np.all((seen >= 0) & (seen <= 1))
+    assert np.all(np.isfinite(transitions.reward)) and np.any(transitions.reward)
+    assert set(np.unique(transitions.discount)) <= {0.0, 1.0}
+    assert np.any(np.asarray(seen)[:, :, 1:] != np.asarray(seen)[:, :, :-1])
