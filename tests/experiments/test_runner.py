@@ -7,6 +7,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from bmg.experiments import records as records_module
 from bmg.experiments import runner as runner_module
+from bmg.experiments.lifetime import Lifetime, State
 from bmg.experiments.records import Records, read_csv, write_csv
 from bmg.experiments.runner import Runner
 from bmg.experiments.two_colors import experiment
@@ -91,6 +93,43 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(config, tmp_path):
     assert second.restore() == []
     assert second.records.steps == first.records.steps
     same(lived(second), whole, rtol=0)
+
+
+@pytest.mark.parametrize("convolves", [False, True])
+def test_data_are_an_argument_that_all_lifetimes_read(monkeypatch, convolves):
+    """A few-shot learner in little: each window is a mean over examples drawn for it, and counts as
+    one. As constants, the examples would be a part of the program."""
+    data = {"images": np.random.default_rng(0).normal(size=(64, 32, 32)).astype(np.float32)}
+    two = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: two)
+
+    def init(key):
+        return State(None, None, key)
+
+    def drawn(state):
+        next_key, key = jax.random.split(state.key)
+        return next_key, jax.random.choice(key, 64, (4,))
+
+    def window(state, data):
+        next_key, index = drawn(state)
+        brightness = jnp.mean(data["images"][index])
+        return State(None, None, next_key), {"brightness": brightness[None]}
+
+    lifetime = Lifetime(init, window, 1, 1, ("brightness",), convolves, data, chunk_steps=3)
+    runner = Runner(lifetime, 3, 5, 2)
+    assert runner.chunk_windows == (1 if convolves else 3)
+    steps, columns = lived(runner, 6)
+    np.testing.assert_array_equal(steps, [2, 4, 6])
+    for seed in range(3):
+        state, expected = init(jax.random.PRNGKey(5 + seed)), []
+        for _ in range(6):
+            key, index = drawn(state)
+            expected.append(data["images"][np.asarray(index)].mean())
+            state = state._replace(key=key)
+        expected = np.reshape(expected, (3, 2)).mean(1)
+        np.testing.assert_allclose(columns["brightness"][seed], expected, atol=1e-6)
+    program = runner._chunk.lower(runner._progress.state, runner._data).compile()
+    assert program.memory_analysis().argument_size_in_bytes >= data["images"].nbytes
 
 
 def test_a_signal_while_recording_leaves_one_step_whole(tmp_path, monkeypatch):
