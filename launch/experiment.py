@@ -3,14 +3,12 @@ its methods one after the other, measurements, figures."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import pathlib
-import sys
 
 from bmg.experiments.declaration import Experiment
 from bmg.launch.lifetimes import measuring, parse, run, run_each
 from bmg.launch.options import parse_options
+from bmg.storage.modules import load_named
 
 
 def main(name: str, arguments: list[str]) -> int:
@@ -51,15 +49,9 @@ def find(name: str) -> Experiment:
     Raises:
       ValueError: there is none; one line.
     """
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except (ModuleNotFoundError, ValueError, TypeError) as error:
-        raise ValueError(f"no experiment {name!r}: {error}.") from None
+    found = load_named(name)
     if not isinstance(found, Experiment):
-        raise ValueError(f"no experiment {name!r}: {module} has no declaration {attribute!r}.")
+        raise ValueError(f"{name} is a {type(found).__name__}; give an Experiment.")
     return found
 
 

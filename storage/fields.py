@@ -19,7 +19,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, TypeVar
 
-from bmg.storage.modules import is_function_name
+from bmg.storage.modules import is_qualified
 
 Config = TypeVar("Config")
 
@@ -64,7 +64,7 @@ class Names:
     known: tuple[str, ...]
 
     def __contains__(self, value: str) -> bool:
-        return value in self.known or is_function_name(value)
+        return value in self.known or is_qualified(value)
 
     def describe(self) -> str:
         """All of them."""

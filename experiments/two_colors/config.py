@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bmg.environments import two_colors
 from bmg.experiments.config import LifetimesConfig, SuiteOptions, check_lifetimes
@@ -19,7 +19,6 @@ from bmg.storage.fields import (
     check_fields,
 )
 
-_RENAMED = {"kl_reduction": "matching_reduction"}  # former name -> today's
 _RENAMED_MATCHING = {"kl-1": "kl", "kl-2": "reverse_kl", "symmetric": "symmetric_kl"}
 
 
@@ -57,14 +56,10 @@ class ActorCriticConfig:
     uses, or the one its last update has used. The paper says both. Ours."""
     matching_reduction: Literal["mean", "sum"] = "mean"
     """Of the KL over the states of a rollout. Ours: Table 1 averages losses."""
+    FORMER_NAMES: ClassVar[dict[str, str]] = {"kl_reduction": "matching_reduction"}
 
     def __post_init__(self):
         check_fields(self)
-
-    @staticmethod
-    def from_older(values: dict) -> dict:
-        """What a configuration of an older version says, in today's words."""
-        return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(command, tmp_path):
     for name, words in [
         ("none:make", ["none:make", "No module named 'none'"]),
         ("broken:make", ["broken:make", "nothing_of_this_name"]),
-        ("no_function:make", ["no_function:make", "no function"]),
+        ("no_function:make", ["no_function:make", "is a int; give a function"]),
         ("no_function:other", ["no_function:other", "'other'"]),
         ("no_function", ["no_function", "impala, stacx, bmg, package.module:function"]),
         ("a b:make", ["a b:make", "impala, stacx, bmg, package.module:function"]),

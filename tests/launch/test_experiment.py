@@ -97,13 +97,15 @@ def test_it_has_no_command_that_it_does_not_declare(command):
     assert "--inner-steps" in out
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["nothing.of.that.kind:EXPERIMENT", "tests.launch.quadratic:NOTHING", "bmg.meta.core:step",
-     ":", "a:", ":b", "..:x", ".a:b", "a b:c", "\0:x", "bmg.experiments.mrp:EXPERIMENT.config"],
-)  # fmt: skip
-def test_what_is_no_experiment_is_one_line(command, name):
-    assert "no experiment" in command.refused(name, "--steps", 5)
+def test_what_is_no_experiment_is_one_line(command):
+    for name, words in [
+        ("nothing.of.that.kind:EXPERIMENT", "cannot be imported: No module named 'nothing'"),
+        ("tests.launch.quadratic:NOTHING", "cannot be imported: module"),
+        ("bmg.meta.core:unroll", "is a function; give an Experiment"),
+        ("bmg.experiments.mrp:EXPERIMENT.config", "is not of the form package.module:name"),
+        *((name, "is not of the form") for name in (":", "a:", ":b", "..:x", ".a:b", "a b:c", "\0:x")),
+    ]:  # fmt: skip
+        assert words in command.refused(name, "--steps", 5), name
 
 
 def test_the_packages_own_are_found_by_their_commands():
