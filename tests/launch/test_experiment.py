@@ -103,8 +103,8 @@ def test_what_is_no_experiment_is_one_line(command):
         ("tests.launch.quadratic:NOTHING", "cannot be imported: module"),
         ("bmg.meta.core:unroll", "is a function; give an Experiment"),
         ("bmg.experiments.mrp:EXPERIMENT.config", "is not of the form package.module:name"),
-        *((name, "is not of the form") for name in (":", "a:", ":b", "..:x", ".a:b", "a b:c", "\0:x")),
-    ]:  # fmt: skip
+        *((x, "is not of the form") for x in (":", "a:", ":b", "..:x", ".a:b", "a b:c", "\0:x")),
+    ]:
         assert words in command.refused(name, "--steps", 5), name
 
 
