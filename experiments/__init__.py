@@ -1,1 +1,1 @@
-"""The papers' experiments beside Atari: an environment, an agent and a meta-objective each."""
+"""The papers' experiments beside Atari: one folder and one declaration each; what runs them all."""

@@ -37,7 +37,8 @@ _COMMANDS = {
 }
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
-    "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version."
+    "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version.\n"
+    "bmg package.module:NAME runs an experiment of your own; see bmg/experiments/declaration.py."
 )
 
 
