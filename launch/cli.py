@@ -81,6 +81,10 @@ def _run(arguments: list[str]) -> int:
 
             return experiment.main(target, arguments[1:])
         return importlib.import_module(target).main(arguments[1:])
+    except ModuleNotFoundError as error:  # what an extra would have installed
+        if not error.name or error.name.partition(".")[0] == "bmg":
+            raise
+        return fail(f"{error.name} is not installed; give pip install 'bmg[all]', or make setup.")
     except OSError as error:  # no permission, a full disk
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:

@@ -364,6 +364,12 @@ def test_the_console_script_is_installed():
     assert result.returncode == 2 and "Did you mean train?" in result.stderr
 
 
+def test_a_package_that_is_not_installed_is_named_with_the_remedy(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)  # as where only the core is installed
+    line = command.refused("train", "--game", "catch")
+    assert "tyro is not installed" in line and "bmg[all]" in line
+
+
 def test_an_error_of_the_system_is_one_line(command, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device", "runs/catch/config.json")
