@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import shutil
 
 import jax
@@ -15,16 +14,16 @@ from bmg.agents.factory import make_agent
 from bmg.agents.trajectory import UpdateBatch
 from tests.agents import oracle
 from tests.agents.data import NUM_ACTIONS, OBSERVATION_SHAPE, TINY, as_data, random_trajectories
+from tests.examples.loading import FOLDER
 from tests.launch import commands
 
-FILE = pathlib.Path(__file__).parents[2] / "examples" / "reinforce.py"
 OPTIONS = "--game catch --learner.replay-batch 0 --agent.optimizer.learning-rate 2e-3".split()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A user's folder, with the file in it and nothing else."""
-    shutil.copy(FILE, tmp_path)
+    shutil.copy(FOLDER / "reinforce.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

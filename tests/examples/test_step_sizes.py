@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parents[2] / "examples" / "step_sizes.py"
+from tests.examples.loading import load
 
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("step_sizes", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+example = load("step_sizes")
 
 
 @pytest.mark.parametrize("name", ["ordinary", "bootstrapped"])
-def test_the_inputs_get_step_sizes_of_their_own(example, name):
+def test_the_inputs_get_step_sizes_of_their_own(name):
     loss, step_sizes = example.train(name)
     _, early = example.train(name, updates=20)
     assert loss < 1e-9

@@ -13,9 +13,10 @@ import pytest
 
 from bmg.experiments.records import read_csv
 from bmg.launch import cli, experiment
-from tests.launch import quadratic
+from tests.examples.loading import load
 from tests.launch.commands import json_of
 
+quadratic = load("quadratic")
 NAME = quadratic.EXPERIMENT.command
 
 
@@ -101,7 +102,7 @@ def test_it_has_no_command_that_it_does_not_declare(command):
 def test_what_is_no_experiment_is_one_line(command):
     for name, words in [
         ("nothing.of.that.kind:EXPERIMENT", "cannot be imported: No module named 'nothing'"),
-        ("tests.launch.quadratic:NOTHING", "cannot be imported: module"),
+        ("quadratic:NOTHING", "cannot be imported: module"),
         ("bmg.meta.core:unroll", "is a function; give an Experiment"),
         ("bmg.experiments.mrp:EXPERIMENT.config", "is not of the form package.module:name"),
         *((x, "is not of the form") for x in (":", "a:", ":b", "..:x", ".a:b", "a b:c", "\0:x")),

@@ -1,9 +1,12 @@
-"""A toy: one step size for gradient descent on many quadratics, meta-learned over batches of them.
+"""An experiment of your own in one file: one step size for gradient descent on many quadratics.
 
     x' = x - exp(w) c x        w follows the mean over tasks of  sum c x(K)^2 / 2
 
-The numbers c of each task are data. Nothing else in the repository knows of this experiment; the
-test beside it runs `bmg tests.launch.quadratic:EXPERIMENT`.
+The numbers c of each task are data. Run in this folder, with options, files and resuming like the
+experiments of the package:
+
+bmg quadratic:EXPERIMENT all
+bmg quadratic:EXPERIMENT figures
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class Config(LifetimesConfig):
 
 
 EXPERIMENT = Experiment(
-    "tests.launch.quadratic:EXPERIMENT",
+    "quadratic:EXPERIMENT",
     Config,
     __name__,
     suite=SuiteOptions(steps=100, root="runs/quadratic"),
