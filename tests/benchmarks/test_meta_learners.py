@@ -14,6 +14,8 @@ from bmg.experiments.mrp.config import MrpConfig
 from bmg.experiments.two_colors import experiment as two_colors
 from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_a_constant_gradient_takes_its_share_of_whole_steps():
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
@@ -54,7 +56,6 @@ SMALL = {
 RATES = {"two colours": TwoColorsConfig.meta_learning_rate, "reward": MrpConfig.meta_learning_rate}
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("name", SMALL)
 def test_the_tables_step_is_the_one_that_was_taken(name, doubles):
     """Such that its epsilon, too, is the meta-learner's own."""

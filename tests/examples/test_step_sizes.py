@@ -7,6 +7,8 @@ import pytest
 
 from tests.examples.loading import load
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 example = load("step_sizes")
 
 

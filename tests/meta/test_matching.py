@@ -11,6 +11,7 @@ from bmg.meta import matching
 from bmg.meta.matching import Outputs
 from tests.tables import named
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ALL = {
     "kl": matching.kl,
     "reverse_kl": matching.reverse_kl,

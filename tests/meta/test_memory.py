@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from bmg.meta import core
 from bmg.meta.differentiation import inner_gradient
@@ -38,6 +39,7 @@ def peak_bytes(differentiation: str, num_steps: int) -> int:
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_unroll():
     """One step's memory does for all of them; kept whole, each adds its own."""
     assert peak_bytes("mixed", 8) < 1.1 * peak_bytes("mixed", 2)

@@ -17,7 +17,7 @@ from bmg.meta.objectives import (
     mixture_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("doubles")
+pytestmark = pytest.mark.usefixtures("doubles", "quick_compilation")
 
 KEY = jax.random.PRNGKey(0)
 RATE = 0.3  # alpha
