@@ -163,12 +163,12 @@ def _chosen(log_pi: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def policy_gradient_loss(
-    logits: jax.Array, action: jax.Array, advantage: jax.Array, rho: jax.Array | float = 1.0
+    log_pi: jax.Array, action: jax.Array, advantage: jax.Array, rho: jax.Array | float = 1.0
 ) -> jax.Array:
     """-rho log pi(a) (G - v), the mean over all steps (BMG Eq. 4).
 
     Args:
-      logits: [..., A].
+      log_pi: [..., A], log probabilities of all actions.
       action: int32 [...].
       advantage: [...], a constant.
       rho: [...], importance ratios; 1 on-policy.
@@ -176,8 +176,7 @@ def policy_gradient_loss(
     Returns:
       [].
     """
-    log_pi = _chosen(jax.nn.log_softmax(logits), action)
-    return -jnp.mean(rho * log_pi * advantage)
+    return -jnp.mean(rho * _chosen(log_pi, action) * advantage)
 
 
 def actor_critic_loss(
@@ -229,7 +228,8 @@ def actor_critic_loss(
     if config.advantage == "one_step":
         advantage = vtrace.one_step_tm1 - v_bar[:-1]
 
-    policy_loss = policy_gradient_loss(logits, sequence.action, advantage, vtrace.rho_tm1)
+    log_pi = jax.nn.log_softmax(logits)
+    policy_loss = policy_gradient_loss(log_pi, sequence.action, advantage, vtrace.rho_tm1)
     value_loss = jnp.mean(accept * 0.5 * jnp.square(vtrace.target_tm1 - predictions.value[:-1]))
     policy_entropy = entropy(logits)
     limit = config.max_entropy * jnp.log(logits.shape[-1])

@@ -175,6 +175,11 @@ def return_errors(
     return jax.vmap(of_one, in_axes=1, out_axes=1)(value, rollout.reward, rollout.discount)
 
 
+def _policy_loss(outputs: Outputs, rollout: Rollout, advantage: jax.Array) -> jax.Array:
+    log_pi = jax.nn.log_softmax(outputs.logits[:-1])
+    return policy_gradient_loss(log_pi, rollout.action, advantage)
+
+
 def a2c_loss(
     outputs: Outputs, constants: Outputs, hyper: Hyperparameters, rollout: Rollout
 ) -> tuple[jax.Array, jax.Array]:
@@ -194,7 +199,7 @@ def a2c_loss(
     critic_loss = 0.5 * jnp.mean(jnp.square(target - outputs.value[:-1]))
     mean_entropy = jnp.mean(entropy(outputs.logits[:-1]))
     loss = (
-        policy_gradient_loss(outputs.logits[:-1], rollout.action, advantage)
+        _policy_loss(outputs, rollout, advantage)
         + hyper.critic_weight * critic_loss
         - hyper.entropy_weight * mean_entropy
     )
@@ -211,8 +216,7 @@ def make_outer_loss(network: Network, config: SnakeConfig):
         advantage = return_errors(
             outputs.value, rollout, config.outer_discount, config.outer_trace_decay
         )
-        advantage = jax.lax.stop_gradient(advantage)
-        return policy_gradient_loss(outputs.logits[:-1], rollout.action, advantage), {}
+        return _policy_loss(outputs, rollout, jax.lax.stop_gradient(advantage)), {}
 
     return loss
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bmg.agents.losses import entropy, policy_gradient_loss
+from bmg.agents.losses import policy_gradient_loss
 from bmg.environments import two_colors
 from bmg.experiments.lifetime import Lifetime, MetaState, State, fixed_window, meta_window
 from bmg.experiments.networks import Mlp, mlp
@@ -115,9 +115,10 @@ def policy_loss(
     Returns:
       The loss [] and the mean entropy [], nats.
     """
-    mean_entropy = jnp.mean(entropy(logits))
-    loss = policy_gradient_loss(logits, action, advantage) - entropy_weight * mean_entropy
-    return loss, mean_entropy
+    log_pi = jax.nn.log_softmax(logits)
+    loss = policy_gradient_loss(log_pi, action, advantage)
+    entropy = -jnp.mean(jnp.sum(jnp.exp(log_pi) * log_pi, axis=-1))
+    return loss - entropy_weight * entropy, entropy
 
 
 def collect(
@@ -177,8 +178,8 @@ def policy_step(
         return policy_loss(logits, rollout.action, advantage, entropy_weight)
 
     gradient_of = inner_gradient(predict, loss)
-    gradient, mean_entropy = gradient_of(params, entropy_weight, (rollout, advantage))
-    return descend(params, gradient, config), mean_entropy
+    gradient, entropy = gradient_of(params, entropy_weight, (rollout, advantage))
+    return descend(params, gradient, config), entropy
 
 
 def make_entropy_weight(
@@ -206,13 +207,13 @@ def make_step(networks: Networks, config: TwoColorsConfig) -> core.Step:
         advantage = returns - value[:-1]
         # Gradient of the mean of (G - v)^2 / 2, G a constant; s_N has no return.
         (critic_gradient,) = pullback(jnp.append(-advantage / own.rollout_length, 0.0))
-        policy, mean_entropy = policy_step(
+        policy, entropy = policy_step(
             networks, agent.policy, rollout, advantage, entropy_weight, own
         )
         critic = descend(agent.critic, critic_gradient, own)
         updated = agent._replace(policy=policy, critic=critic)
         reward = jnp.mean(rollout.reward)
-        aux = StepAux(rollout, advantage, reward, mean_entropy, entropy_weight)
+        aux = StepAux(rollout, advantage, reward, entropy, entropy_weight)
         return advance(updated, networks, key, config), aux
 
     return step
