@@ -215,6 +215,7 @@ def noops_seen(config, resets):
     return [screens[frame.tobytes()] for frame in np.concatenate(frames)]
 
 
+@pytest.mark.long
 def test_noops_are_uniform_up_to_the_maximum_at_every_start():
     counts = np.bincount(noops_seen(atari.PAPER, resets=35), minlength=31)
     assert len(counts) == 31 and counts.sum() == 280
