@@ -56,6 +56,7 @@ SMALL = {
 RATES = {"two colours": TwoColorsConfig.meta_learning_rate, "reward": MrpConfig.meta_learning_rate}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SMALL)
 def test_the_tables_step_is_the_one_that_was_taken(name, doubles):
     """Such that its epsilon, too, is the meta-learner's own."""

@@ -235,6 +235,7 @@ def play(seeds, num_threads=1, steps=60, resets=1):
     return [np.stack(x) for x in zip(*shown)]
 
 
+@pytest.mark.long
 def test_seeds_replay_exactly_and_workers_differ():
     one = play(base.spaced_seeds(3, 0, 4))
     for num_threads in (1, 2):

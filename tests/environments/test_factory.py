@@ -56,6 +56,7 @@ def test_unknown_games_are_refused():
             call()
 
 
+@pytest.mark.long
 def test_every_game_has_a_rom_with_the_papers_screen():
     import ale_py
 

@@ -147,6 +147,7 @@ def test_nothing_to_do_is_refused(inert):
             assert words in inert.refused(*line.split())
 
 
+@pytest.mark.long
 @FUZZ
 @given(words=command_lines())
 def test_any_command_line(inert, words):
@@ -189,6 +190,7 @@ def check_file(command, content: bytes) -> None:
     check(command, "train", "--workdir", "run", "--resume")
 
 
+@pytest.mark.long
 @FUZZ
 @given(config=st.one_of(changed_configurations(), changed_configurations(), JSON))
 def test_any_json(inert, config):

@@ -81,6 +81,7 @@ def test_whatever_lies_outside_is_refused_by_name(configs):
 TYPED = ("nan", "inf", "1e400", "9" * 400, "", "x", "\u0663", "\x1b[31m1", "1\n2", "y" * 5_000)
 
 
+@pytest.mark.long
 def test_whatever_is_typed_outside_is_refused_by_its_option(configs, command, monkeypatch):
     """One option of every command at a time, each with another wrong value."""
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -101,7 +101,7 @@ def test_the_gradient_is_the_semi_gradient():
         np.testing.assert_array_equal(aux["label"], data.label)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize("num_steps", [1, 2, pytest.param(5, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_mixed_mode_is_reverse_over_reverse(name, num_steps):
     mixed = meta_gradient_of(OPTIMIZERS[name], "mixed", num_steps)

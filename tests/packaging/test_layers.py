@@ -130,6 +130,7 @@ print(json.dumps({"imported": names, "loaded": sorted(sys.modules)}))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LIGHT)
 def test_a_fresh_interpreter_loads_no_heavy_dependency(tmp_path, name):
     result = subprocess.run(
