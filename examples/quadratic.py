@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
     Config,
     __name__,
     suite=SuiteOptions(steps=100, root="runs/quadratic"),
-    figures=FiguresOptions(root="runs/quadratic", output="pictures"),
+    figures=FiguresOptions(root="runs/quadratic", output="runs/quadratic/pictures"),
 )
 
 

@@ -48,4 +48,5 @@ def train(name, updates=500):
 
 if __name__ == "__main__":
     for name in ("ordinary", "bootstrapped"):
-        print(name, *train(name))
+        last_loss, step_sizes = train(name)
+        print(f"{name}: loss {last_loss:.1e}, step sizes {step_sizes}")

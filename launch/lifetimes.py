@@ -53,9 +53,14 @@ def run(experiment: Experiment, config) -> int:
     Raises:
       ValueError: the run directory holds another run; one line.
     """
+    environment.clean()
+    return _run_alone(experiment, config)
+
+
+def _run_alone(experiment: Experiment, config) -> int:
+    """Likewise, where the environment is clean; nobody else may use its directory."""
     may_change = _MAY_CHANGE - {"steps"} if experiment.steps_fixed else _MAY_CHANGE
     fixed = [f.name for f in dataclasses.fields(config) if f.name not in may_change]
-    environment.clean()
     check_workdir(config, fixed)
 
     from bmg.storage.files import owned
@@ -194,10 +199,12 @@ def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path
     Returns:
       The exit code.
     """
+    environment.clean()  # once: a run sets variables of its own
     for name, config in configs.items():
         workdir = root / name
         resume = config_file(workdir).exists()
-        code = run(experiment, dataclasses.replace(config, workdir=str(workdir), resume=resume))
+        own = dataclasses.replace(config, workdir=str(workdir), resume=resume)
+        code = _run_alone(experiment, own)
         if code:
             return code
     return 0

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
 from bmg.storage.fields import (
@@ -245,7 +245,7 @@ def _without_check(field, hint):
     elif range_of(item):
         read, metavar = number, typing.get_args(item)[0].__name__.upper()
     else:
-        return field
+        return dataclasses.replace(field, helptext=_help_of(field))
     if several:
         metavar = f"[{metavar} [{metavar} ...]]"
     if optional(hint):
@@ -264,8 +264,15 @@ def _without_check(field, hint):
         str_from_instance=lambda x: [str(y) for y in (x if isinstance(x, tuple) else (x,))],
     )
 
+    allowed = f" Allowed: {describe(hint)}." if range_of(item) else ""
+    return dataclasses.replace(field, type=Annotated[hint, spec], helptext=_help_of(field, allowed))
+
+
+def _help_of(field, more: str = "") -> Callable[[], str]:
+    """A field's meaning in one line, which the terminal breaks where it likes."""
+
     def helptext() -> str:
         text = field.helptext() if callable(field.helptext) else field.helptext
-        return f"{text or ''} Allowed: {describe(hint)}." if range_of(item) else text
+        return " ".join((text or "").split()) + more
 
-    return dataclasses.replace(field, type=Annotated[hint, spec], helptext=helptext)
+    return helptext

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
 import re
 import types
@@ -75,15 +76,19 @@ def test_what_it_counts_has_its_name(command, tmp_path, monkeypatch):
     assert "no checkpoint in run: the run begins at 0 meta-batches again" in out
 
 
-def test_all_its_methods_and_their_figure(command, tmp_path, pictures):
-    assert command(NAME, "all", "--seeds", 2, "--steps", 600)[0] == 0
+def test_all_its_methods_and_their_figure(command, tmp_path, pictures, monkeypatch):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    code, out, _ = command(NAME, "all", "--seeds", 2, "--steps", 600)
+    assert code == 0
+    assert "XLA_FLAGS" in os.environ and "environment:" not in out, "the run's own, not the user's"
     folder = tmp_path / "runs" / "quadratic"
     before = {path: path.read_bytes() for path in folder.glob("*/results.*")}
     assert {path.parent.name for path in before} == {"k1", "k2"} and len(before) == 4
     assert command(NAME, "all", "--seeds", 2, "--steps", 600)[0] == 0
     assert before == {path: path.read_bytes() for path in before}, "complete ones are left alone"
     code, out, _ = command(NAME, "figures")
-    assert code == 0 and "pictures/rates.png" in out
+    assert code == 0 and "runs/quadratic/pictures/rates.png" in out
     rates = {row[0]: float(row[1]) for row in re.findall(r"(k\d) +│ +([\d.]+)", out)}
     assert rates == {f"k{k}": pytest.approx(best_rate(k), abs=0.04) for k in (1, 2)}
     (panel,) = pictures["rates.png"]
