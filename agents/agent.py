@@ -27,12 +27,12 @@ class Agent(NamedTuple):
     is called where no device may be opened, so it creates no arrays."""
 
     init: Callable[[Key], PyTree]
-    """key -> state, the agent's own tree of arrays."""
+    """key -> state, the agent's own tree of arrays; keys in it are raw ones (uint32)."""
     update: Callable[[PyTree, UpdateBatch, jax.Array, Key], tuple[PyTree, Metrics]]
     """(state, batch, frames [], key) -> (state, metrics): one learner update, after `frames`
-    environment frames. Of several devices each sees its share of the batch; gradients and metrics
-    are averaged over `spec.axis_name`. Metrics named `loss.../...` must be finite, else the update
-    is left out."""
+    environment frames. The state keeps its structure, shapes and types; metrics are scalars. Of
+    several devices each sees its share of the batch; gradients and metrics are averaged over
+    `spec.axis_name`. Metrics named `loss.../...` must be finite, else the update is left out."""
     act: Callable[[PyTree, jax.Array, Key], tuple[jax.Array, jax.Array]]
     """(params, observations uint8 [N, H, W, S * C], keys [N, 2]) -> (actions int32 [N], logits of
     the policy [N, A]). A key for each, so that what one draws does not depend on the others."""

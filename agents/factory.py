@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import ALGORITHMS, AgentConfig
 from bmg.storage.modules import load_named
@@ -17,4 +19,11 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
     make = load_named(f"bmg.agents.{name}:make" if name in ALGORITHMS else name)
     if not callable(make):
         raise ValueError(f"{name} is a {type(make).__name__}; give a function.")
-    return make(config, spec)
+    try:
+        inspect.signature(make).bind(config, spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be called as make(config, spec): {error}.") from None
+    agent = make(config, spec)
+    if not isinstance(agent, Agent):
+        raise ValueError(f"{name} gives a {type(agent).__name__}, not an Agent.")
+    return agent

@@ -45,13 +45,17 @@ def guarded(agent: Agent, frames_per_update: int) -> Guarded:
     def init(key: jax.Array) -> LearnerState:
         agent_key, key = jax.random.split(key)
         zero = jnp.int32(0)
-        return LearnerState(agent.init(agent_key), zero, zero, zero, key)
+        state = jax.tree.map(jnp.asarray, agent.init(agent_key))
+        check_types(state)
+        return LearnerState(state, zero, zero, zero, key)
 
     def update(state: LearnerState, batch: UpdateBatch):
         check_replay(agent, batch)
         next_key, key = jax.random.split(state.key)
         frames = state.updates * jnp.float32(frames_per_update)
         new, metrics = agent.update(state.agent, batch, frames, key)
+        new, metrics = jax.tree.map(jnp.asarray, (new, metrics))
+        check_update(state.agent, new, metrics)
         losses = [value for name, value in metrics.items() if name.startswith("loss")]
         finite = all_finite((new, losses))
         after = LearnerState(
@@ -68,6 +72,43 @@ def guarded(agent: Agent, frames_per_update: int) -> Guarded:
         return after, metrics | counts
 
     return Guarded(init, update)
+
+
+def check_types(state: Any) -> None:
+    """Refuses what no checkpoint holds.
+
+    Raises:
+      ValueError: one line.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise ValueError(
+                f"the agent's state holds {leaf.dtype} at {jax.tree_util.keystr(path)}; give raw "
+                "keys (jax.random.PRNGKey, or jax.random.key_data)."
+            )
+
+
+def check_update(before: Any, after: Any, metrics: Metrics) -> None:
+    """Refuses an update that changes more than the numbers of the state, or whose metrics are no
+    numbers.
+
+    Raises:
+      ValueError: one line.
+    """
+    was, now = jax.tree.structure(before), jax.tree.structure(after)
+    if was != now:
+        raise ValueError(f"the agent's update gives a state of the structure {now}, not {was}.")
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after)
+    ):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"the agent's update gives {jax.tree_util.keystr(path)} as {new.dtype}"
+                f"{list(new.shape)}; it was {old.dtype}{list(old.shape)}."
+            )
+    for name, value in metrics.items():
+        if value.shape:
+            raise ValueError(f"the metric {name} has the shape {list(value.shape)}; give scalars.")
 
 
 def check_replay(agent: Agent, batch: UpdateBatch) -> None:

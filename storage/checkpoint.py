@@ -97,6 +97,7 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"checkpoint_{updates:010d}.npz"
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
+    arrays = {name: array.view(_stored(array.dtype)) for name, array in arrays.items()}
     arrays[_HEADER] = np.frombuffer(text, np.uint8)
     if path.is_dir() and not path.is_symlink():  # no file could take its name
         _put_aside(path)
@@ -222,14 +223,19 @@ def _read_arrays(
     wrong = wrong or [
         name
         for name, leaf in expected.items()
-        if (tuple(leaf.shape), leaf.dtype) != (arrays[name].shape, arrays[name].dtype)
+        if (tuple(leaf.shape), _stored(leaf.dtype)) != (arrays[name].shape, arrays[name].dtype)
     ]
     if wrong:
         raise CheckpointError(
             f"is of another agent: {len(wrong)} arrays differ, the first is {shown(wrong[0])}; "
             "use the configuration it was made with."
         )
-    return list(arrays.values())
+    return [arrays[name].view(leaf.dtype) for name, leaf in expected.items()]
+
+
+def _stored(dtype: np.dtype) -> np.dtype:
+    """The type under which numpy's format has an array: JAX's own (bfloat16) it does not know."""
+    return np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
 
 
 def _most_bytes(leaf) -> int:

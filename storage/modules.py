@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -23,9 +24,20 @@ def load_named(name: str) -> Any:
     if not is_qualified(name):
         raise ValueError(f"{name} is not of the form package.module:name.")
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:  # as Python itself has it for a script
-        sys.path.insert(0, os.getcwd())
+    first = module.partition(".")[0]
+    if first != "bmg":
+        _look_in_this_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be imported: {error}.") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == first:
+            hint = "; give the command in that module's folder, or install it"
+        raise ValueError(f"{name} cannot be imported: {error}{hint}.") from error
+
+
+def _look_in_this_folder() -> None:
+    """Last, so that no file of it takes the place of a library."""
+    with contextlib.suppress(OSError):  # the folder may be gone
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())

@@ -77,7 +77,7 @@ def test_what_it_counts_has_its_name(command, tmp_path, monkeypatch):
 
 
 def test_all_its_methods_and_their_figure(command, tmp_path, pictures, monkeypatch):
-    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS", "BMG_ENVIRONMENT"):
         monkeypatch.delenv(name, raising=False)
     code, out, _ = command(NAME, "all", "--seeds", 2, "--steps", 600)
     assert code == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -54,8 +56,13 @@ def test_its_loss_is_that_of_a_slow_loop(folder):
 def test_what_cannot_be_imported_is_refused_in_one_line(command, tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\nVALUE = 3\n")
     (tmp_path / "no_function.py").write_text("make = 3\n")
+    (tmp_path / "no_agent.py").write_text(
+        "def make(config, spec):\n  return 3\ndef other(config):\n  pass\n"
+    )
     for name, words in [
-        ("none:make", ["none:make", "No module named 'none'"]),
+        ("none:make", ["none:make", "No module named 'none'", "in that module's folder"]),
+        ("no_agent:make", ["gives a int, not an Agent"]),
+        ("no_agent:other", ["cannot be called as make(config, spec)", "too many positional"]),
         ("broken:make", ["broken:make", "nothing_of_this_name"]),
         ("no_function:make", ["no_function:make", "is a int; give a function"]),
         ("no_function:other", ["no_function:other", "'other'"]),
@@ -64,6 +71,29 @@ def test_what_cannot_be_imported_is_refused_in_one_line(command, tmp_path):
     ]:
         line = command.refused("train", "--game", "catch", "--agent.algorithm", name)
         assert all(word in line for word in words), line
+
+
+def test_no_file_of_the_folder_takes_the_place_of_a_library(folder):
+    """Nor does a folder that is gone keep the package's own agents from being found."""
+    for name in ("haiku", "optax", "rich", "tyro"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('not the library')\n")
+    code = (
+        "import os, sys; sys.path.remove('')\n"
+        "from bmg.storage.modules import load_named\n"
+        "assert load_named('bmg.agents.impala:make') and os.getcwd() not in sys.path\n"
+        "assert load_named('reinforce:make').__module__ == 'reinforce'\n"
+        "import shutil; shutil.rmtree(os.getcwd())\n"
+        "assert load_named('bmg.agents.stacx:make')\n"
+    )
+    inside = folder / "inside"
+    inside.mkdir()
+    for path in [*folder.glob("*.py")]:
+        shutil.copy(path, inside)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=inside, env=commands.environment(), capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -110,3 +110,26 @@ def test_checkpoints_from_before_agents_had_a_state_of_their_own_are_read(tmp_pa
     state = jax.tree.map(np.asarray, simple.init(jax.random.PRNGKey(0)))
     path = checkpoint.save(tmp_path, 4, FormerState(state.agent, None, *state[1:]), {}, keep=1)
     fakes.assert_same(checkpoint.load(path, state, former=FORMER_PATHS).state, state)
+
+
+def test_an_update_that_changes_more_than_numbers_is_refused():
+    def agent(init, update):
+        return guarded(Agent(lambda key: init, update, None, None), 40)
+
+    batch = fakes.update_batch(0, num_extra=0)
+    for init, update, words in [
+        ({"n": 0}, lambda s, *_: ({"n": s["n"] + 0.5}, {}), "['n'] as float32[]; it was int32[]"),
+        ({"n": 0}, lambda s, *_: ({"n": jnp.zeros(4, int)}, {}), "['n'] as int32[4]"),
+        ({"n": 0}, lambda s, *_: ({"m": 1}, {}), "structure"),
+        ({"n": 0}, lambda s, *_: (s, {"a/b": jnp.zeros(3)}), "metric a/b has the shape [3]"),
+        ({"n": jax.random.key(0)}, None, "raw keys"),
+    ]:
+        with pytest.raises(ValueError) as caught:
+            whole = agent(init, update)
+            jax.eval_shape(whole.update, whole.init(jax.random.PRNGKey(0)), batch)
+        assert words in fakes.one_line(caught.value)
+    # Python's numbers are arrays to the guard, in state and metrics.
+    whole = agent({"n": 1.0}, lambda s, *_: ({"n": s["n"] + 1}, {"loss/x": 2.0, "own/flag": True}))
+    state, metrics = whole.update(whole.init(jax.random.PRNGKey(0)), batch)
+    assert state.agent["n"] == 2 and state.agent["n"].dtype == np.float32
+    assert metrics["loss/x"] == 2 and metrics["own/flag"]

@@ -9,6 +9,7 @@ import os
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -385,3 +386,13 @@ def test_a_checkpoint_belongs_to_its_run(tmp_path, state, template):
     assert found.header["identity"] == ours and len(problems) == 1
     assert checkpoint.load(foreign, template, theirs).header["identity"] == theirs
     assert checkpoint.load(foreign, template).header["identity"] == theirs
+
+
+def test_arrays_of_jaxs_own_types_come_back(tmp_path):
+    """numpy's format has no bfloat16."""
+    state = {"half": jnp.arange(5, dtype=jnp.bfloat16) / 3, "whole": np.float32([1.5, np.pi])}
+    path = checkpoint.save(tmp_path, 1, state, {}, keep=1)
+    found = checkpoint.load(path, jax.eval_shape(lambda: state)).state
+    fakes.assert_same(found, jax.tree.map(np.asarray, state))
+    with pytest.raises(CheckpointError, match="half"):
+        checkpoint.load(path, {**state, "half": np.zeros(5, np.float32)})
