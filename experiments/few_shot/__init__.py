@@ -1,0 +1,1 @@
+"""BMG section 6 and appendix D: few-shot classification of images."""

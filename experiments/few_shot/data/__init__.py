@@ -1,0 +1,1 @@
+"""Sets of images for few-shot learning, and tasks drawn from them."""
