@@ -1,0 +1,81 @@
+"""Images that were made or read once, kept in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bmg.experiments.few_shot.data.sets import SPLITS, DataSet, ImageSet
+from bmg.storage.files import reason, whole_file
+
+
+def folder(given: str) -> pathlib.Path:
+    """The folder of caches; the user's own where none is given."""
+    if given:
+        return pathlib.Path(given)
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "bmg"
+
+
+def kept(path: pathlib.Path, name: str, content: Any, make: Callable[[], DataSet]) -> DataSet:
+    """What `make` gives, from the file of an earlier call where there is one.
+
+    A file that cannot be read is made anew.
+
+    Args:
+      path: folder of the file, which need not exist.
+      name: what the file's name begins with.
+      content: JSON value that the images depend on: another one has another file.
+      make: makes them.
+
+    Raises:
+      ValueError: the file cannot be written; one line. Likewise what `make` raises.
+    """
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    file_path = path / f"{name}-{digest}.npz"
+    try:
+        return _read(file_path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass  # damaged, or no file of this kind
+    # What may be refused is refused before images are read for minutes.
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(None, "Permission denied")
+        dataset = make()
+        with whole_file(file_path) as file:
+            np.savez(file, **_arrays(dataset))
+    except OSError as error:
+        raise ValueError(
+            f"{file_path} cannot be written ({reason(error)}); images are kept there for the next "
+            "run: free some space, or give another folder for the cache."
+        ) from None
+    return dataset
+
+
+def _arrays(dataset: DataSet) -> dict[str, np.ndarray]:
+    return {
+        f"{split}_{field}": np.asarray(value)
+        for split, images in zip(SPLITS, dataset)
+        for field, value in images._asdict().items()
+    }
+
+
+def _read(path: pathlib.Path) -> DataSet:
+    with np.load(path, allow_pickle=False) as file:
+        return DataSet(
+            *(
+                ImageSet(file[f"{split}_images"], tuple(map(str, file[f"{split}_names"])))
+                for split in SPLITS
+            )
+        )
