@@ -10,5 +10,9 @@ PARTS = [
 setup(
     packages=["bmg", *(f"bmg.{name}" for name in find_packages() if name.split(".")[0] in PARTS)],
     package_dir={"bmg": "bmg", **{f"bmg.{name}": name for name in PARTS}},
-    package_data={"bmg": ["py.typed"], "bmg.environments": ["data/*.csv"]},
+    package_data={
+        "bmg": ["py.typed"],
+        "bmg.environments": ["data/*.csv"],
+        "bmg.experiments.few_shot.data": ["*.csv"],
+    },
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,26 +43,32 @@ def kept(path: pathlib.Path, name: str, content: Any, make: Callable[[], DataSet
     """
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     file_path = path / f"{name}-{digest}.npz"
-    try:
+    # There is none, or it is damaged.
+    with contextlib.suppress(
+        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error
+    ):
         return _read(file_path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass  # damaged, or no file of this kind
-    # What may be refused is refused before images are read for minutes.
-    try:
+    # A folder that cannot be had is refused before images are read for minutes.
+    with _refusing(file_path):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
-            raise PermissionError(None, "Permission denied")
-        dataset = make()
-        with whole_file(file_path) as file:
-            np.savez(file, **_arrays(dataset))
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    dataset = make()
+    with _refusing(file_path), whole_file(file_path) as file:
+        np.savez(file, **_arrays(dataset))
+    return dataset
+
+
+@contextlib.contextmanager
+def _refusing(path: pathlib.Path) -> Iterator[None]:
+    """Makes one line of an error of the system."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(
-            f"{file_path} cannot be written ({reason(error)}); images are kept there for the next "
-            "run: free some space, or give another folder for the cache."
+            f"{path} cannot be written ({reason(error)}); images are kept there for the next run: "
+            "free some space, or give another folder for the cache."
         ) from None
-    return dataset
 
 
 def _arrays(dataset: DataSet) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Random deformations of outlines.
 
-All numbers come from a counter-based generator's raw integers, and only sums, products and quotients
-are made of them, one element at a time: the same bits on every machine and with every NumPy.
+All numbers come from a counter-based generator's raw integers, and only sums, products and
+quotients are made of them, one element at a time: the same bits on every machine and with every
+NumPy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Characters as images: the data set that needs nothing but the fonts of matplotlib.
 
-A class is a character; its images differ in style (the font's faces, in turn) and by a random
-deformation. characters.csv has the characters, and `selection` the rule that chose them: no script is
-in two splits, and no two characters of any splits look alike.
+A class is a character; its images differ in style (the fonts' faces, in turn) and by a random
+deformation. characters.csv has the characters, and `selection` the rule that chose them: no script
+is in two splits, and no two characters of any splits look alike.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ Two formats are known:
 from __future__ import annotations
 
 import csv
+import functools
 import pathlib
 import pickle
 from typing import Any
@@ -23,6 +24,7 @@ from bmg.storage.fields import shown
 
 # Names of the splits in both formats, in the order of `SPLITS`.
 _NAMES = (("train",), ("val", "validation"), ("test",))
+_SIZES = [(64, 600), (16, 600), (20, 600)]  # classes and images of each, in the same order
 _PICKLED_SIZE = 84
 _CHANNELS = 3
 
@@ -37,20 +39,32 @@ def load(config: DataConfig, report: Report) -> DataSet:
     if all(pickles := [_first(path, names, "mini-imagenet-cache-{}.pkl") for names in _NAMES]):
         if config.pixels != _PICKLED_SIZE:
             raise ValueError(
-                f"image_size is {config.pixels}, but {pickles[0]} holds images of {_PICKLED_SIZE} x "
-                f"{_PICKLED_SIZE} pixels; leave it out, or give the folder of the csv format."
+                f"image_size is {config.pixels}, but {pickles[0]} holds images of {_PICKLED_SIZE} "
+                f"x {_PICKLED_SIZE} pixels; leave it out, or give a folder of the csv format."
             )
         dataset = DataSet(*(_unpickled(each, config.seed, report) for each in pickles))
         check_disjoint(dataset)
-        return dataset
+        return _counted(dataset, report)
     if all(tables := [_first(path, names, "{}.csv") for names in _NAMES]):
-        return _from_tables(tables, config, report)
+        return _counted(_from_tables(tables, config, report), report)
     there = ", ".join(each.name for each in (*pickles, *tables) if each)
     raise ValueError(
         f"{path} holds no MiniImagenet ({f'only {there}' if there else 'nothing of it'}); expected "
-        "are mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl, or train.csv, val.csv, test.csv "
-        "and images/."
+        "are mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl, or train.csv, val.csv, "
+        "test.csv and images/."
     )
+
+
+def _counted(dataset: DataSet, report: Report) -> DataSet:
+    """Reports where it is not all of MiniImagenet; results do not compare with published ones."""
+    sizes = [each.images.shape[:2] for each in dataset]
+    if sizes != _SIZES:
+        counts = [" / ".join(map(str, of_all)) for of_all in zip(*sizes)]
+        report(
+            f"images: classes in training / validation / test are {counts[0]} with {counts[1]} "
+            "images each; MiniImagenet has 64 / 16 / 20 with 600 images each"
+        )
+    return dataset
 
 
 def _first(path: pathlib.Path, names: tuple[str, ...], form: str) -> pathlib.Path | None:
@@ -108,6 +122,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+@functools.cache
 def _allowed() -> dict[tuple[str, str], Any]:
     """What arrays are pickled with, by the names that NumPy has had for it."""
     reconstruct = np.zeros(1).__reduce__()[0]

@@ -68,8 +68,8 @@ class Face:
 def _polygons(points: np.ndarray, on_curve: np.ndarray, ends: np.ndarray) -> Outline:
     """Lines along the contours of TrueType.
 
-    Its curves are parabolas, one between each two points on the curve with one off the curve between
-    them. Between two that are off it, the middle is on it.
+    Its curves are parabolas, each from a point on the curve to the next one on it, with one off the
+    curve between them. Between two that are off it, the middle is on it.
 
     Args:
       points: integers [n, 2].

@@ -42,14 +42,14 @@ def check_tasks(dataset: DataSet, ways: int, shots: int, queries: int) -> None:
         classes, count = images.shape[:2]
         if classes < ways:
             raise ValueError(
-                f"tasks of {ways} classes do not fit the {split} split, which has {classes}; choose "
-                f"at most {classes} ways, or give more classes."
+                f"tasks of {ways} classes do not fit the {split} split, which has {classes}; "
+                f"choose at most {classes} ways, or give more classes."
             )
         if count < shots + queries:
             raise ValueError(
                 f"tasks of {shots} shots and {queries} queries do not fit the {split} split, which "
-                f"has {count} images of a class; choose shots + queries of at most {count}, or give "
-                "more images."
+                f"has {count} images of a class; choose shots + queries of at most {count}, or "
+                "give more images."
             )
 
 
