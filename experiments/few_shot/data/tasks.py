@@ -42,6 +42,8 @@ def sample_tasks(
             f"classes with {count}; see check_tasks."
         )
 
+    images = jnp.asarray(images)
+
     def draw(key: jax.Array) -> Tasks:
         class_key, image_key = jax.random.split(key)
         chosen = jax.random.permutation(class_key, classes)[:ways]
