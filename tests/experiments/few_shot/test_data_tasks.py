@@ -93,10 +93,11 @@ def test_nearest_neighbours_as_a_slow_loop_finds_them():
     key, num_tasks = jax.random.key(5), 20
     right = []
     for each in jax.random.split(key, num_tasks):
-        drawn = tasks.sample_tasks(each, images, 1, 4, 2, tasks.QUERIES)
-        for query, label in zip(drawn.query_x[0], drawn.query_y[0]):
-            far = [float(((query - x).astype(np.float64) ** 2).sum()) for x in drawn.support_x[0]]
-            right.append(drawn.support_y[0][int(np.argmin(far))] == label)
+        drawn = _sample(each, images, 1, 4, 2, tasks.QUERIES)
+        support_x, support_y, query_x, query_y = (np.asarray(x[0], np.float64) for x in drawn)
+        for query, label in zip(query_x, query_y):
+            far = [((query - x) ** 2).sum() for x in support_x]
+            right.append(support_y[np.argmin(far)] == label)
     accuracy = tasks.nearest_neighbour_accuracy(images, 4, 2, num_tasks, key)
     assert 0.3 < np.mean(right) < 0.95
     assert float(accuracy) == pytest.approx(np.mean(right), abs=1e-6)
