@@ -1,0 +1,98 @@
+"""The configuration of few-shot learning, and the options of its commands."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.storage.fields import (
+    Count,
+    FieldError,
+    Lookahead,
+    Positive,
+    Several,
+    Weight,
+    check_fields,
+)
+
+Matching = Literal["kl", "reverse_kl", "symmetric_kl", "squared_l2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotConfig(LifetimesConfig):
+    """Meta-learn an initialisation from which a few steps learn to tell new classes apart."""
+
+    counted: ClassVar[str] = "meta-batches"
+
+    steps: Count = 60_000
+    """Meta-batches of each lifetime. MAML; the BMG paper has up to 300,000."""
+    record_every: Count = 500
+    """Meta-batches that a row of the results averages. Ours."""
+    workdir: str = "runs/few-shot/bmg"
+    """Run directory."""
+
+    objective: Literal["maml", "bmg"] = "bmg"
+    """The query loss after K steps, or the distance to a bootstrapped target. BMG section 6."""
+    inner_steps: Lookahead = 5
+    """K, steps on the support set that are differentiated through. BMG table 4: 1, 5, for MAML 10
+    as well."""
+    target_steps: Lookahead = 5
+    """L, further steps on the query set to the target; BMG. Table 4: 1, 5, 10."""
+    matching: Matching = "kl"
+    """Distance to the target, on the query set; BMG. Table 4: kl is KL(target || adapted),
+    reverse_kl the other direction; squared_l2, of the weights, is ours."""
+    temperature: Positive = 1.0
+    """The target's logits are divided by it; BMG. Ours: the paper only suggests it."""
+    first_order: bool = False
+    """FOMAML: the inner gradient is a constant to the meta-gradient. Table 4."""
+    head_only: bool = False
+    """ANIL: the steps change the linear layer alone; all of it is meta-learned. Table 4."""
+    inner_learning_rate: Positive = 0.01
+    """Alpha, of the steps on a loss that is the sum over the images of the batch divided by those
+    of one class: ways times the mean. MAML's code; of the mean alone, 0.05 is the same."""
+    target_learning_rate: Positive | None = None
+    """Of the steps to the target; None for the inner one. The paper has no other."""
+    meta_learning_rate: Positive = 1e-3
+    """Beta, of the meta-learner's Adam. MAML; BMG table 4: 1e-3, 1e-4."""
+    meta_gradient_clip: Weight = 10.0
+    """Each element of the meta-gradient is cut to plus or minus this; 0 for none. MAML's code, for
+    MiniImagenet."""
+
+    ways: Several = 5
+    """Classes of a task. BMG section 6."""
+    shots: Count = 5
+    """Images of a class in the support set. BMG section 6."""
+    queries: Count = 5
+    """Images of a class in the query set, in training. BMG appendix D.2; MAML has 15."""
+    meta_batch: Several = 4
+    """Tasks of a meta-batch. MAML's code, for 5-way 5-shot."""
+    filters: Count = 32
+    """Of each convolution. BMG appendix D.2."""
+
+    evaluate_every: Count = 5_000
+    """Meta-batches from one evaluation to the next, on validation and test classes. Ours; MAML
+    validates every 500, with few tasks."""
+    evaluation_tasks: Several = 600
+    """Tasks of an evaluation, the same ones each time. MAML."""
+    evaluation_steps: Lookahead = 10
+    """Steps on the support set in an evaluation. BMG appendix D.2, MAML."""
+    evaluation_queries: Count = 5
+    """Images of a class in the query set of an evaluation. MAML's code."""
+
+    convolution: Literal["im2col", "shifts", "lax"] = "im2col"
+    """How a convolution is computed: as one matrix product, as nine, or as XLA has it."""
+    tasks_mapped: Literal["unrolled", "together", "loop"] = "unrolled"
+    """The tasks of a meta-batch: side by side in the program, as a batch, or one after the other.
+    Ours."""
+    differentiation: Literal["mixed", "plain"] = "mixed"
+    """Inner steps are computed again for the meta-gradient, or kept in memory. Ours."""
+
+    @property
+    def steps_per_update(self) -> int:
+        """Meta-batches of a meta-update."""
+        return 1
+
+    def __post_init__(self):
+        check_fields(self)
+        check_lifetimes(self, 1)
