@@ -14,7 +14,7 @@ from bmg.experiments.few_shot.adaptation import Examples, accuracy, make_adaptat
 from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.network import Params, make_network
 from bmg.experiments.few_shot.tasks import sample_task
-from bmg.meta.core import unroll
+from bmg.meta.core import scan
 
 _NORMAL = 1.96  # standard deviations of the mean in half of a 95 % interval
 
@@ -36,7 +36,9 @@ def meta_test(params: Params, images: jax.Array, key: jax.Array, config: FewShot
       key: random key; the same one gives the same tasks.
       config: of the experiment.
     """
-    network = make_network(images.shape[2:], config.ways, config.filters, config.convolution)
+    network = make_network(
+        images.shape[2:], config.ways, config.filters, config.evaluation_convolution
+    )
     adaptation = make_adaptation(network, config)
 
     def of_task(key):
@@ -45,7 +47,7 @@ def meta_test(params: Params, images: jax.Array, key: jax.Array, config: FewShot
         support = Examples(task.support_x, task.support_y)
         learner = adaptation.start(params, support, start_key)
         batches = (support,) * config.evaluation_steps
-        learner = unroll(adaptation.step, params, learner, batches, step_key).states[-1]
+        learner = scan(adaptation.step, params, learner, batches, step_key).states[-1]
         return accuracy(adaptation.predict(learner, task.query_x), task.query_y)
 
     accuracies = jax.lax.map(of_task, jax.random.split(key, config.evaluation_tasks))

@@ -1,0 +1,125 @@
+"""Few-shot learning as a lifetime: a window is one meta-batch.
+
+    w' = w - Adam(clip(mean over tasks of the meta-gradient))
+
+Every `evaluate_every` meta-batches, 600 tasks of the validation and of the test classes are learned
+from w. Selection is by the former; the latter is what is reported.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bmg.experiments.few_shot.adaptation import (
+    MetaBatch,
+    make_task_gradient,
+    mean_over_tasks,
+)
+from bmg.experiments.few_shot.config import FewShotConfig
+from bmg.experiments.few_shot.evaluation import meta_test
+from bmg.experiments.few_shot.network import LEAST_SIDE, Params, make_network
+from bmg.experiments.few_shot.tasks import sample_tasks
+from bmg.experiments.lifetime import Lifetime, MetaState, State
+from bmg.meta.diagnosis import cosine_similarity, norm
+
+COLUMNS = (
+    "meta_loss", "query_loss", "accuracy_before", "accuracy_after",
+    "meta_gradient_norm", "cosine", "variance", "norm_over_variance",
+    "evaluations", "validation_accuracy", "test_accuracy", "test_half_width",
+)  # fmt: skip
+_VALIDATION, _TEST = 0, 1  # seeds of the tasks of an evaluation
+
+
+class Images(NamedTuple):
+    """Classes that share no image, uint8 [classes, images of a class, H, W, C] each."""
+
+    train: jax.Array
+    validation: jax.Array
+    test: jax.Array
+
+
+class History(NamedTuple):
+    """What a lifetime remembers beside the meta-parameters."""
+
+    gradient: Params  # of the meta-batch before; zeros at first
+    meta_batches: jax.Array  # int32 []
+
+
+def make_optimizer(config: FewShotConfig) -> optax.GradientTransformation:
+    """The meta-learner's: an elementwise clip, where there is one, and Adam."""
+    clip = optax.clip(config.meta_gradient_clip) if config.meta_gradient_clip else optax.identity()
+    return optax.chain(clip, optax.adam(config.meta_learning_rate))
+
+
+def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
+    """A lifetime on these images.
+
+    Raises:
+      ValueError: the images are too small for the network; one line.
+    """
+    shape = images.train.shape[2:]
+    if min(shape[:2]) < LEAST_SIDE:
+        raise ValueError(
+            f"images of {shape[0]}x{shape[1]} pixels; give at least {LEAST_SIDE} each way."
+        )
+    network = make_network(shape, config.ways, config.filters, config.convolution)
+    task_gradient = make_task_gradient(network, config)
+    optimizer = make_optimizer(config)
+
+    def init(key: jax.Array) -> State:
+        params_key, key = jax.random.split(key)
+        params = network.init(params_key)
+        history = History(jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
+        return State(history, MetaState(params, optimizer.init(params)), key)
+
+    def window(state: State, data: Images) -> tuple[State, dict[str, jax.Array]]:
+        next_key, sample_key, task_key = jax.random.split(state.key, 3)
+        tasks = sample_tasks(
+            sample_key, data.train, config.meta_batch, config.ways, config.shots, config.queries
+        )
+        keys = jax.random.split(task_key, config.meta_batch)
+        params = state.meta.params
+        found = mean_over_tasks(task_gradient, params, tasks, keys, config.tasks_mapped)
+        updates, opt_state = optimizer.update(found.gradient, state.meta.opt_state)
+        meta = MetaState(optax.apply_updates(params, updates), opt_state)
+        history = History(found.gradient, state.agent.meta_batches + 1)
+        values = {
+            **records(found, state.agent.gradient),
+            **evaluate_sometimes(meta.params, history.meta_batches, data, config),
+        }
+        return State(history, meta, next_key), {name: values[name][None] for name in COLUMNS}
+
+    return Lifetime(init, window, 1, 1, COLUMNS, convolves=True, data=images)
+
+
+def records(found: MetaBatch, before: Params) -> dict[str, jax.Array]:
+    """Of one meta-batch; the meta-gradient as it is before the clip (BMG table 6)."""
+    length = norm(found.gradient)
+    tiny = jnp.finfo(length.dtype).tiny
+    return {
+        **found.metrics,
+        "meta_gradient_norm": length,
+        "cosine": cosine_similarity(found.gradient, before),
+        "variance": found.variance,
+        "norm_over_variance": length / jnp.maximum(found.variance, tiny),
+    }
+
+
+def evaluate_sometimes(
+    params: Params, meta_batches: jax.Array, data: Images, config: FewShotConfig
+) -> dict[str, jax.Array]:
+    """An evaluation where it is due, or else zeros: where rows of the results are means, dividing
+    by the mean of `evaluations` gives what was found."""
+
+    def evaluate(params):
+        validation = meta_test(params, data.validation, jax.random.PRNGKey(_VALIDATION), config)
+        test = meta_test(params, data.test, jax.random.PRNGKey(_TEST), config)
+        return jnp.stack([jnp.ones(()), validation.mean, test.mean, test.half_width])
+
+    due = meta_batches % config.evaluate_every == 0
+    values = jax.lax.cond(due, evaluate, lambda params: jnp.zeros(4), params)
+    return dict(zip(COLUMNS[-4:], values))
