@@ -1,0 +1,118 @@
+"""Few-shot learning as slow loops in the papers' notation, and small tasks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmg.experiments.few_shot.config import FewShotConfig
+from bmg.experiments.few_shot.network import Params, make_network
+from bmg.experiments.few_shot.tasks import Tasks
+
+SMALL = FewShotConfig(
+    ways=3, shots=2, queries=3, meta_batch=2, filters=4, inner_steps=2, target_steps=2,
+    inner_learning_rate=0.1,
+)  # fmt: skip
+SHAPE = (16, 17, 2)
+
+
+def small_network(config: FewShotConfig = SMALL):
+    return make_network(SHAPE, config.ways, config.filters, config.convolution)
+
+
+def some_params(config: FewShotConfig = SMALL) -> Params:
+    """None of them zero."""
+    params = small_network(config).init(jax.random.PRNGKey(1))
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(x.dtype), params)
+
+
+def some_task(seed: int = 0, config: FewShotConfig = SMALL) -> Tasks:
+    """Images that tell their class, and noise."""
+    rng = np.random.default_rng(seed)
+    classes = rng.uniform(size=(config.ways, 1, *SHAPE))
+
+    def examples(count):
+        x = classes + 0.5 * rng.normal(size=(config.ways, count, *SHAPE))
+        y = np.repeat(np.arange(config.ways, dtype=np.int32), count)
+        return jnp.asarray(x.reshape(-1, *SHAPE), float), jnp.asarray(y)
+
+    return Tasks(*examples(config.shots), *examples(config.queries))
+
+
+def some_tasks(count: int, config: FewShotConfig = SMALL) -> Tasks:
+    return jax.tree.map(lambda *x: jnp.stack(x), *(some_task(i, config) for i in range(count)))
+
+
+def logits(weights, offsets, x):
+    """The network with loops over neighbours and pixels of the pooling, and numpy's statistics."""
+    for layer, offset in zip(weights.convolutions, offsets):
+        n, height, width, _ = x.shape
+        y = jnp.zeros((n, height, width, layer.w.shape[-1])) + layer.b
+        for i in (-1, 0, 1):
+            for j in (-1, 0, 1):
+                rows = slice(max(-i, 0), height - max(i, 0))
+                columns = slice(max(-j, 0), width - max(j, 0))
+                seen = x[:, max(i, 0) : height + min(i, 0), max(j, 0) : width + min(j, 0)]
+                y = y.at[:, rows, columns].add(
+                    jnp.einsum("nhwc,cf->nhwf", seen, layer.w[i + 1, j + 1])
+                )
+        y = (y - y.mean((0, 1, 2))) / jnp.sqrt(y.var((0, 1, 2)) + 1e-3) + offset
+        y = jnp.where(y > 0, y, 0)
+        x = jnp.zeros((n, height // 2, width // 2, y.shape[-1]))
+        corners = [
+            y[:, i : height // 2 * 2 : 2, j : width // 2 * 2 : 2] for i in (0, 1) for j in (0, 1)
+        ]
+        x = jnp.stack(corners).max(0)
+    return x.reshape(len(x), -1) @ weights.head.w + weights.head.b
+
+
+def mean_loss(weights, offsets, x, y):
+    """Mean negative log-likelihood."""
+    log_p = jax.nn.log_softmax(logits(weights, offsets, x))
+    return -jnp.mean(log_p[jnp.arange(len(y)), y])
+
+
+def descend(weights, offsets, x, y, steps, rate, head_only=False):
+    """Steps of gradient descent on the mean loss."""
+    for _ in range(steps):
+        gradient = jax.grad(mean_loss)(weights, offsets, x, y)
+        moved = jax.tree.map(lambda w, g: w - rate * g, weights, gradient)
+        weights = weights._replace(head=moved.head) if head_only else moved
+    return weights
+
+
+def adapted(params: Params, task: Tasks, config: FewShotConfig):
+    """x(K): the hidden factor makes the step size `ways` times as large."""
+    rate = config.ways * config.inner_learning_rate
+    return descend(
+        params.weights, params.offsets, task.support_x, task.support_y, config.inner_steps, rate,
+        config.head_only,
+    )  # fmt: skip
+
+
+def maml_loss(params: Params, task: Tasks, config: FewShotConfig):
+    """The query loss at x(K): in MAML's code a sum over ways x queries, divided by the shots."""
+    scale = config.ways * config.queries / config.shots
+    weights = adapted(params, task, config)
+    return scale * mean_loss(weights, params.offsets, task.query_x, task.query_y)
+
+
+def target(params: Params, task: Tasks, config: FewShotConfig):
+    """Logits of the bootstrapped target on the query set."""
+    rate = config.ways * (config.target_learning_rate or config.inner_learning_rate)
+    weights = descend(
+        adapted(params, task, config), params.offsets, task.query_x, task.query_y,
+        config.target_steps, rate, config.head_only,
+    )  # fmt: skip
+    return logits(weights, params.offsets, task.query_x) / config.temperature
+
+
+def bmg_loss(params: Params, task: Tasks, config: FewShotConfig, target_logits):
+    """The divergence of x(K) from a target that is a constant."""
+    online = logits(adapted(params, task, config), params.offsets, task.query_x)
+    p, q = jax.nn.softmax(target_logits), jax.nn.softmax(online)
+    if config.matching == "reverse_kl":
+        p, q = q, p
+    return jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
