@@ -109,11 +109,17 @@ def normalise(x: jax.Array, offset: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2 of [N, H, W, C]; a last odd row or column is left out. Not
-    `reduce_window`, whose derivative takes longer than the convolutions on a CPU."""
+    """2x2 maximum with stride 2 of [N, H, W, C]; a last odd row or column is left out.
+
+    The derivative of `reduce_window` takes longer than the convolutions on a CPU. That of `jnp.max`
+    divides by how many entries equal the maximum: none does where a program computes them twice and
+    rounds in another way, and the gradient is NaN.
+    """
     n, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return jnp.max(x.reshape(n, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+    x = x.reshape(n, height // 2, 2, width // 2 * 2, channels)
+    x = jnp.maximum(x[:, :, 0], x[:, :, 1]).reshape(n, height // 2, width // 2, 2, channels)
+    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
 
 
 def conv3x3(

@@ -45,26 +45,35 @@ def some_tasks(count: int, config: FewShotConfig = SMALL) -> Tasks:
     return jax.tree.map(lambda *x: jnp.stack(x), *(some_task(i, config) for i in range(count)))
 
 
-def logits(weights, offsets, x):
-    """The network with loops over neighbours and pixels of the pooling, and numpy's statistics."""
+def convolve(x, w):
+    """The sum over nine neighbours, those outside of the image being 0, in numpy."""
+    padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    result = np.zeros((*x.shape[:3], w.shape[-1]))
+    for row in range(x.shape[1]):
+        for column in range(x.shape[2]):
+            seen = padded[:, row : row + 3, column : column + 3]
+            result[:, row, column] = np.einsum("nijc,ijcf->nf", seen, np.asarray(w))
+    return result
+
+
+def convolve_quickly(x, w):
+    """The same, XLA's."""
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def logits(weights, offsets, x, convolve=convolve_quickly):
+    """The layers in the order of the papers."""
     for layer, offset in zip(weights.convolutions, offsets):
-        n, height, width, _ = x.shape
-        y = jnp.zeros((n, height, width, layer.w.shape[-1])) + layer.b
-        for i in (-1, 0, 1):
-            for j in (-1, 0, 1):
-                rows = slice(max(-i, 0), height - max(i, 0))
-                columns = slice(max(-j, 0), width - max(j, 0))
-                seen = x[:, max(i, 0) : height + min(i, 0), max(j, 0) : width + min(j, 0)]
-                y = y.at[:, rows, columns].add(
-                    jnp.einsum("nhwc,cf->nhwf", seen, layer.w[i + 1, j + 1])
-                )
+        y = convolve(x, layer.w) + layer.b
         y = (y - y.mean((0, 1, 2))) / jnp.sqrt(y.var((0, 1, 2)) + 1e-3) + offset
         y = jnp.where(y > 0, y, 0)
-        x = jnp.zeros((n, height // 2, width // 2, y.shape[-1]))
-        corners = [
-            y[:, i : height // 2 * 2 : 2, j : width // 2 * 2 : 2] for i in (0, 1) for j in (0, 1)
-        ]
-        x = jnp.stack(corners).max(0)
+        height, width = (size // 2 * 2 for size in y.shape[1:3])
+        a, b, c, d = (y[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1))
+        x = jnp.where(a > b, a, b)
+        x = jnp.where(x > c, x, c)
+        x = jnp.where(x > d, x, d)
     return x.reshape(len(x), -1) @ weights.head.w + weights.head.b
 
 

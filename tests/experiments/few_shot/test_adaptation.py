@@ -45,8 +45,8 @@ def learned(config: FewShotConfig, params, task):
     return jax.jit(learn)(params).params
 
 
-def difference(loss, params, epsilon=1e-6):
-    """A direction, and the loss's central difference along it."""
+def difference(loss, params, epsilon=1e-8):
+    """A direction, and the central difference along it: too short to meet a kink of the ReLUs."""
     rng = np.random.default_rng(3)
     direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
     loss = jax.jit(loss)
@@ -76,7 +76,7 @@ def test_mamls_meta_gradient_is_that_of_a_loop_of_two_steps(differentiation):
     assert_close(found.gradient, expected)
     assert min(float(jnp.abs(x).max()) for x in found.gradient.offsets) > 1e-4
     direction, slope = difference(loss, params)
-    np.testing.assert_allclose(along(direction, found.gradient), slope, rtol=1e-6)
+    np.testing.assert_allclose(along(direction, found.gradient), slope, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("doubles")
@@ -230,10 +230,8 @@ def test_the_mean_and_the_variance_over_tasks():
     np.testing.assert_allclose(found.variance, flat.var(0, ddof=1).sum() / flat.shape[1], rtol=1e-4)
     for name, value in found.metrics.items():
         np.testing.assert_allclose(value, np.mean([r.metrics[name] for r in each]), rtol=1e-4)
-    accuracies = {float(r.metrics["accuracy_after"]) for r in each}
-    assert accuracies <= {i / 9 for i in range(10)} or np.allclose(
-        np.array([*accuracies]) * 9 % 1, 0
-    )
+    correct = [9 * float(r.metrics["accuracy_after"]) for r in each]  # of 9 queries
+    np.testing.assert_allclose(correct, np.rint(correct), atol=1e-5)
 
 
 def test_a_meta_batch_over_devices_is_that_of_one():

@@ -27,7 +27,7 @@ def test_its_size_is_the_papers():
 def test_it_is_the_slow_loop():
     params, task = oracle.some_params(), oracle.some_task()
     found = jax.jit(oracle.small_network().apply)(params, task.support_x)
-    expected = oracle.logits(params.weights, params.offsets, task.support_x)
+    expected = oracle.logits(params.weights, params.offsets, task.support_x, oracle.convolve)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
