@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.experiments.config import (
+    FiguresOptions,
+    LifetimesConfig,
+    SuiteOptions,
+    check_lifetimes,
+)
 from bmg.storage.fields import (
     Count,
     Lookahead,
@@ -98,3 +103,42 @@ class FewShotConfig(LifetimesConfig):
     def __post_init__(self):
         check_fields(self)
         check_lifetimes(self, 1)
+
+    @property
+    def label(self) -> str:
+        """In legends and tables, and as the name of a run directory."""
+        name = f"{self.objective}-k{self.inner_steps}"
+        if self.objective == "bmg":
+            name += f"-l{self.target_steps}-{self.matching}"
+        name += "-fomaml" * self.first_order + "-anil" * self.head_only
+        return f"{name}-{self.meta_learning_rate:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotSuiteOptions(SuiteOptions):
+    """Run the sweep of table 4, one method after the other; go on where it was stopped."""
+
+    steps: Count = FewShotConfig.steps
+    """Meta-batches of each lifetime."""
+    root: str = "runs/few-shot"
+    """Folder of the run directories."""
+    maml: bool = True
+    """The 24 runs of MAML: step size, K, FOMAML, ANIL."""
+    bmg: bool = True
+    """The 24 runs of BMG: step size, K, L, direction of the divergence."""
+    meta_learning_rates: tuple[Positive, ...] = (1e-3, 1e-4)
+    """Beta. Table 4."""
+    inner_steps: tuple[Lookahead, ...] = (1, 5, 10)
+    """K; BMG leaves out the largest of several, as the paper does. Table 4."""
+    target_steps: tuple[Lookahead, ...] = (1, 5, 10)
+    """L. Table 4."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotFiguresOptions(FiguresOptions):
+    """Draw accuracies from the runs in a folder, and print the best ones, chosen by validation."""
+
+    root: str = "runs/few-shot"
+    """Folder of the run directories, as `all` leaves it."""
+    output: str = "docs/few_shot"
+    """Folder for the pictures."""

@@ -1,0 +1,92 @@
+"""What the commands need of few-shot learning; see `experiments.declaration.Functions`."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from bmg.experiments.few_shot import figures, lifetime
+from bmg.experiments.few_shot.config import (
+    FewShotConfig,
+    FewShotFiguresOptions,
+    FewShotSuiteOptions,
+)
+from bmg.experiments.few_shot.evaluation import meta_test
+from bmg.experiments.lifetime import Lifetime
+from bmg.experiments.records import Run
+
+__all__ = ["draw", "make_lifetime", "meta_test", "suite", "summarise"]
+
+
+def make_lifetime(config: FewShotConfig) -> Lifetime:
+    """A lifetime on the images that the configuration names."""
+    return lifetime.make_lifetime(config, load_images(config))
+
+
+def load_images(config: FewShotConfig) -> lifetime.Images:
+    """Noise around a picture for each class, from a fixed seed: the place of a data set."""
+    rng = np.random.default_rng(0)
+
+    def split(classes: int) -> np.ndarray:
+        shape = (classes, 1, 7, 7, 1)
+        pictures = rng.integers(0, 256, shape).repeat(4, 2).repeat(4, 3)
+        noise = rng.normal(0, 64, (classes, 20, 28, 28, 1))
+        return np.clip(pictures + noise, 0, 255).astype(np.uint8)
+
+    return lifetime.Images(split(64), split(16), split(20))
+
+
+def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
+    """Accuracies at the best evaluation of each lifetime by validation, means over seeds."""
+    result = {
+        "objective": config.objective,
+        "inner_steps": config.inner_steps,
+        "query_accuracy": float(columns["accuracy_after"][:, -1].mean()),
+    }
+    at, found = figures.evaluations(steps, columns)
+    if len(at):
+        best = figures.best_so_far(found)
+        result["validation_accuracy"] = float(best["validation_accuracy"][:, -1].mean())
+        result["test_accuracy_mean"] = float(best["test_accuracy"][:, -1].mean())
+        result["test_accuracy_std"] = float(best["test_accuracy"][:, -1].std())
+        result["test_half_width"] = float(best["test_half_width"][:, -1].mean())
+    return result
+
+
+def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
+    """Table 4: 24 runs of MAML and 24 of BMG."""
+    few = options.inner_steps
+    if len(few) > 1:
+        few = tuple(k for k in few if k < max(few))
+    switches = (False, True)
+    maml = itertools.product(options.meta_learning_rates, options.inner_steps, switches, switches)
+    bmg = itertools.product(
+        options.meta_learning_rates, few, options.target_steps, ("kl", "reverse_kl")
+    )
+    shared = {"seeds": options.seeds, "steps": options.steps}
+    configs = []
+    for beta, k, first_order, head_only in maml if options.maml else ():
+        configs.append(
+            FewShotConfig(
+                **shared, objective="maml", meta_learning_rate=beta, inner_steps=k,
+                first_order=first_order, head_only=head_only,
+            )
+        )  # fmt: skip
+    for beta, k, length, matching in bmg if options.bmg else ():
+        configs.append(
+            FewShotConfig(
+                **shared, objective="bmg", meta_learning_rate=beta, inner_steps=k,
+                target_steps=length, matching=matching,
+            )
+        )  # fmt: skip
+    return {config.label: config for config in configs}
+
+
+def draw(runs: Sequence[Run], options: FewShotFiguresOptions):
+    """Tables 6 and 7, and figure 5."""
+    yield figures.table_6(runs)
+    yield figures.table_7(runs)
+    yield figures.draw_accuracy(runs, pathlib.Path(options.root), pathlib.Path(options.output))

@@ -1,0 +1,171 @@
+"""A meta-batch, what it records, evaluations, the sweep, and what is chosen from its results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bmg.experiments.few_shot import experiment, figures, lifetime
+from bmg.experiments.few_shot.adaptation import make_task_gradient, mean_over_tasks
+from bmg.experiments.few_shot.config import FewShotConfig, FewShotSuiteOptions
+from bmg.experiments.few_shot.evaluation import meta_test
+from bmg.experiments.few_shot.tasks import sample_task, sample_tasks
+from bmg.experiments.records import Run
+from bmg.meta.diagnosis import cosine_similarity, norm
+from tests.experiments.few_shot import oracle
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.PRNGKey(0)
+SMALL = dataclasses.replace(
+    oracle.SMALL, inner_steps=1, target_steps=1, meta_gradient_clip=0.0, record_every=2,
+    evaluate_every=2, evaluation_tasks=5, evaluation_steps=3, evaluation_queries=2,
+)  # fmt: skip
+RNG = np.random.default_rng(0)
+IMAGES = lifetime.Images(
+    *(RNG.integers(0, 256, (classes, 8, *oracle.SHAPE)).astype(np.uint8) for classes in (7, 5, 4))
+)
+
+
+def test_two_meta_batches_and_their_records():
+    found = lifetime.make_lifetime(SMALL, IMAGES)
+    window = jax.jit(found.window)
+    begin = jax.jit(found.init)(KEY)
+    first, one = window(begin, found.data)
+    second, two = window(first, found.data)
+    assert set(one) == set(found.columns) and all(x.shape == (1,) for x in one.values())
+    assert (one["evaluations"][0], two["evaluations"][0]) == (0, 1)
+    gradients = [state.agent.gradient for state in (first, second)]
+    np.testing.assert_allclose(one["meta_gradient_norm"][0], norm(gradients[0]), rtol=1e-5)
+    assert one["cosine"][0] == 0
+    np.testing.assert_allclose(two["cosine"][0], cosine_similarity(*gradients), rtol=1e-4)
+    ratio = two["meta_gradient_norm"] / two["variance"]
+    np.testing.assert_allclose(two["norm_over_variance"], ratio, rtol=1e-5)
+    # The meta-gradient is that of tasks of the training classes, and Adam takes it.
+    _, sample_key, task_key = jax.random.split(begin.key, 3)
+    tasks = sample_tasks(sample_key, IMAGES.train, SMALL.meta_batch, *_sizes())
+    task_gradient = jax.jit(make_task_gradient(oracle.small_network(), SMALL))
+    keys = jax.random.split(task_key, SMALL.meta_batch)
+    mean = mean_over_tasks(task_gradient, begin.meta.params, tasks, keys)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients[0], mean.gradient
+    )
+    adam = optax.adam(SMALL.meta_learning_rate)
+    updates, _ = adam.update(gradients[0], adam.init(begin.meta.params))
+    expected = optax.apply_updates(begin.meta.params, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first.meta.params, expected
+    )
+    # The evaluation is of the new meta-parameters, on classes of their own.
+    for seed, split in enumerate(("validation", "test")):
+        key, images = jax.random.PRNGKey(seed), getattr(IMAGES, split)
+        accuracy = jax.jit(lambda p, x, k: meta_test(p, x, k, SMALL))(
+            second.meta.params, images, key
+        )
+        np.testing.assert_allclose(two[f"{split}_accuracy"][0], accuracy.mean, atol=1e-6)
+
+
+def _sizes():
+    return SMALL.ways, SMALL.shots, SMALL.queries
+
+
+def test_the_clip_is_of_each_element():
+    gradient = {"a": jnp.array([30.0, -2.0]), "b": jnp.array([-11.0])}
+    optimizer = lifetime.make_optimizer(FewShotConfig())
+    _, state = optimizer.update(gradient, optimizer.init(gradient))
+    moments = state[1][0].mu  # 0.1 of the first gradient
+    np.testing.assert_allclose(moments["a"], [1.0, -0.2], rtol=1e-6)
+    np.testing.assert_allclose(moments["b"], [-1.0], rtol=1e-6)
+    optimizer = lifetime.make_optimizer(FewShotConfig(meta_gradient_clip=0.0))
+    _, state = optimizer.update(gradient, optimizer.init(gradient))
+    np.testing.assert_allclose(state[1][0].mu["a"], [3.0, -0.2], rtol=1e-6)
+
+
+def test_an_evaluation_is_the_slow_loop_over_tasks():
+    params = oracle.some_params(SMALL)
+    found = jax.jit(lambda p: meta_test(p, IMAGES.test, KEY, SMALL))(params)
+    assert found.of_tasks.shape == (5,)
+    for i, key in enumerate(jax.random.split(KEY, 5)[:2]):
+        task_key = jax.random.split(key, 3)[0]
+        task = sample_task(task_key, IMAGES.test, SMALL.ways, SMALL.shots, 2)
+        weights = oracle.adapted(params, task, dataclasses.replace(SMALL, inner_steps=3))
+        answers = oracle.logits(weights, params.offsets, task.query_x).argmax(1)
+        np.testing.assert_allclose(found.of_tasks[i], np.mean(answers == task.query_y), atol=1e-6)
+    np.testing.assert_allclose(found.mean, np.mean(found.of_tasks), rtol=1e-5)
+    expected = 1.96 * np.std(found.of_tasks) / np.sqrt(5)
+    np.testing.assert_allclose(found.half_width, expected, rtol=1e-5)
+
+
+def test_images_below_sixteen_pixels_are_refused():
+    small = lifetime.Images(*(x[:, :, :15] for x in IMAGES))
+    with pytest.raises(ValueError, match="images of 15x17 pixels; give at least 16 each way"):
+        lifetime.make_lifetime(SMALL, small)
+
+
+def test_the_sweep_has_the_papers_48_runs():
+    configs = experiment.suite(FewShotSuiteOptions(seeds=3, steps=10_000))
+    assert len(configs) == 48
+    maml, bmg = (
+        [c for c in configs.values() if c.objective == objective] for objective in ("maml", "bmg")
+    )
+    assert len(maml) == len(bmg) == 24
+    assert {c.inner_steps for c in maml} == {1, 5, 10} and {c.inner_steps for c in bmg} == {1, 5}
+    assert sum(c.first_order for c in maml) == sum(c.head_only for c in maml) == 12
+    assert not any(c.first_order or c.head_only for c in bmg)
+    assert {c.target_steps for c in bmg} == {1, 5, 10}
+    assert {c.matching for c in bmg} == {"kl", "reverse_kl"}
+    assert {c.meta_learning_rate for c in configs.values()} == {1e-3, 1e-4}
+    assert all(c.seeds == 3 and c.steps == 10_000 for c in configs.values())
+
+
+def some_run(config: FewShotConfig, validation, test) -> Run:
+    """Evaluated at the end of every second stretch of ten meta-batches, two of them."""
+    zeros = np.zeros((1, 4))
+    columns = {name: zeros for name in lifetime.COLUMNS}
+    every = np.array([[0, 0.1, 0, 0.1]])
+    columns |= {
+        "evaluations": every,
+        "validation_accuracy": every * np.repeat(validation, 2),
+        "test_accuracy": every * np.repeat(test, 2),
+        "cosine": np.array([[9.0, 9.0, 0.2, 0.4]]),
+    }
+    return Run(config.label, config, np.arange(10, 50, 10), columns)
+
+
+def test_what_is_best_is_chosen_by_validation():
+    runs = [
+        some_run(FewShotConfig(), [0.6, 0.5], [0.55, 0.45]),
+        some_run(FewShotConfig(inner_steps=1), [0.5, 0.7], [0.8, 0.66]),
+        some_run(FewShotConfig(objective="maml"), [0.3, 0.4], [0.35, 0.33]),
+    ]
+    at, found = figures.evaluations(runs[0].steps, runs[0].columns)
+    np.testing.assert_array_equal(at, [20, 40])
+    np.testing.assert_allclose(found["validation_accuracy"], [[0.6, 0.5]])
+    np.testing.assert_allclose(figures.best_so_far(found)["test_accuracy"], [[0.55, 0.55]])
+    rows = figures.table_7(runs)
+    assert [row["meta-batches"] for row in rows] == ["20", "40"]
+    assert [row["BMG: accuracy, %"] for row in rows] == ["55.0", "66.0"]
+    assert [row["BMG: best"] for row in rows] == ["bmg-k5-l5-kl-0.001", "bmg-k1-l5-kl-0.001"]
+    assert [row["MAML: accuracy, %"] for row in rows] == ["35.0", "33.0"]
+    assert {row["cosine"] for row in figures.table_6(runs)} == {"0.3"}, "of the last half"
+    result = experiment.summarise(runs[0].config, runs[0].steps, runs[0].columns)
+    assert result["test_accuracy_mean"] == pytest.approx(0.55)
+
+
+def test_figure_5_has_a_line_for_each_run(tmp_path, pictures):
+    runs = [
+        some_run(FewShotConfig(), [0.6, 0.5], [0.55, 0.45]),
+        some_run(FewShotConfig(objective="maml"), [0.3, 0.4], [0.35, 0.33]),
+    ]
+    (tmp_path / runs[0].name).mkdir()
+    results = tmp_path / runs[0].name / "results.json"
+    results.write_text('{"seeds": 1, "steps_per_second": 0.01}')
+    figures.draw_accuracy(runs, tmp_path, tmp_path)
+    by_batches, by_time, _ = pictures["figure_5.png"]
+    assert set(by_batches.lines) == {run.name for run in runs}
+    assert set(by_time.lines) == {runs[0].name}, "the other's speed is not known"
+    assert figures.hours_per_meta_batch(runs[0], tmp_path) == pytest.approx(100 / 3600)
