@@ -125,7 +125,7 @@ def test_the_sweep_has_the_papers_48_runs():
 def some_run(config: FewShotConfig, validation, test) -> Run:
     """Evaluated at the end of every second stretch of ten meta-batches, two of them."""
     zeros = np.zeros((1, 4))
-    columns = {name: zeros for name in lifetime.COLUMNS}
+    columns = dict.fromkeys(lifetime.COLUMNS, zeros)
     every = np.array([[0, 0.1, 0, 0.1]])
     columns |= {
         "evaluations": every,
