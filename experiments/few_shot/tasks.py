@@ -52,7 +52,9 @@ def sample_task(key: jax.Array, images: jax.Array, ways: int, shots: int, querie
     class_key, image_key = jax.random.split(key)
     classes = _without_replacement(class_key, (), images.shape[0], ways)
     index = _without_replacement(image_key, (ways,), images.shape[1], shots + queries)
-    drawn = images[classes[:, None], index].astype(float) / LARGEST  # [ways, shots + queries, ...]
+    drawn = (
+        jnp.asarray(images)[classes[:, None], index].astype(float) / LARGEST
+    )  # [ways, shots + queries, ...]
 
     def flat(x):
         return x.reshape(-1, *x.shape[2:])
