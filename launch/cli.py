@@ -29,6 +29,10 @@ _COMMANDS = {
         "bmg.experiments.snake:EXPERIMENT",
         "multi-step meta-gradients of A2C on Snake",
     ),
+    "few-shot": (
+        "bmg.experiments.few_shot:EXPERIMENT",
+        "MAML and BMG over tasks of images (section 6)",
+    ),
     "benchmark": (
         "bmg.launch.benchmark",
         "measure speed and memory of system and experiments",

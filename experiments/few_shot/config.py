@@ -11,6 +11,7 @@ from bmg.experiments.config import (
     SuiteOptions,
     check_lifetimes,
 )
+from bmg.experiments.few_shot.data.config import DataConfig
 from bmg.storage.fields import (
     Count,
     Lookahead,
@@ -94,6 +95,8 @@ class FewShotConfig(LifetimesConfig):
     Ours."""
     differentiation: Literal["mixed", "plain"] = "mixed"
     """Inner steps are computed again for the meta-gradient, or kept in memory. Ours."""
+
+    data: DataConfig = DataConfig()
 
     @property
     def steps_per_update(self) -> int:

@@ -24,8 +24,8 @@ from bmg.experiments.few_shot.data import (
     source,
 )
 from bmg.experiments.few_shot.data.config import DataConfig
+from bmg.experiments.few_shot.data.neighbours import nearest_neighbour_accuracy
 from bmg.experiments.few_shot.data.sets import SPLITS
-from bmg.experiments.few_shot.data.tasks import nearest_neighbour_accuracy
 
 FONTS = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 COUNTS = {"train": 714, "validation": 114, "test": 194}

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.experiments.few_shot.data import tasks
+from bmg.experiments.few_shot import tasks
+from bmg.experiments.few_shot.data import neighbours
 from bmg.experiments.few_shot.data.sets import DataSet, ImageSet, check_disjoint, check_tasks
 
 CLASSES, COUNT = 12, 9
@@ -83,7 +84,7 @@ def test_pixels_are_shares_of_255():
 
 def test_more_than_there_is_cannot_be_drawn():
     for ways, shots in [(CLASSES + 1, 1), (2, COUNT)]:
-        with pytest.raises(ValueError, match="check_tasks"):
+        with pytest.raises(ValueError, match="ways; there are|images, for both"):
             tasks.sample_tasks(jax.random.key(0), numbered(), 1, ways, shots, 1)
 
 
@@ -93,12 +94,12 @@ def test_nearest_neighbours_as_a_slow_loop_finds_them():
     key, num_tasks = jax.random.key(5), 20
     right = []
     for each in jax.random.split(key, num_tasks):
-        drawn = _sample(each, images, 1, 4, 2, tasks.QUERIES)
-        support_x, support_y, query_x, query_y = (np.asarray(x[0], np.float64) for x in drawn)
+        drawn = tasks.sample_task(each, images, 4, 2, neighbours.QUERIES)
+        support_x, support_y, query_x, query_y = (np.asarray(x, np.float64) for x in drawn)
         for query, label in zip(query_x, query_y):
             far = [((query - x) ** 2).sum() for x in support_x]
             right.append(support_y[np.argmin(far)] == label)
-    accuracy = tasks.nearest_neighbour_accuracy(images, 4, 2, num_tasks, key)
+    accuracy = neighbours.nearest_neighbour_accuracy(images, 4, 2, num_tasks, key)
     assert 0.3 < np.mean(right) < 0.95
     assert float(accuracy) == pytest.approx(np.mean(right), abs=1e-6)
 
