@@ -19,7 +19,7 @@ from bmg.storage.fields import FieldError
 from tests.experiments.few_shot import oracle
 from tests.experiments.few_shot.oracle import SMALL, small_network, some_params, some_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.heavy]
 KEY = jax.random.PRNGKey(0)
 MAML = dataclasses.replace(SMALL, objective="maml")
 SHORT = dataclasses.replace(MAML, inner_steps=1)

@@ -19,7 +19,7 @@ from bmg.experiments.records import Run
 from bmg.meta.diagnosis import cosine_similarity, norm
 from tests.experiments.few_shot import oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.heavy]
 KEY = jax.random.PRNGKey(0)
 SMALL = dataclasses.replace(
     oracle.SMALL, inner_steps=1, target_steps=1, meta_gradient_clip=0.0, record_every=2,
