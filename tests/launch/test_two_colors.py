@@ -238,13 +238,13 @@ def test_the_whole_experiment_runs_what_is_missing(command, tmp_path, monkeypatc
     }
     monkeypatch.setattr(experiment, "methods", lambda: wanted)
     ran = []
-    real = module.run
+    real = module._run_alone
 
     def recording(declaration, config):
         ran.append((config.path.name, config.steps, config.seeds, config.resume))
         return real(declaration, config) if config.agent == "actor-critic" else 0
 
-    monkeypatch.setattr(module, "run", recording)
+    monkeypatch.setattr(module, "_run_alone", recording)
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only *fixed*".split())
     assert ran == [("fixed-0.1", 2000, 1, False), ("q-fixed-0.1", 100, 1, False)]
     command(*"two-colors all --seeds 1 --steps 2000 --q-lambda-steps 100 --only fixed-0.1".split())
