@@ -42,3 +42,8 @@ class Agent(NamedTuple):
     """Replay batches of an update beside the main one."""
     needs_replay: bool = False
     """Whether the main batch's replayed part may not be empty."""
+
+    @property
+    def uses_replay(self) -> bool:
+        """Whether an update is impossible without replayed data."""
+        return self.needs_replay or self.num_extra_batches > 0

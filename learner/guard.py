@@ -121,8 +121,7 @@ def check_replay(agent: Agent, batch: UpdateBatch) -> None:
         raise ValueError(
             f"{len(batch.extra)} extra replay batches; the agent takes {agent.num_extra_batches}."
         )
-    needs_replay = agent.needs_replay or agent.num_extra_batches
-    if needs_replay and not batch.replay.action.shape[0]:
+    if agent.uses_replay and not batch.replay.action.shape[0]:
         raise ValueError("the replay batch is empty, but the agent's settings draw from replay.")
 
 

@@ -73,7 +73,7 @@ def check_batch(config: LearnerConfig, agent: Agent, num_devices: int) -> None:
       ValueError: in one line.
     """
     check_shares(config, num_devices, "devices", ", or another --devices.learner")
-    if (agent.num_extra_batches or agent.needs_replay) and config.replay_batch == 0:
+    if agent.uses_replay and config.replay_batch == 0:
         raise ValueError(
             "replay_batch is 0, but K > 1, L > 1, extra_replay_batches and final_data 'replay' "
             "draw from replay; give --learner.replay-batch."

@@ -64,6 +64,19 @@ def sharpen(params, factor: float = 15.0):
     return result
 
 
+def params_of(state):
+    """The agent's parameters in a learner's state, whichever agent it is."""
+    return getattr(state.agent, "inner", state.agent).params
+
+
+def with_params(state, params):
+    """The learner's state with other parameters of the agent."""
+    if hasattr(state.agent, "inner"):
+        inner = state.agent.inner._replace(params=params)
+        return state._replace(agent=state.agent._replace(inner=inner))
+    return state._replace(agent=state.agent._replace(params=params))
+
+
 def as_data(trajectories: Trajectory, is_replay: bool, max_abs_reward: float = 1.0) -> oracle.Data:
     """What the oracle sees of a batch of unrolls; stacks are made by loops."""
     batch, length = trajectories.age.shape

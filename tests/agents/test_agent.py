@@ -32,8 +32,10 @@ from tests.agents.data import (
     as_data,
     cast,
     float64,
+    params_of,
     random_trajectories,
     sharpen,
+    with_params,
 )
 
 LOSS = LossConfig(discount=255 / 256, entropy_cost=1 / 64, laser_threshold=0.4)
@@ -55,18 +57,10 @@ def agent_of(config: AgentConfig, axis_name=None):
     return make_agent(config, Spec(OBSERVATION_SHAPE, NUM_ACTIONS, axis_name))
 
 
-def params_of(state):
-    """The agent's parameters, whichever agent it is."""
-    return getattr(state.agent, "inner", state.agent).params
-
-
 def sharp_start(agent, seed: int = 1):
     """An initial state whose policies are far from uniform."""
     state = agent.init(jax.random.PRNGKey(seed))
-    if hasattr(state.agent, "inner"):
-        inner = state.agent.inner._replace(params=sharpen(params_of(state)))
-        return state._replace(agent=state.agent._replace(inner=inner))
-    return state._replace(agent=state.agent._replace(params=sharpen(state.agent.params)))
+    return with_params(state, sharpen(params_of(state)))
 
 
 @functools.lru_cache(None)

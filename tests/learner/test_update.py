@@ -20,6 +20,7 @@ from bmg.learner.update import (
     first,
     frames_per_update,
 )
+from tests.agents.data import params_of, with_params
 from tests.learner import fakes
 
 GLOBAL = dataclasses.replace(fakes.LEARNER, online_batch=8, replay_batch=16)
@@ -48,19 +49,6 @@ def test_each_device_gets_its_share_of_online_and_replay(count):
                 if name == "parameter_version":
                     seen += list(np.asarray(shard.data).ravel())
         assert sorted(seen) == sorted(host.parameter_version)
-
-
-def params_of(state):
-    """Whichever agent's."""
-    return getattr(state.agent, "inner", state.agent).params
-
-
-def with_params(state, params):
-    """The state with other parameters."""
-    inner = getattr(state.agent, "inner", None)
-    if inner is None:
-        return state._replace(agent=state.agent._replace(params=params))
-    return state._replace(agent=state.agent._replace(inner=inner._replace(params=params)))
 
 
 VARIANTS = {
