@@ -30,6 +30,11 @@ class LifetimesConfig:
     """Go on from the run directory's checkpoint."""
 
     @property
+    def most_devices(self) -> int:
+        """Devices that are of any use."""
+        return self.seeds
+
+    @property
     def path(self) -> pathlib.Path:
         """The run directory, which every experiment has a default for."""
         return pathlib.Path(self.workdir)

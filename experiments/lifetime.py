@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bmg.meta import core
 
 PyTree = Any
+SHARDS = "shards"  # the axis of the devices that one lifetime is spread over
 
 
 class MetaState(NamedTuple):
@@ -46,6 +48,9 @@ class Lifetime(NamedTuple):
     # a constant would become a part.
     data: PyTree = None
     chunk_steps: int = 2_000  # of each lifetime between two looks at the run
+    # Equal pieces of a window, which may lie on as many devices: it sees to the share of its own
+    # device along the axis `SHARDS`, and leaves the same state on all of them.
+    shards: int = 1
 
 
 def fixed_window(step: core.Step, state: State) -> tuple[State, PyTree]:
@@ -87,3 +92,18 @@ def meta_window(
     updates, opt_state = optimizer.update(result.gradient, state.meta.opt_state)
     meta = MetaState(optax.apply_updates(state.meta.params, updates), opt_state)
     return State(result.next_state, meta, next_key), result
+
+
+def share(x: jax.Array, axis_name: str | None = SHARDS) -> jax.Array:
+    """This device's part of [N, ...], of the size that the others have; the last one's is filled up
+    with what is there. Without an axis, all of it."""
+    if axis_name is None:
+        return x
+    count = -(-len(x) // jax.lax.axis_size(axis_name))
+    index = jax.lax.axis_index(axis_name) * count + jnp.arange(count)
+    return x[index % len(x)]
+
+
+def gathered(x: jax.Array, axis_name: str | None = SHARDS) -> jax.Array:
+    """All devices' parts in their order: of what `share` made of [N, ...], the first N."""
+    return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)

@@ -15,15 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bmg.experiments.lifetime import Lifetime, State
+from bmg.experiments.lifetime import SHARDS, Lifetime, State
 from bmg.experiments.records import Records
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
 
 
-def use_all_cores(seeds: int) -> None:
-    """Makes JAX see a device for each core, so that seeds spread over them.
+def use_all_cores(most: int) -> None:
+    """Makes JAX see a device for each core, so that lifetimes spread over them.
+
+    Args:
+      most: devices that are of any use.
 
     It has to come before JAX is first used. Where there is an accelerator, its devices are taken
     and this changes nothing; what the user's XLA_FLAGS say of it stays.
@@ -32,7 +35,7 @@ def use_all_cores(seeds: int) -> None:
     if "xla_force_host_platform_device_count" not in flags:
         # Not every system says which cores this process may use.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        count = min(cores, seeds)
+        count = min(cores, most)
         flags = f"{flags} --xla_force_host_platform_device_count={count}"
         os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -40,7 +43,9 @@ def use_all_cores(seeds: int) -> None:
 class _Progress(NamedTuple):
     """Where a run is. Kept in one attribute: a signal finds both of the same step, or neither."""
 
-    state: Any  # of all lifetimes, and of those that only fill a device up
+    # Of all lifetimes, and of those that only fill a device up: parts that are advanced one after
+    # the other, [lifetimes of a part, ...] each.
+    state: tuple[Any, ...]
     records: Records
 
 
@@ -70,14 +75,19 @@ class Runner:
         """What could not be written at the last try, and why."""
         self._lifetime, self._seeds = lifetime, seeds
         self._directory, self._counted = directory, counted
-        self.devices = jax.devices()[: min(len(jax.devices()), seeds)]
-        # Every device takes as many lifetimes; those beyond S are not looked at.
-        padded = math.ceil(seeds / len(self.devices)) * len(self.devices)
-        keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
-        self._mesh = Mesh(np.array(self.devices), ("seeds",))
+        count, shards = _spread(seeds, lifetime.shards, len(jax.devices()))
+        devices = np.array(jax.devices()[: count * shards]).reshape(count, shards)
+        self.devices = list(devices.flat)
+        self._mesh = Mesh(devices, ("seeds", SHARDS))
+        # Every device takes as many lifetimes; those beyond S are not looked at. XLA's CPU compiler
+        # is several times slower with a batch of one than without a batch.
+        padded = math.ceil(seeds / count) * count
+        self._one_by_one = lifetime.convolves or seeds <= count
+        self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
-        state = self._map(lambda key, _: lifetime.init(key))(keys, None)
-        self._progress = _Progress(state, records)
+        keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
+        init = self._map(lambda key, _: lifetime.init(key))
+        self._progress = _Progress(tuple(init(part, None) for part in self._parts(keys)), records)
         self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
         self._chunk = self._map(functools.partial(_chunk, lifetime, self.chunk_windows))
 
@@ -102,13 +112,17 @@ class Runner:
             return 1
         return max(self._lifetime.chunk_steps // self._window_steps, 1)
 
+    def _parts(self, arrays: Any) -> tuple[Any, ...]:
+        """[all lifetimes, ...] -> what is advanced one after the other."""
+        starts = range(0, len(jax.tree.leaves(arrays)[0]), self._part)
+        return tuple(jax.tree.map(lambda x: x[i : i + self._part], arrays) for i in starts)
+
     def _map(self, function: Callable) -> Callable:
-        """`function` of one lifetime and the data -> of all of them, compiled."""
+        """`function` of one lifetime and the data -> of those of a part, compiled."""
         spec, shared = PartitionSpec("seeds"), PartitionSpec()
-        # XLA's CPU compiler is several times slower with a batch of one than without a batch.
-        one_by_one = self._lifetime.convolves or self._seeds <= len(self.devices)
-        every = _one_by_one(function) if one_by_one else jax.vmap(function, in_axes=(0, None))
-        # Nothing crosses devices; the check of that refuses some of JAX's own loops.
+        every = _alone(function) if self._one_by_one else jax.vmap(function, in_axes=(0, None))
+        # What crosses devices is alike on all of them afterwards; the check of that refuses some of
+        # JAX's own loops.
         return jax.jit(
             jax.shard_map(
                 every, mesh=self._mesh, in_specs=(spec, shared), out_specs=spec, check_vma=False
@@ -117,9 +131,12 @@ class Runner:
 
     def advance(self) -> None:
         """Runs all lifetimes for a chunk."""
-        state, columns = self._chunk(self._progress.state, self._data)
-        columns = {name: np.asarray(x)[: self._seeds] for name, x in columns.items()}
-        self._progress = _Progress(state, self.records.plus(columns))
+        done = [self._chunk(part, self._data) for part in self._progress.state]
+        columns = {
+            name: np.concatenate([part[name] for _, part in done])[: self._seeds]
+            for name in self._lifetime.columns
+        }
+        self._progress = _Progress(tuple(state for state, _ in done), self.records.plus(columns))
 
     def run(
         self,
@@ -152,8 +169,9 @@ class Runner:
 
     def lifetime(self, index: int) -> State:
         """Where one of the lifetimes is, on one of the devices."""
+        part, place = divmod(index, self._part)
         device = self.devices[index % len(self.devices)]
-        return jax.tree.map(lambda x: jax.device_put(x[index], device), self._progress.state)
+        return jax.tree.map(lambda x: jax.device_put(x[place], device), self._progress.state[part])
 
     def _try_to_save(self) -> None:
         """Writes a checkpoint; where it cannot, a line says so, once, and the run goes on."""
@@ -171,8 +189,8 @@ class Runner:
         """Writes a checkpoint, where a directory was given."""
         if self._directory is None:
             return
-        lifetimes, records = self._progress
-        lifetimes = jax.tree.map(lambda x: np.asarray(x)[: self._seeds], lifetimes)
+        lifetimes, records = self._all_lifetimes(), self.records
+        lifetimes = jax.tree.map(lambda x: x[: self._seeds], lifetimes)
         state = {"lifetimes": lifetimes, "records": records.state()}
         header = {"stretches": records.stretches(records.updates)}
         checkpoint.save(self._directory, records.steps, state, header, keep=2)
@@ -186,7 +204,7 @@ class Runner:
         Raises:
           CheckpointError: none usable; one line.
         """
-        lifetimes, records = self._progress
+        lifetimes, records = self._all_lifetimes(), self.records
 
         def template(header):
             stretches = header.get("stretches")
@@ -215,23 +233,44 @@ class Runner:
         found, problems = checkpoint.load_newest(self._directory, template, check=check)
         # Lifetimes that only fill a device up begin anew.
         state = jax.tree.map(
-            lambda old, new: jax.device_put(
-                np.concatenate([new, np.asarray(old)[self._seeds :]]), old.sharding
-            ),
+            lambda old, new: np.concatenate([new, old[self._seeds :]]),
             lifetimes,
             found.state["lifetimes"],
         )
-        self._progress = _Progress(state, records.restored(found.state["records"]))
+        placed = jax.device_put(
+            self._parts(state), NamedSharding(self._mesh, PartitionSpec("seeds"))
+        )
+        self._progress = _Progress(placed, records.restored(found.state["records"]))
         return problems
 
+    def _all_lifetimes(self) -> State:
+        """Where they are, NumPy arrays with a leading axis."""
+        return jax.tree.map(lambda *x: np.concatenate(x), *self._progress.state)
 
-def _one_by_one(function: Callable) -> Callable:
-    """`jax.vmap(function, in_axes=(0, None))` for a few, without a batch."""
+
+def _spread(seeds: int, shards: int, devices: int) -> tuple[int, int]:
+    """How many lifetimes run at once, and on how many devices each: so that none waits for long.
+
+    Args:
+      seeds: lifetimes.
+      shards: equal pieces of one lifetime.
+      devices: there are so many.
+    """
+    choices = [n for n in range(1, min(shards, devices) + 1) if shards % n == 0]
+
+    def rounds(count: int) -> int:
+        return math.ceil(seeds / min(seeds, devices // count)) * (shards // count)
+
+    best = min(choices, key=rounds)
+    return min(seeds, devices // best), best
+
+
+def _alone(function: Callable) -> Callable:
+    """`jax.vmap(function, in_axes=(0, None))` for one, without a batch."""
 
     def mapped(argument, data):
-        count = jax.tree.leaves(argument)[0].shape[0]
-        results = [function(jax.tree.map(lambda x: x[i], argument), data) for i in range(count)]
-        return jax.tree.map(lambda *x: jnp.stack(x), *results)
+        result = function(jax.tree.map(lambda x: x[0], argument), data)
+        return jax.tree.map(lambda x: x[None], result)
 
     return mapped
 

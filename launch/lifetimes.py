@@ -76,6 +76,7 @@ def _run(experiment: Experiment, config) -> int:
     from bmg.launch.console import StepsConsole
     from bmg.storage.checkpoint import list_checkpoints
     from bmg.storage.files import remove_leftovers, write_json
+    from bmg.storage.memory import keep_freed_memory
 
     workdir = config.path
     remove_leftovers(workdir, workdir / "checkpoints")
@@ -84,7 +85,8 @@ def _run(experiment: Experiment, config) -> int:
         return 0
     if found := environment.report():
         print(found)
-    use_all_cores(config.seeds)
+    keep_freed_memory()
+    use_all_cores(config.most_devices)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     lifetime = experiment.functions.make_lifetime(config)
     runner = Runner(

@@ -85,10 +85,10 @@ class FewShotConfig(LifetimesConfig):
     evaluation_queries: Count = 5
     """Images of a class in the query set of an evaluation. MAML's code."""
 
-    convolution: Literal["lax", "im2col", "shifts"] = "lax"
-    """How a convolution is computed in training: as XLA has it, as one matrix product with the nine
-    neighbours side by side, or as nine products. Ours."""
-    evaluation_convolution: Literal["lax", "im2col", "shifts"] = "im2col"
+    convolution: Literal["lax", "im2col"] = "lax"
+    """How a convolution is computed in training: as XLA has it, or as one matrix product with the
+    nine neighbours side by side. Ours."""
+    evaluation_convolution: Literal["lax", "im2col"] = "im2col"
     """The same in evaluations, which are loops: there lax is ten times slower on a CPU. Ours."""
     tasks_mapped: Literal["unrolled", "together", "loop"] = "unrolled"
     """The tasks of a meta-batch: side by side in the program, as a batch, or one after the other.
@@ -97,6 +97,11 @@ class FewShotConfig(LifetimesConfig):
     """Inner steps are computed again for the meta-gradient, or kept in memory. Ours."""
 
     data: DataConfig = DataConfig()
+
+    @property
+    def most_devices(self) -> int:
+        """One for each task."""
+        return self.seeds * self.meta_batch
 
     @property
     def steps_per_update(self) -> int:

@@ -14,6 +14,7 @@ from bmg.experiments.few_shot.adaptation import Examples, accuracy, make_adaptat
 from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.network import Params, make_network
 from bmg.experiments.few_shot.tasks import sample_task
+from bmg.experiments.lifetime import gathered, share
 from bmg.meta.core import scan
 
 _NORMAL = 1.96  # standard deviations of the mean in half of a 95 % interval
@@ -27,7 +28,13 @@ class Accuracy(NamedTuple):
     of_tasks: jax.Array  # float32 [tasks]
 
 
-def meta_test(params: Params, images: jax.Array, key: jax.Array, config: FewShotConfig) -> Accuracy:
+def meta_test(
+    params: Params,
+    images: jax.Array,
+    key: jax.Array,
+    config: FewShotConfig,
+    axis_name: str | None = None,
+) -> Accuracy:
     """Learns each of `evaluation_tasks` tasks in `evaluation_steps` steps.
 
     Args:
@@ -35,6 +42,7 @@ def meta_test(params: Params, images: jax.Array, key: jax.Array, config: FewShot
       images: uint8 [classes, images of a class, H, W, C] that the tasks are drawn from.
       key: random key; the same one gives the same tasks.
       config: of the experiment.
+      axis_name: of the devices that share the tasks; None for this one alone.
     """
     network = make_network(
         images.shape[2:], config.ways, config.filters, config.evaluation_convolution
@@ -50,6 +58,7 @@ def meta_test(params: Params, images: jax.Array, key: jax.Array, config: FewShot
         learner = scan(adaptation.step, params, learner, batches, step_key).states[-1]
         return accuracy(adaptation.predict(learner, task.query_x), task.query_y)
 
-    accuracies = jax.lax.map(of_task, jax.random.split(key, config.evaluation_tasks))
+    keys = jax.random.split(key, config.evaluation_tasks)
+    accuracies = gathered(jax.lax.map(of_task, share(keys, axis_name)), axis_name)[: len(keys)]
     half_width = _NORMAL * jnp.std(accuracies) / jnp.sqrt(len(accuracies))
     return Accuracy(jnp.mean(accuracies), half_width, accuracies)

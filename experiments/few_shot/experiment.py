@@ -45,7 +45,7 @@ def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.nd
     result = {
         "objective": config.objective,
         "inner_steps": config.inner_steps,
-        "query_accuracy": float(columns["accuracy_after"][:, -1].mean()),
+        "query_accuracy": float(columns["query_accuracy"][:, -1].mean()),
     }
     at, found = figures.evaluations(steps, columns)
     if len(at):

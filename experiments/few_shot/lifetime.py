@@ -3,7 +3,7 @@
     w' = w - Adam(clip(mean over tasks of the meta-gradient))
 
 Every `evaluate_every` meta-batches, 600 tasks of the validation and of the test classes are learned
-from w. Selection is by the former; the latter is what is reported.
+from w. Selection is by the former: the best w so far is kept. The latter is what is reported.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.network import LEAST_SIDE, Params, make_network
 from bmg.experiments.few_shot.tasks import sample_tasks
-from bmg.experiments.lifetime import Lifetime, MetaState, State
+from bmg.experiments.lifetime import SHARDS, Lifetime, MetaState, State, share
 from bmg.meta.diagnosis import cosine_similarity, norm
 
 COLUMNS = (
-    "meta_loss", "query_loss", "accuracy_before", "accuracy_after",
+    "meta_loss", "query_loss", "query_accuracy",
     "meta_gradient_norm", "cosine", "variance", "norm_over_variance",
     "evaluations", "validation_accuracy", "test_accuracy", "test_half_width",
 )  # fmt: skip
@@ -42,11 +42,21 @@ class Images(NamedTuple):
     test: jax.Array
 
 
+class Best(NamedTuple):
+    """The initialisation that learns the validation classes best, of those that were evaluated."""
+
+    params: Params
+    validation_accuracy: jax.Array  # []; -1 before the first evaluation
+    test_accuracy: jax.Array  # []
+    meta_batches: jax.Array  # int32 [], when it was
+
+
 class History(NamedTuple):
     """What a lifetime remembers beside the meta-parameters."""
 
     gradient: Params  # of the meta-batch before; zeros at first
     meta_batches: jax.Array  # int32 []
+    best: Best
 
 
 def make_optimizer(config: FewShotConfig) -> optax.GradientTransformation:
@@ -73,27 +83,29 @@ def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
     def init(key: jax.Array) -> State:
         params_key, key = jax.random.split(key)
         params = network.init(params_key)
-        history = History(jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
+        best = Best(params, -jnp.ones(()), jnp.zeros(()), jnp.int32(0))
+        history = History(jax.tree.map(jnp.zeros_like, params), jnp.int32(0), best)
         return State(history, MetaState(params, optimizer.init(params)), key)
 
     def window(state: State, data: Images) -> tuple[State, dict[str, jax.Array]]:
         next_key, sample_key, task_key = jax.random.split(state.key, 3)
-        tasks = sample_tasks(
-            sample_key, data.train, config.meta_batch, config.ways, config.shots, config.queries
-        )
-        keys = jax.random.split(task_key, config.meta_batch)
+        sample_keys = share(jax.random.split(sample_key, config.meta_batch))
+        tasks = sample_tasks(sample_keys, data.train, config.ways, config.shots, config.queries)
+        keys = share(jax.random.split(task_key, config.meta_batch))
         params = state.meta.params
-        found = mean_over_tasks(task_gradient, params, tasks, keys, config.tasks_mapped)
+        found = mean_over_tasks(task_gradient, params, tasks, keys, config.tasks_mapped, SHARDS)
         updates, opt_state = optimizer.update(found.gradient, state.meta.opt_state)
         meta = MetaState(optax.apply_updates(params, updates), opt_state)
-        history = History(found.gradient, state.agent.meta_batches + 1)
-        values = {
-            **records(found, state.agent.gradient),
-            **evaluate_sometimes(meta.params, history.meta_batches, data, config),
-        }
+        count = state.agent.meta_batches + 1
+        evaluated = evaluate_sometimes(meta.params, count, data, config)
+        best = better(state.agent.best, meta.params, count, evaluated)
+        values = {**records(found, state.agent.gradient), **evaluated}
+        history = History(found.gradient, count, best)
         return State(history, meta, next_key), {name: values[name][None] for name in COLUMNS}
 
-    return Lifetime(init, window, 1, 1, COLUMNS, convolves=True, data=images)
+    return Lifetime(
+        init, window, 1, 1, COLUMNS, convolves=True, shards=config.meta_batch, data=images
+    )
 
 
 def records(found: MetaBatch, before: Params) -> dict[str, jax.Array]:
@@ -116,10 +128,19 @@ def evaluate_sometimes(
     by the mean of `evaluations` gives what was found."""
 
     def evaluate(params):
-        validation = meta_test(params, data.validation, jax.random.PRNGKey(_VALIDATION), config)
-        test = meta_test(params, data.test, jax.random.PRNGKey(_TEST), config)
+        validation, test = (
+            meta_test(params, images, jax.random.PRNGKey(seed), config, SHARDS)
+            for seed, images in ((_VALIDATION, data.validation), (_TEST, data.test))
+        )
         return jnp.stack([jnp.ones(()), validation.mean, test.mean, test.half_width])
 
     due = meta_batches % config.evaluate_every == 0
     values = jax.lax.cond(due, evaluate, lambda params: jnp.zeros(4), params)
     return dict(zip(COLUMNS[-4:], values))
+
+
+def better(best: Best, params: Params, count: jax.Array, evaluated: dict[str, jax.Array]) -> Best:
+    """The best so far and what was evaluated now; where nothing was, its accuracy counts as 0."""
+    new = Best(params, evaluated["validation_accuracy"], evaluated["test_accuracy"], count)
+    found = (evaluated["evaluations"] > 0) & (new.validation_accuracy > best.validation_accuracy)
+    return jax.tree.map(lambda a, b: jnp.where(found, a, b), new, best)

@@ -23,7 +23,7 @@ NUM_CONVOLUTIONS = 4
 LEAST_SIDE = 2**NUM_CONVOLUTIONS  # of an image, as each maximum halves it
 _EPSILON = 1e-3  # of the normalisation: TensorFlow's default, in MAML's code
 
-Convolution = Literal["lax", "im2col", "shifts"]
+Convolution = Literal["lax", "im2col"]
 Shape = tuple[int, int, int]  # height, width, channels
 
 
@@ -79,9 +79,8 @@ def make_network(
 
     def features(params, x):
         for layer, offset in zip(params.weights.convolutions, params.offsets):
-            x = normalise(conv3x3(x, layer.w, layer.b, convolution), offset)
-            # The maximum of rectified numbers is the rectified maximum, of a quarter of them.
-            x = jax.nn.relu(max_pool(x))
+            # The bias changes nothing, as the mean is taken away; its gradient is zero.
+            x = normalise_and_halve(conv3x3(x, layer.w, convolution), offset)
         return x.reshape(x.shape[0], -1)
 
     def apply(params, x):
@@ -100,51 +99,77 @@ def linear(layer: Layer, x: jax.Array) -> jax.Array:
     return x @ layer.w + layer.b
 
 
-def normalise(x: jax.Array, offset: jax.Array) -> jax.Array:
-    """Each channel of [N, H, W, C] with mean `offset` [C] and variance 1 over the batch."""
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    centred = x - mean
-    variance = jnp.mean(jnp.square(centred), axis=(0, 1, 2))
-    return centred * jax.lax.rsqrt(variance + _EPSILON) + offset
+def normalise_and_halve(x: jax.Array, offset: jax.Array) -> jax.Array:
+    """Normalises each channel over the batch, rectifies it, and takes the maxima of 2x2 pixels.
+
+    Mean and variance are those of all pixels. As they and the offset are the same for all pixels
+    of a channel, the maxima may come first: the rest has a quarter to do.
+
+    Args:
+      x: [N, H, W, C]; a last odd row or column counts for the mean and variance alone.
+      offset: [C], what the mean becomes.
+
+    Returns:
+      [N, H // 2, W // 2, C].
+    """
+    mean = channel_means(x)
+    variance = channel_means(jnp.square(x - mean))
+    return jax.nn.relu((max_pool(x) - mean) * jax.lax.rsqrt(variance + _EPSILON) + offset)
 
 
+def channel_means(x: jax.Array) -> jax.Array:
+    """[..., C] -> [C], as a product with ones: XLA's sums take six times longer on a CPU."""
+    pixels = x.reshape(-1, x.shape[-1])
+    return jnp.full(len(pixels), 1 / len(pixels), x.dtype) @ pixels
+
+
+@jax.custom_jvp
 def max_pool(x: jax.Array) -> jax.Array:
     """2x2 maximum with stride 2 of [N, H, W, C]; a last odd row or column is left out.
 
-    The derivative of `reduce_window` takes longer than the convolutions on a CPU. That of `jnp.max`
-    divides by how many entries equal the maximum: none does where a program computes them twice and
-    rounds in another way, and the gradient is NaN.
+    The derivative goes to the first of equal pixels. That of `reduce_window` takes longer than the
+    convolutions on a CPU; where the maximum itself is written with `jnp.maximum`, XLA computes it
+    again for each of its uses.
     """
-    n, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = x.reshape(n, height // 2, 2, width // 2 * 2, channels)
-    x = jnp.maximum(x[:, :, 0], x[:, :, 1]).reshape(n, height // 2, width // 2, 2, channels)
-    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+    shape = (1, 2, 2, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
 
 
-def conv3x3(
-    x: jax.Array, w: jax.Array, b: jax.Array, convolution: Convolution = "lax"
-) -> jax.Array:
-    """A 3x3 convolution with stride 1, of the same height and width, plus a bias.
+@max_pool.defjvp
+def _max_pool_jvp(primals, tangents):
+    (x,), (direction,) = primals, tangents
+    top, bottom = _pairs(x, 1)
+    change = jnp.where(top >= bottom, *_pairs(direction, 1))
+    left, right = _pairs(jnp.maximum(top, bottom), 2)
+    return max_pool(x), jnp.where(left >= right, *_pairs(change, 2))
+
+
+def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Each first and each second of two along an axis of [N, H, W, C]; a last odd one is left
+    out."""
+    count = x.shape[axis] // 2
+    x = jax.lax.slice_in_dim(x, 0, 2 * count, axis=axis)
+    x = x.reshape(*x.shape[:axis], count, 2, *x.shape[axis + 1 :])
+    return tuple(jax.lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(2))
+
+
+def conv3x3(x: jax.Array, w: jax.Array, convolution: Convolution = "lax") -> jax.Array:
+    """A 3x3 convolution with stride 1, of the same height and width.
 
     Args:
       x: [N, H, W, C].
       w: [3, 3, C, F].
-      b: [F].
       convolution: "lax" is XLA's own. On a CPU it is the quickest, but not inside of a loop (ten
         times slower), nor differentiated twice in reverse mode. "im2col" is one product with all
-        nine neighbours side by side, "shifts" the sum of a product for each of them.
+        nine neighbours side by side.
 
     Returns:
       [N, H, W, F].
     """
     if convolution == "lax":
         numbers = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
-        return y + b
+        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    if convolution == "shifts":
-        return sum(part @ kernel for part, kernel in zip(shifted, w.reshape(9, *w.shape[2:]))) + b
-    return jnp.concatenate(shifted, axis=-1) @ w.reshape(-1, w.shape[-1]) + b
+    return jnp.concatenate(shifted, axis=-1) @ w.reshape(-1, w.shape[-1])

@@ -20,15 +20,12 @@ class Tasks(NamedTuple):
     query_y: jax.Array  # int32 [tasks, ways * queries]
 
 
-def sample_tasks(
-    key: jax.Array, images: jax.Array, num_tasks: int, ways: int, shots: int, queries: int
-) -> Tasks:
-    """Draws tasks; the same key gives the same ones.
+def sample_tasks(keys: jax.Array, images: jax.Array, ways: int, shots: int, queries: int) -> Tasks:
+    """Draws tasks; the same key gives the same one.
 
     Args:
-      key: random key.
+      keys: random keys, one for each task.
       images: uint8 [classes, images of a class, H, W, C].
-      num_tasks: how many, each drawn from all classes.
       ways: classes of a task, all different; their order is their labels.
       shots: images of a class to learn from.
       queries: other images of the class, to be told apart.
@@ -44,7 +41,7 @@ def sample_tasks(
             f"{shots} shots and {queries} queries; a class has {per_class} images, for both."
         )
     sample = functools.partial(sample_task, images=images, ways=ways, shots=shots, queries=queries)
-    return jax.vmap(sample)(jax.random.split(key, num_tasks))
+    return jax.vmap(sample)(keys)
 
 
 def sample_task(key: jax.Array, images: jax.Array, ways: int, shots: int, queries: int) -> Tasks:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bmg.experiments import records as records_module
 from bmg.experiments import runner as runner_module
-from bmg.experiments.lifetime import Lifetime, State
+from bmg.experiments.lifetime import SHARDS, Lifetime, State, gathered, share
 from bmg.experiments.records import Records, read_csv, write_csv
 from bmg.experiments.runner import Runner
 from bmg.experiments.two_colors import experiment
@@ -128,8 +128,40 @@ def test_data_are_an_argument_that_all_lifetimes_read(monkeypatch, convolves):
             state = state._replace(key=key)
         expected = np.reshape(expected, (3, 2)).mean(1)
         np.testing.assert_allclose(columns["brightness"][seed], expected, atol=1e-6)
-    program = runner._chunk.lower(runner._progress.state, runner._data).compile()
+    program = runner._chunk.lower(runner._progress.state[0], runner._data).compile()
     assert program.memory_analysis().argument_size_in_bytes >= data["images"].nbytes
+
+
+@pytest.mark.parametrize("num_devices, seeds", [(1, 1), (4, 1), (4, 3), (3, 2)])
+def test_pieces_of_a_lifetime_on_several_devices(monkeypatch, num_devices, seeds):
+    """Each device adds up the numbers of its pieces; all of them keep the sum of all."""
+    there = jax.devices()[:num_devices]
+    monkeypatch.setattr(jax, "devices", lambda: there)
+
+    def window(state, data):
+        mine = share(jnp.arange(1.0, 5.0))
+        total = state.agent + jax.lax.psum(jnp.sum(mine), SHARDS)
+        everyone = gathered(mine)[:4]
+        return State(total, None, state.key), {"total": total[None], "last": everyone[-1][None]}
+
+    lifetime = Lifetime(
+        lambda key: State(jnp.float32(0), None, key), window, 1, 1, ("total", "last"),
+        convolves=True, shards=4,
+    )  # fmt: skip
+    runner = Runner(lifetime, seeds, 0, 1)
+    _, columns = lived(runner, 2)
+    np.testing.assert_array_equal(columns["total"], [[10, 20]] * seeds)
+    np.testing.assert_array_equal(columns["last"], [[4, 4]] * seeds)
+    assert [float(runner.lifetime(i).agent) for i in range(seeds)] == [20] * seeds
+
+
+def test_devices_are_shared_out_so_that_none_waits_for_long():
+    spread = runner_module._spread
+    assert spread(1, 1, 8) == (1, 1)
+    assert spread(3, 1, 2) == (2, 1), "one of four places is empty"
+    assert spread(3, 4, 2) == (1, 2), "none is"
+    assert spread(2, 4, 2) == (2, 1), "and nothing crosses devices"
+    assert spread(1, 4, 3) == (1, 2) and spread(2, 4, 8) == (2, 4) and spread(1, 4, 16) == (1, 4)
 
 
 def test_a_signal_while_recording_leaves_one_step_whole(tmp_path, monkeypatch):

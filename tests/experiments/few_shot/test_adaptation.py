@@ -232,7 +232,7 @@ def test_the_mean_and_the_variance_over_tasks():
     np.testing.assert_allclose(found.variance, flat.var(0, ddof=1).sum() / flat.shape[1], rtol=1e-4)
     for name, value in found.metrics.items():
         np.testing.assert_allclose(value, np.mean([r.metrics[name] for r in each]), rtol=1e-4)
-    correct = [9 * float(r.metrics["accuracy_after"]) for r in each]  # of 9 queries
+    correct = [9 * float(r.metrics["query_accuracy"]) for r in each]  # of 9 queries
     np.testing.assert_allclose(correct, np.rint(correct), atol=1e-5)
 
 

@@ -20,11 +20,15 @@ def numbered() -> np.ndarray:
     return index.transpose(1, 2, 0).reshape(CLASSES, COUNT, 1, 1, 2)
 
 
-_sample = jax.jit(tasks.sample_tasks, static_argnums=(2, 3, 4, 5))
+_sample = jax.jit(tasks.sample_tasks, static_argnums=(2, 3, 4))
+
+
+def keys(seed: int, count: int) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), count)
 
 
 def draw(seed: int = 0) -> tasks.Tasks:
-    return _sample(jax.random.key(seed), numbered(), NUM_TASKS, WAYS, SHOTS, QUERIES)
+    return _sample(keys(seed, NUM_TASKS), numbered(), WAYS, SHOTS, QUERIES)
 
 
 def decoded(images: jax.Array) -> np.ndarray:
@@ -77,7 +81,7 @@ def test_classes_images_and_labels_are_independent():
 
 def test_pixels_are_shares_of_255():
     images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1, 1)
-    drawn = tasks.sample_tasks(jax.random.key(0), images, 1, 1, 1, 2)
+    drawn = tasks.sample_tasks(keys(0, 1), images, 1, 1, 2)
     values = np.concatenate([drawn.support_x.ravel(), drawn.query_x.ravel()])
     np.testing.assert_allclose(np.sort(values), [0, 0.2, 1], rtol=1e-6)
 
@@ -85,7 +89,7 @@ def test_pixels_are_shares_of_255():
 def test_more_than_there_is_cannot_be_drawn():
     for ways, shots in [(CLASSES + 1, 1), (2, COUNT)]:
         with pytest.raises(ValueError, match="ways; there are|images, for both"):
-            tasks.sample_tasks(jax.random.key(0), numbered(), 1, ways, shots, 1)
+            tasks.sample_tasks(keys(0, 1), numbered(), ways, shots, 1)
 
 
 def test_nearest_neighbours_as_a_slow_loop_finds_them():

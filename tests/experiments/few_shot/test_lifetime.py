@@ -16,6 +16,7 @@ from bmg.experiments.few_shot.config import FewShotConfig, FewShotSuiteOptions
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.tasks import sample_task, sample_tasks
 from bmg.experiments.records import Run
+from bmg.experiments.runner import Runner
 from bmg.meta.diagnosis import cosine_similarity, norm
 from tests.experiments.few_shot import oracle
 
@@ -31,23 +32,33 @@ IMAGES = lifetime.Images(
 )
 
 
-def test_two_meta_batches_and_their_records():
+@pytest.mark.parametrize("devices", [1, 2])
+def test_two_meta_batches_and_their_records(devices, monkeypatch):
+    """On one device, and with the tasks spread over two."""
+    there = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda: there)
     found = lifetime.make_lifetime(SMALL, IMAGES)
-    window = jax.jit(found.window)
-    begin = jax.jit(found.init)(KEY)
-    first, one = window(begin, found.data)
-    second, two = window(first, found.data)
-    assert set(one) == set(found.columns) and all(x.shape == (1,) for x in one.values())
-    assert (one["evaluations"][0], two["evaluations"][0]) == (0, 1)
+    runner = Runner(found, 1, 7, 1)
+    assert len(runner.devices) == devices
+    begin = runner.lifetime(0)
+    runner.advance()
+    first = runner.lifetime(0)
+    runner.advance()
+    second = runner.lifetime(0)
+    _, columns = runner.records.means(2)
+    assert set(columns) == set(found.columns)
+    one, two = ({name: x[0, i] for name, x in columns.items()} for i in range(2))
+    assert (one["evaluations"], two["evaluations"]) == (0, 1)
     gradients = [state.agent.gradient for state in (first, second)]
-    np.testing.assert_allclose(one["meta_gradient_norm"][0], norm(gradients[0]), rtol=1e-5)
-    assert one["cosine"][0] == 0
-    np.testing.assert_allclose(two["cosine"][0], cosine_similarity(*gradients), rtol=1e-4)
+    np.testing.assert_allclose(one["meta_gradient_norm"], norm(gradients[0]), rtol=1e-5)
+    assert one["cosine"] == 0
+    np.testing.assert_allclose(two["cosine"], cosine_similarity(*gradients), rtol=1e-4)
     ratio = two["meta_gradient_norm"] / two["variance"]
     np.testing.assert_allclose(two["norm_over_variance"], ratio, rtol=1e-5)
     # The meta-gradient is that of tasks of the training classes, and Adam takes it.
     _, sample_key, task_key = jax.random.split(begin.key, 3)
-    tasks = sample_tasks(sample_key, IMAGES.train, SMALL.meta_batch, *_sizes())
+    sample_keys = jax.random.split(sample_key, SMALL.meta_batch)
+    tasks = sample_tasks(sample_keys, IMAGES.train, SMALL.ways, SMALL.shots, SMALL.queries)
     task_gradient = jax.jit(make_task_gradient(oracle.small_network(), SMALL))
     keys = jax.random.split(task_key, SMALL.meta_batch)
     mean = mean_over_tasks(task_gradient, begin.meta.params, tasks, keys)
@@ -66,11 +77,7 @@ def test_two_meta_batches_and_their_records():
         accuracy = jax.jit(lambda p, x, k: meta_test(p, x, k, SMALL))(
             second.meta.params, images, key
         )
-        np.testing.assert_allclose(two[f"{split}_accuracy"][0], accuracy.mean, atol=1e-6)
-
-
-def _sizes():
-    return SMALL.ways, SMALL.shots, SMALL.queries
+        np.testing.assert_allclose(two[f"{split}_accuracy"], accuracy.mean, atol=1e-6)
 
 
 def test_the_clip_is_of_each_element():
@@ -98,6 +105,39 @@ def test_an_evaluation_is_the_slow_loop_over_tasks():
     np.testing.assert_allclose(found.mean, np.mean(found.of_tasks), rtol=1e-5)
     expected = 1.96 * np.std(found.of_tasks) / np.sqrt(5)
     np.testing.assert_allclose(found.half_width, expected, rtol=1e-5)
+
+
+def test_the_best_by_validation_is_kept():
+    """The first of equally good ones; between evaluations nothing is."""
+    best = lifetime.Best(jnp.float32(0), jnp.float32(-1), jnp.float32(0), jnp.int32(0))
+    found = []
+    for count, (evaluations, validation, test) in enumerate(
+        [(0, 0, 0), (1, 0.5, 0.6), (0, 0, 0), (1, 0.5, 0.7), (1, 0.6, 0.4), (1, 0.1, 0.9)], 1
+    ):
+        evaluated = {
+            "evaluations": jnp.float32(evaluations),
+            "validation_accuracy": jnp.float32(validation),
+            "test_accuracy": jnp.float32(test),
+        }
+        best = lifetime.better(best, jnp.float32(count), jnp.int32(count), evaluated)
+        found.append((float(best.params), int(best.meta_batches), float(best.test_accuracy)))
+    few, more = (2, 2, pytest.approx(0.6)), (5, 5, pytest.approx(0.4))
+    assert found == [(0, 0, 0), few, few, few, more, more]
+
+
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path):
+    """To the last bit: parameters, records and the best so far, and the tasks that come next."""
+    found = lifetime.make_lifetime(SMALL, IMAGES)
+    whole = Runner(found, 1, 3, 1)
+    whole.run(5, lambda done: None)
+    stopped = Runner(found, 1, 3, 1, tmp_path)
+    stopped.run(3, lambda done: None)
+    resumed = Runner(found, 1, 3, 1, tmp_path)
+    assert resumed.restore() == [] and resumed.records.steps == 3
+    resumed.run(5, lambda done: None)
+    jax.tree.map(np.testing.assert_array_equal, whole.lifetime(0), resumed.lifetime(0))
+    jax.tree.map(np.testing.assert_array_equal, whole.records.means(5), resumed.records.means(5))
+    assert int(resumed.lifetime(0).agent.best.meta_batches) in (2, 4)
 
 
 def test_images_below_sixteen_pixels_are_refused():

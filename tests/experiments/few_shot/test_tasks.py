@@ -16,10 +16,8 @@ IMAGES = np.broadcast_to(np.arange(6 * 9, dtype=np.uint8).reshape(6, 9, 1, 1, 1)
 
 
 def sample(key, ways=4, shots=2, queries=3, num_tasks=20):
-    draw = functools.partial(
-        sample_tasks, num_tasks=num_tasks, ways=ways, shots=shots, queries=queries
-    )
-    return jax.jit(draw)(key, IMAGES)
+    draw = functools.partial(sample_tasks, ways=ways, shots=shots, queries=queries)
+    return jax.jit(draw)(jax.random.split(key, num_tasks), IMAGES)
 
 
 def test_classes_and_images_are_drawn_without_replacement():
