@@ -19,7 +19,7 @@ from bmg.experiments.config import FiguresOptions, LifetimesConfig, SuiteOptions
 from bmg.experiments.records import Run
 
 if TYPE_CHECKING:
-    from bmg.experiments.lifetime import Lifetime
+    from bmg.experiments.lifetime import Lifetime, State
 
 # What `draw` tells of: a line, the rows of a table, or a picture that it has written.
 Shown = str | list[dict[str, Any]] | pathlib.Path
@@ -37,11 +37,22 @@ class Functions(Protocol):
     ) -> dict[str, Any]:
         """JSON values for results.json, of rows that end at `steps` [n]; columns [S, n]."""
 
+    def curves(
+        self, steps: np.ndarray, columns: dict[str, np.ndarray]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """May be left out: what TensorBoard draws of that table, tag -> (steps [m], values [S, m]);
+        without it, all columns."""
+
     def suite(self, options: SuiteOptions) -> dict[str, LifetimesConfig]:
         """Where the declaration has a `suite`: a run directory's name -> what runs there."""
 
     def draw(self, runs: Sequence[Run], options: FiguresOptions) -> Iterable[Shown]:
         """Where the declaration has `figures`: writes them, and tells what the runs came to."""
+
+    def evaluate(
+        self, config: LifetimesConfig, options: Any, lifetimes: Sequence[State]
+    ) -> Iterable[Shown]:
+        """Where the declaration has an `evaluate`: tries what each lifetime has learned."""
 
     def make_estimate(self, config: LifetimesConfig) -> Callable[[Any, Any], Any]:
         """Where the declaration has a `variance`: (state, key) -> one meta-gradient."""
@@ -55,6 +66,7 @@ class Experiment(NamedTuple):
     module: str  # "package.module" that offers `Functions`
     suite: SuiteOptions | None = None  # options of `all`, as they are by default
     figures: FiguresOptions | None = None  # likewise of `figures`
+    evaluate: Any = None  # likewise of `evaluate`, among them `workdir`
     # Of a run that measures meta-gradients on its way: a `multistep.config.EstimatorsConfig` as
     # well as the experiment's own.
     variance: type[LifetimesConfig] | None = None

@@ -3,12 +3,16 @@ its methods one after the other, measurements, figures."""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from collections.abc import Iterable
 
-from bmg.experiments.declaration import Experiment
-from bmg.launch.lifetimes import measuring, parse, run, run_each
+from bmg.experiments.declaration import Experiment, Shown
+from bmg.launch import environment
+from bmg.launch.lifetimes import make_runner, measuring, parse, run, run_each
 from bmg.launch.options import parse_options
 from bmg.storage.modules import load_named
+from bmg.storage.run_directory import load_config
 
 
 def main(name: str, arguments: list[str]) -> int:
@@ -30,6 +34,8 @@ def main(name: str, arguments: list[str]) -> int:
         commands["all"] = run_all, "run every method, one after the other"
     if experiment.variance:
         commands["variance"] = run_variance, "measure meta-gradients along one trajectory"
+    if experiment.evaluate:
+        commands["evaluate"] = evaluate, "try what the lifetimes of a run have learned"
     if experiment.figures:
         commands["figures"] = draw, "redraw the figures from such runs, and print their results"
     if arguments and arguments[0] in commands:
@@ -67,19 +73,48 @@ def run_variance(experiment: Experiment, arguments: list[str]) -> int:
     return run(experiment, parse(experiment, arguments))
 
 
+def evaluate(experiment: Experiment, arguments: list[str]) -> int:
+    """Tries what a run has learned up to its newest checkpoint.
+
+    Raises:
+      ValueError: no run, or no usable checkpoint; one line.
+    """
+    options = _options(experiment, "evaluate", experiment.evaluate, arguments)
+    environment.clean()
+    workdir = pathlib.Path(options.workdir)
+    config = dataclasses.replace(load_config(workdir, experiment.config), workdir=options.workdir)
+
+    from bmg.experiments.runner import use_all_cores
+    from bmg.storage.memory import keep_freed_memory
+
+    keep_freed_memory()
+    use_all_cores(1)
+    runner = make_runner(config, experiment.functions.make_lifetime(config))
+    for problem in runner.restore():
+        print(problem)
+    lifetimes = [runner.lifetime(index) for index in range(config.seeds)]
+    _show(experiment.functions.evaluate(config, options, lifetimes))
+    return 0
+
+
 def draw(experiment: Experiment, arguments: list[str]) -> int:
     """Draws the figures that the runs in a folder suffice for."""
     from bmg.experiments.records import load_runs
-    from bmg.launch.tables import print_table
 
     options = _options(experiment, "figures", experiment.figures, arguments)
     runs = load_runs(experiment.config, pathlib.Path(options.root))
-    for shown in experiment.functions.draw(runs, options):
+    _show(experiment.functions.draw(runs, options))
+    return 0
+
+
+def _show(results: Iterable[Shown]) -> None:
+    from bmg.launch.tables import print_table
+
+    for shown in results:
         if isinstance(shown, list):
             print_table(shown)
         else:
             print(shown)
-    return 0
 
 
 def _options(experiment: Experiment, command: str, default, arguments: list[str]):

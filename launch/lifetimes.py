@@ -72,8 +72,9 @@ def _run_alone(experiment: Experiment, config) -> int:
 
 def _run(experiment: Experiment, config) -> int:
     """Likewise, in a directory of its own."""
-    from bmg.experiments.runner import Runner, use_all_cores
+    from bmg.experiments.runner import use_all_cores
     from bmg.launch.console import StepsConsole
+    from bmg.launch.events import Events, columns_as_they_are
     from bmg.storage.checkpoint import list_checkpoints
     from bmg.storage.files import remove_leftovers, write_json
     from bmg.storage.memory import keep_freed_memory
@@ -89,10 +90,7 @@ def _run(experiment: Experiment, config) -> int:
     use_all_cores(config.most_devices)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     lifetime = experiment.functions.make_lifetime(config)
-    runner = Runner(
-        lifetime, config.seeds, config.first_seed, config.record_every, workdir / "checkpoints",
-        config.counted,
-    )  # fmt: skip
+    runner = make_runner(config, lifetime)
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
             for problem in runner.restore():
@@ -101,9 +99,20 @@ def _run(experiment: Experiment, config) -> int:
             print(f"no checkpoint in {workdir}: the run begins at 0 {config.counted} again")
     started, begin = time.monotonic(), runner.records.steps
     console = StepsConsole(config.steps, config.seeds, str(workdir), config.counted)
+    events = Events(
+        workdir / "tensorboard", range(config.first_seed, config.first_seed + config.seeds),
+        config.steps, begin, getattr(experiment.functions, "curves", columns_as_they_are),
+    )  # fmt: skip
+
+    def report(steps: int) -> None:
+        console.update(steps)
+        events.update(runner.records)
+
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
-            _advance(experiment, config, lifetime, runner, console.update, asked.is_set)
+            _advance(experiment, config, lifetime, runner, report, asked.is_set)
+        events.update(runner.records, last=runner.records.steps >= config.steps)
+        events.close()
         rate = (runner.records.steps - begin) / (time.monotonic() - started)
         stopped = asked.is_set() and runner.records.steps < config.steps
         result, not_written = _write_results(experiment, config, runner, config.seeds * rate)
@@ -118,6 +127,16 @@ def _run(experiment: Experiment, config) -> int:
         print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
         return signals.EXIT_CODE
     return 0
+
+
+def make_runner(config, lifetime):
+    """The lifetimes of a run, at their beginning; their checkpoints are in its directory."""
+    from bmg.experiments.runner import Runner
+
+    return Runner(
+        lifetime, config.seeds, config.first_seed, config.record_every,
+        config.path / "checkpoints", config.counted,
+    )  # fmt: skip
 
 
 def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop) -> None:

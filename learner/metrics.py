@@ -67,11 +67,7 @@ class MetricsWriter:
         header, missing, problem = _begin_session(path, frames)
         self._files = [_Appending(lambda _: _without_broken_line(path), header, missing)]
         if tensorboard:
-            with contextlib.suppress(OSError):  # a full disk: START does most of it
-                _forget(workdir / "tensorboard", frames)
-            header = _event_header(frames)
-            choose = functools.partial(_next_event_file, workdir / "tensorboard")
-            self._files.append(_Appending(choose, header, header))
+            self._files.append(_event_file(workdir / "tensorboard", frames))
         for file in self._files:
             try:
                 file.append(b"")
@@ -99,9 +95,7 @@ class MetricsWriter:
         if len(finite) < len(metrics):
             finite["learner/not_finite_metrics"] = float(len(metrics) - len(finite))
         now = time.time()
-        values = [Summary.Value(tag=name, simple_value=x) for name, x in finite.items()]
-        event = Event(wall_time=now, step=frames, summary=Summary(value=values))
-        pieces = [_line({"frames": frames, "time": now, **finite}), _record(event)]
+        pieces = [_line({"frames": frames, "time": now, **finite}), _scalars(frames, now, finite)]
         for file, piece in zip(self._files, pieces):
             file.append(piece)
 
@@ -121,6 +115,30 @@ class MetricsWriter:
         self._closed = True
         for file in self._files:
             file.close()
+
+
+class EventWriter:
+    """Appends scalars to TensorBoard's event files in a folder, whole or not at all."""
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        """What stands beyond `step`, which the run goes on from, is taken out."""
+        self._file = _event_file(folder, step)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes those that are finite.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        if self._file.is_gone():
+            self._file.start_again()
+        finite = {name: float(x) for name, x in values.items() if math.isfinite(x)}
+        if finite:
+            self._file.append(_scalars(step, time.time(), finite))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def _begin_session(path: pathlib.Path, frames: int) -> tuple[bytes, bytes, OSError | None]:
@@ -263,6 +281,19 @@ def _write_all(file: IO[bytes], piece: bytes) -> None:
 
 def _line(row: dict[str, float]) -> bytes:
     return json.dumps(row).encode() + b"\n"
+
+
+def _event_file(folder: pathlib.Path, step: int) -> _Appending:
+    """The next one, without what stands beyond `step` in those before."""
+    with contextlib.suppress(OSError):  # a full disk: START does most of it
+        _forget(folder, step)
+    header = _event_header(step)
+    return _Appending(functools.partial(_next_event_file, folder), header, header)
+
+
+def _scalars(step: int, now: float, values: dict[str, float]) -> bytes:
+    summary = [Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+    return _record(Event(wall_time=now, step=step, summary=Summary(value=summary)))
 
 
 def _event_header(frames: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bmg.experiments.declaration import Experiment
 from bmg.experiments.few_shot.config import (
     FewShotConfig,
+    FewShotEvaluateOptions,
     FewShotFiguresOptions,
     FewShotSuiteOptions,
 )
@@ -16,4 +17,5 @@ EXPERIMENT = Experiment(
     # The paper has 3 seeds and 300,000 meta-batches.
     suite=FewShotSuiteOptions(),
     figures=FewShotFiguresOptions(),
+    evaluate=FewShotEvaluateOptions(),
 )

@@ -16,6 +16,7 @@ from bmg.storage.fields import (
     Count,
     Lookahead,
     Positive,
+    Seed,
     Several,
     Weight,
     check_fields,
@@ -140,6 +141,30 @@ class FewShotSuiteOptions(SuiteOptions):
     """K; BMG leaves out the largest of several, as the paper does. Table 4."""
     target_steps: tuple[Lookahead, ...] = (1, 5, 10)
     """L. Table 4."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotEvaluateOptions:
+    """Learn new tasks from the initialisation that a run has found."""
+
+    workdir: str = FewShotConfig.workdir
+    """Run directory."""
+    initialisation: Literal["best", "last"] = "best"
+    """The one with the best accuracy on validation classes so far, or that of the newest
+    checkpoint."""
+    classes: Literal["test", "validation", "train"] = "test"
+    """Which classes the tasks are drawn from."""
+    tasks: Several = FewShotConfig.evaluation_tasks
+    """How many."""
+    steps: Lookahead = FewShotConfig.evaluation_steps
+    """On the support set of each."""
+    shots: Count | None = None
+    """Images of a class in the support set; None for those of the run."""
+    seed: Seed = 1
+    """Of the tasks. 1: on test classes, those that the run itself was evaluated on."""
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import jax
 import numpy as np
 
+from bmg.experiments.declaration import Shown
 from bmg.experiments.few_shot import figures, lifetime
 from bmg.experiments.few_shot.config import (
     FewShotConfig,
+    FewShotEvaluateOptions,
     FewShotFiguresOptions,
     FewShotSuiteOptions,
 )
 from bmg.experiments.few_shot.data.sets import check_tasks
 from bmg.experiments.few_shot.data.source import load
 from bmg.experiments.few_shot.evaluation import meta_test
-from bmg.experiments.lifetime import Lifetime
+from bmg.experiments.lifetime import Lifetime, State
 from bmg.experiments.records import Run
 
-__all__ = ["draw", "make_lifetime", "meta_test", "suite", "summarise"]
+__all__ = ["curves", "draw", "evaluate", "make_lifetime", "meta_test", "suite", "summarise"]
 
 
 def make_lifetime(config: FewShotConfig) -> Lifetime:
@@ -55,6 +59,59 @@ def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.nd
         result["test_accuracy_std"] = float(best["test_accuracy"][:, -1].std())
         result["test_half_width"] = float(best["test_half_width"][:, -1].mean())
     return result
+
+
+def curves(
+    steps: np.ndarray, columns: dict[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For TensorBoard: evaluations where they were, everything else at each row."""
+    at, found = figures.evaluations(steps, columns)
+    every = [name for name in columns if name not in found and name != "evaluations"]
+    return {
+        **{name: (at, values) for name, values in found.items()},
+        **{name: (steps, columns[name]) for name in every},
+    }
+
+
+def evaluate(
+    config: FewShotConfig, options: FewShotEvaluateOptions, lifetimes: Sequence[State]
+) -> Iterable[Shown]:
+    """A row for each seed, and one for their mean.
+
+    Raises:
+      ValueError: there are too few images for the tasks, or nothing was evaluated yet; one line.
+    """
+    shots = options.shots or config.shots
+    images = getattr(load_images(dataclasses.replace(config, shots=shots)), options.classes)
+    config = dataclasses.replace(
+        config, shots=shots, evaluation_tasks=options.tasks, evaluation_steps=options.steps
+    )
+    learn = jax.jit(lambda params, images, key: meta_test(params, images, key, config))
+    rows, means = [], []
+    for seed, state in enumerate(lifetimes, config.first_seed):
+        best = state.agent.best
+        params, count = state.meta.params, int(state.agent.meta_batches)
+        if options.initialisation == "best":
+            params, count = best.params, int(best.meta_batches)
+            if best.validation_accuracy < 0:
+                raise ValueError(
+                    f"no evaluation of seed {seed} in {config.workdir} yet; give --initialisation "
+                    "last."
+                )
+        found = learn(params, images, jax.random.PRNGKey(options.seed))
+        means.append(100 * float(found.mean))
+        rows.append(
+            {
+                "seed": seed,
+                "meta-batches": f"{count:,}",
+                "accuracy, %": f"{means[-1]:.2f}",
+                "95 % interval": f"± {100 * float(found.half_width):.2f}",
+            }
+        )
+    yield rows
+    if len(means) > 1:
+        spread = f"{np.mean(means):.2f} % on average, standard deviation {np.std(means):.2f}"
+        yield f"{len(means)} seeds: {spread}"
 
 
 def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
