@@ -114,13 +114,18 @@ class FewShotConfig(LifetimesConfig):
         check_lifetimes(self, 1)
 
     @property
-    def label(self) -> str:
-        """In legends and tables, and as the name of a run directory."""
+    def method(self) -> str:
+        """What decides how long a meta-batch takes: objective, K and L, FOMAML, ANIL."""
         name = f"{self.objective}-k{self.inner_steps}"
         if self.objective == "bmg":
-            name += f"-l{self.target_steps}-{self.matching}"
-        name += "-fomaml" * self.first_order + "-anil" * self.head_only
-        return f"{name}-{self.meta_learning_rate:g}"
+            name += f"-l{self.target_steps}"
+        return name + "-fomaml" * self.first_order + "-anil" * self.head_only
+
+    @property
+    def label(self) -> str:
+        """In legends and tables, and as the name of a run directory."""
+        matching = f"-{self.matching}" if self.objective == "bmg" else ""
+        return f"{self.method}{matching}-{self.meta_learning_rate:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,3 +180,7 @@ class FewShotFiguresOptions(FiguresOptions):
     """Folder of the run directories, as `all` leaves it."""
     output: str = "docs/few_shot"
     """Folder for the pictures."""
+    speeds: str = ""
+    """What `bmg benchmark few-shot --json FILE` has written for tasks of this size: times then come
+    from there. Without it they are the runs' own, which whatever else the machine did is part
+    of."""

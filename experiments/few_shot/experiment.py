@@ -143,8 +143,14 @@ def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
     return {config.label: config for config in configs}
 
 
-def draw(runs: Sequence[Run], options: FewShotFiguresOptions):
-    """Tables 6 and 7, and figure 5."""
+def draw(runs: Sequence[Run], options: FewShotFiguresOptions) -> Iterable[Shown]:
+    """Tables 6, 7 and 8, figure 5, and a picture of all runs."""
+    minutes = figures.minutes_by_runs(pathlib.Path(options.root))
+    if options.speeds:
+        minutes = figures.minutes_by_table(pathlib.Path(options.speeds))
     yield figures.table_6(runs)
     yield figures.table_7(runs)
-    yield figures.draw_accuracy(runs, pathlib.Path(options.root), pathlib.Path(options.output))
+    yield figures.table_8(runs, minutes)
+    output = pathlib.Path(options.output)
+    yield figures.draw_figure_5(runs, minutes, output)
+    yield figures.draw_runs(runs, output)

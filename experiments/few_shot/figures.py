@@ -1,4 +1,4 @@
-"""Figure 5 and tables 6 and 7 of the BMG paper, from runs of few-shot learning.
+"""Figure 5 and tables 6, 7 and 8 of the BMG paper, from runs of few-shot learning.
 
 For every budget of meta-batches the paper chooses, of each method, the configuration that is best
 on validation classes, and reports its accuracy on test classes.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from bmg.experiments.plots import draw_band, save_panels
 from bmg.experiments.records import Run
 
 NAMES = {"maml": "MAML", "bmg": "BMG"}
+COLORS = {"maml": "tab:orange", "bmg": "tab:blue"}
+_BUDGETS = 10
 _EVALUATED = ("validation_accuracy", "test_accuracy", "test_half_width")
 
 
@@ -47,25 +50,70 @@ def best_so_far(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.take_along_axis(x, index, 1) for name, x in found.items()}
 
 
-def select(runs: Sequence[Run], objective: str) -> list[dict]:
-    """The best configuration of a method for each budget, by the mean of validation over seeds.
+class Choice(NamedTuple):
+    """The best configuration of a method for a budget."""
+
+    budget: float
+    run: Run
+    accuracy: np.ndarray  # [S], of test classes
+
+
+# A run, and numbers of meta-batches [m] -> what they cost [m]; None where that is not known.
+CostOf = Callable[[Run, np.ndarray], np.ndarray | None]
+
+
+def meta_batches(run: Run, at: np.ndarray) -> np.ndarray:
+    """A budget in meta-batches."""
+    del run
+    return at
+
+
+def select(
+    runs: Sequence[Run], objective: str, budgets: Sequence[float], cost_of: CostOf = meta_batches
+) -> list[Choice]:
+    """For each budget, the configuration that the mean of validation over seeds tells to be best.
+
+    Args:
+      runs: of all methods.
+      objective: the method.
+      budgets: what a run may cost; a run counts with its last evaluation within it.
+      cost_of: of a run up to an evaluation.
 
     Returns:
-      For each budget that some run was evaluated at: steps, run, test accuracies [S].
+      Of the budgets in which some run was evaluated.
     """
-    of_method = [run for run in runs if run.config.objective == objective]
-    found = [(run, *evaluations(run.steps, run.columns)) for run in of_method]
+    found = []
+    for run in runs:
+        if run.config.objective == objective:
+            at, values = evaluations(run.steps, run.columns)
+            cost = cost_of(run, at)
+            if cost is not None and len(at):
+                found.append((run, cost, best_so_far(values)))
     chosen = []
-    for budget in sorted({int(step) for _, at, _ in found for step in at}):
+    for budget in budgets:
         candidates = []
-        for run, at, values in found:
-            (place,) = np.nonzero(at == budget)
-            if len(place):
-                best = {name: x[:, place[0]] for name, x in best_so_far(values).items()}
-                candidates.append((best["validation_accuracy"].mean(), run, best["test_accuracy"]))
-        _, run, accuracy = max(candidates, key=lambda candidate: candidate[0])
-        chosen.append({"steps": budget, "run": run, "accuracy": accuracy})
+        for run, cost, best in found:
+            within = np.flatnonzero(cost <= budget)
+            if len(within):
+                validation, test = (
+                    best[name][:, within[-1]] for name in ("validation_accuracy", "test_accuracy")
+                )
+                candidates.append((validation.mean(), Choice(budget, run, test)))
+        if candidates:
+            chosen.append(max(candidates, key=lambda candidate: candidate[0])[1])
     return chosen
+
+
+def budgets_of(runs: Sequence[Run], cost_of: CostOf = meta_batches) -> list[float]:
+    """Ten budgets up to the dearest evaluation, or all where there are fewer."""
+    costs = [cost_of(run, evaluations(run.steps, run.columns)[0]) for run in runs]
+    every = sorted({float(x) for cost in costs if cost is not None for x in cost})
+    if len(every) <= _BUDGETS:
+        return every
+    if cost_of is meta_batches:
+        places = np.linspace(0, len(every) - 1, _BUDGETS).round().astype(int)
+        return [every[i] for i in places]
+    return list(np.linspace(0, every[-1], _BUDGETS + 1)[1:])
 
 
 def percent(values: np.ndarray) -> str:
@@ -74,16 +122,28 @@ def percent(values: np.ndarray) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * values.std():.1f})"
 
 
-def table_7(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The test accuracy of the best configuration for each budget of meta-batches."""
-    rows: dict[int, dict[str, str]] = {}
+def table_of_best(
+    runs: Sequence[Run], unit: str, shown: Callable[[float], str], cost_of: CostOf
+) -> list[dict[str, str]]:
+    """The test accuracy of each method's best configuration for each budget."""
+    budgets = budgets_of(runs, cost_of)
+    rows = {budget: {unit: shown(budget)} for budget in budgets}
     for objective, name in NAMES.items():
-        for best in select(runs, objective):
-            row = rows.setdefault(best["steps"], {"meta-batches": f"{best['steps']:,}"})
-            row[f"{name}: best"] = best["run"].config.label
-            row[f"{name}: accuracy, %"] = percent(best["accuracy"])
+        for best in select(runs, objective, budgets, cost_of):
+            rows[best.budget][f"{name}: best"] = best.run.config.label
+            rows[best.budget][f"{name}: accuracy, %"] = percent(best.accuracy)
     keys = list(dict.fromkeys(key for row in rows.values() for key in row))
-    return [{key: rows[step].get(key, "") for key in keys} for step in sorted(rows)]
+    return [{key: row.get(key, "") for key in keys} for row in rows.values()]
+
+
+def table_7(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """By meta-batches."""
+    return table_of_best(runs, "meta-batches", lambda count: f"{count:,.0f}", meta_batches)
+
+
+def table_8(runs: Sequence[Run], minutes: CostOf) -> list[dict[str, str]]:
+    """By the minutes that a lifetime takes."""
+    return table_of_best(runs, "minutes", lambda count: f"{count:.1f}", minutes)
 
 
 def table_6(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -105,58 +165,104 @@ def _order(run: Run):
     return run.config.objective != "maml", run.config.inner_steps, run.config.target_steps
 
 
-def hours_per_meta_batch(run: Run, root: pathlib.Path) -> float | None:
-    """Of one lifetime, from the speed that the run's results tell; None where they do not."""
+def minutes_by_runs(root: pathlib.Path) -> CostOf:
+    """Of one lifetime, from the speed that each run's results tell."""
+
+    def cost(run: Run, at: np.ndarray) -> np.ndarray | None:
+        try:
+            result = json.loads((root / run.name / "results.json").read_text())
+            return at * (result["seeds"] / result["steps_per_second"] / 60)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            return None
+
+    return cost
+
+
+def minutes_by_table(path: pathlib.Path) -> CostOf:
+    """From a table of `bmg benchmark few-shot`, which measures all methods in turns.
+
+    Raises:
+      ValueError: not such a table; one line.
+    """
     try:
-        result = json.loads((root / run.name / "results.json").read_text())
-        return result["seeds"] / result["steps_per_second"] / 3600
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
+        rows = json.loads(path.read_text())
+        speeds = {row["method"]: float(row["meta_steps_per_second"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is no table of bmg benchmark few-shot --json FILE: {why}."
+        ) from None
+
+    def cost(run: Run, at: np.ndarray) -> np.ndarray | None:
+        speed = speeds.get(run.config.method)
+        return at / speed / 60 if speed else None
+
+    return cost
 
 
-def draw_accuracy(runs: Sequence[Run], root: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    """Figure 5: test accuracy over meta-batches and hours, and the best of each K."""
+def draw_figure_5(runs: Sequence[Run], minutes: CostOf, output: pathlib.Path) -> pathlib.Path:
+    """Figure 5: the best configuration of each method by meta-batches, by time, and for each K."""
 
-    def lines(axis, x_of):
-        for run in sorted(runs, key=_order):
-            at, found = evaluations(run.steps, run.columns)
-            x = x_of(run, at)
-            if x is not None and len(at):
-                accuracy = 100 * best_so_far(found)["test_accuracy"]
-                line = "-" if run.config.objective == "bmg" else "--"
-                draw_band(axis, x, accuracy, run.config.label, linestyle=line)
+    def chosen(axis, cost_of, scale):
+        budgets = budgets_of(runs, cost_of)
+        for objective, name in NAMES.items():
+            found = select(runs, objective, budgets, cost_of)
+            if found:
+                values = 100 * np.stack([best.accuracy for best in found], axis=1)
+                x = np.array([best.budget for best in found]) / scale
+                draw_band(axis, x, values, name, color=COLORS[objective], marker="o", markersize=3)
         axis.set_ylabel("test accuracy, %")
 
-    def over_meta_batches(axis):
-        lines(axis, lambda run, at: at / 1e3)
+    def by_meta_batches(axis):
+        chosen(axis, meta_batches, 1e3)
         axis.set_xlabel("meta-batches (thousands)")
 
-    def over_time(axis):
-        def hours(run, at):
-            each = hours_per_meta_batch(run, root)
-            return None if each is None else at * each
-
-        lines(axis, hours)
-        axis.set_xlabel("hours of a lifetime")
+    def by_time(axis):
+        chosen(axis, minutes, 1.0)
+        axis.set_xlabel("minutes of a lifetime")
 
     def by_inner_steps(axis):
+        every = sorted({run.config.inner_steps for run in runs})
         for shift, (objective, name) in zip((-0.2, 0.2), NAMES.items()):
-            ahead = sorted({r.config.inner_steps for r in runs if r.config.objective == objective})
-            best = {
-                k: select([r for r in runs if r.config.inner_steps == k], objective) for k in ahead
-            }
-            best = {k: found[-1]["accuracy"] for k, found in best.items() if found}
-            if best:
-                places = [every.index(k) + shift for k in best]
-                means = [100 * x.mean() for x in best.values()]
-                stds = [100 * x.std() for x in best.values()]
-                axis.bar(places, means, 0.35, yerr=stds, label=name)
+            best = {}
+            for k in every:
+                of_k = [run for run in runs if run.config.inner_steps == k]
+                if found := select(of_k, objective, budgets_of(of_k)[-1:]):
+                    best[k] = 100 * found[0].accuracy
+            axis.bar(
+                [every.index(k) + shift for k in best], [x.mean() for x in best.values()], 0.35,
+                yerr=[x.std() for x in best.values()], label=name, color=COLORS[objective],
+            )  # fmt: skip
         axis.set_xticks(range(len(every)), [f"K = {k}" for k in every])
+        heights = [bar.get_height() for bar in axis.patches]
+        if heights:  # accuracies differ by little
+            low = min(heights)
+            axis.set_ylim(max(low - max(3 * (max(heights) - low), 2.0), 0.0), None)
+        axis.set_ylabel("test accuracy, %")
 
-    every = sorted({run.config.inner_steps for run in runs})
     panels = [
-        ("by meta-batches", over_meta_batches),
-        ("by time", over_time),
-        ("the best of each K, chosen by validation", by_inner_steps),
+        ("the best by meta-batches", by_meta_batches),
+        ("the best by time", by_time),
+        ("the best of each K", by_inner_steps),
     ]
     return save_panels(output / "figure_5.png", panels)
+
+
+def draw_runs(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
+    """The accuracy of each run's initialisation, in a panel for each K."""
+
+    def draw(k):
+        def panel(axis):
+            for run in sorted(runs, key=_order):
+                at, found = evaluations(run.steps, run.columns)
+                if run.config.inner_steps == k and len(at):
+                    line = "-" if run.config.objective == "bmg" else "--"
+                    accuracy = 100 * found["test_accuracy"]
+                    draw_band(axis, at / 1e3, accuracy, run.config.label, linestyle=line)
+            axis.set_xlabel("meta-batches (thousands)")
+            axis.set_ylabel("test accuracy, %")
+
+        return panel
+
+    every = sorted({run.config.inner_steps for run in runs})
+    return save_panels(output / "runs.png", [(f"K = {k}", draw(k)) for k in every])

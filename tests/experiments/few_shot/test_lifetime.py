@@ -196,16 +196,65 @@ def test_what_is_best_is_chosen_by_validation():
     assert result["test_accuracy_mean"] == pytest.approx(0.55)
 
 
-def test_figure_5_has_a_line_for_each_run(tmp_path, pictures):
+def test_budgets_of_meta_batches_and_of_minutes():
+    """BMG takes four times as long for a meta-batch, and is ahead after as many of them."""
+    maml = some_run(FewShotConfig(objective="maml"), [0.5, 0.6], [0.5, 0.6])
+    bmg = some_run(FewShotConfig(), [0.7, 0.8], [0.7, 0.8])
+
+    def minutes(run, at):
+        return at * (4 if run is bmg else 1)
+
+    budgets = figures.budgets_of([maml, bmg], minutes)
+    assert budgets == [20, 40, 80, 160]
+    chosen = figures.select([maml, bmg], "bmg", budgets, minutes)
+    assert [(c.budget, round(c.accuracy[0], 3)) for c in chosen] == [(80, 0.7), (160, 0.8)]
+    rows = figures.table_8([maml, bmg], minutes)
+    assert [row["MAML: accuracy, %"] for row in rows] == ["50.0", "60.0", "60.0", "60.0"]
+    assert [row["BMG: accuracy, %"] for row in rows] == ["", "", "70.0", "80.0"]
+    many = Run(
+        "many", bmg.config, np.arange(1, 61), dict.fromkeys(lifetime.COLUMNS, np.ones([1, 60]))
+    )
+    assert figures.budgets_of([many]) == [1, 8, 14, 21, 27, 34, 40, 47, 53, 60]
+    assert figures.budgets_of([many], lambda run, at: at / 60)[:2] == [0.1, 0.2]
+
+
+def test_minutes_come_from_the_runs_or_from_a_table(tmp_path):
+    bmg, maml = (
+        some_run(FewShotConfig(), [0, 0], [0, 0]),
+        some_run(FewShotConfig(objective="maml"), [0, 0], [0, 0]),
+    )
+    (tmp_path / bmg.name).mkdir()
+    results = tmp_path / bmg.name / "results.json"
+    results.write_text('{"seeds": 3, "steps_per_second": 2}')
+    cost = figures.minutes_by_runs(tmp_path)
+    np.testing.assert_allclose(cost(bmg, np.array([40, 80])), [1, 2])
+    assert cost(maml, np.array([40])) is None
+    table = tmp_path / "speeds.json"
+    table.write_text('[{"method": "maml-k5", "meta_steps_per_second": 0.5}]')
+    cost = figures.minutes_by_table(table)
+    np.testing.assert_allclose(cost(maml, np.array([30])), [1])
+    assert cost(bmg, np.array([30])) is None
+    table.write_text('{"rows": 1}')
+    with pytest.raises(ValueError, match="speeds.json is no table of bmg benchmark few-shot"):
+        figures.minutes_by_table(table)
+
+
+def test_the_pictures_have_a_line_for_each_method_and_each_run(tmp_path, pictures):
     runs = [
         some_run(FewShotConfig(), [0.6, 0.5], [0.55, 0.45]),
+        some_run(FewShotConfig(inner_steps=1), [0.6, 0.7], [0.55, 0.65]),
         some_run(FewShotConfig(objective="maml"), [0.3, 0.4], [0.35, 0.33]),
     ]
-    (tmp_path / runs[0].name).mkdir()
-    results = tmp_path / runs[0].name / "results.json"
-    results.write_text('{"seeds": 1, "steps_per_second": 0.01}')
-    figures.draw_accuracy(runs, tmp_path, tmp_path)
-    by_batches, by_time, _ = pictures["figure_5.png"]
-    assert set(by_batches.lines) == {run.name for run in runs}
-    assert set(by_time.lines) == {runs[0].name}, "the other's speed is not known"
-    assert figures.hours_per_meta_batch(runs[0], tmp_path) == pytest.approx(100 / 3600)
+
+    def minutes(run, at):
+        return None if run is runs[2] else at
+
+    figures.draw_figure_5(runs, minutes, tmp_path)
+    by_batches, by_time, of_each_k = pictures["figure_5.png"]
+    assert set(by_batches.lines) == {"MAML", "BMG"}
+    assert set(by_time.lines) == {"BMG"}, "the other's speed is not known"
+    assert of_each_k.bars == 3
+    figures.draw_runs(runs, tmp_path)
+    one, five = pictures["runs.png"]
+    assert set(one.lines) == {runs[1].name}
+    assert set(five.lines) == {runs[0].name, runs[2].name}
