@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from bmg.experiments.declaration import Experiment, Shown
 from bmg.launch import environment
-from bmg.launch.lifetimes import make_runner, measuring, parse, run, run_each
+from bmg.launch.lifetimes import make_lifetime, make_runner, measuring, parse, run, run_each
 from bmg.launch.options import parse_options
 from bmg.storage.modules import load_named
 from bmg.storage.run_directory import load_config
@@ -84,12 +84,7 @@ def evaluate(experiment: Experiment, arguments: list[str]) -> int:
     workdir = pathlib.Path(options.workdir)
     config = dataclasses.replace(load_config(workdir, experiment.config), workdir=options.workdir)
 
-    from bmg.experiments.runner import use_all_cores
-    from bmg.storage.memory import keep_freed_memory
-
-    keep_freed_memory()
-    use_all_cores(1)
-    runner = make_runner(config, experiment.functions.make_lifetime(config))
+    runner = make_runner(config, make_lifetime(experiment, config, most_devices=1))
     for problem in runner.restore():
         print(problem)
     lifetimes = [runner.lifetime(index) for index in range(config.seeds)]

@@ -65,31 +65,52 @@ def _run_alone(experiment: Experiment, config) -> int:
 
     from bmg.storage.files import owned
 
+    # Before anything is written: what a lifetime is made of may not be there, or not fit.
+    lifetime = None if _is_left_alone(config) else make_lifetime(experiment, config)
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
-        return _run(experiment, config)
+        return _run(experiment, config, lifetime)
 
 
-def _run(experiment: Experiment, config) -> int:
-    """Likewise, in a directory of its own."""
+def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
+    """The lifetime of a run; what it needs of this process is settled first.
+
+    Args:
+      experiment: whose it is.
+      config: of the run.
+      most_devices: that are of any use; None for those of the run.
+
+    Raises:
+      ValueError: its data cannot be had, or do not fit; one line.
+    """
     from bmg.experiments.runner import use_all_cores
+    from bmg.storage.memory import keep_freed_memory
+
+    keep_freed_memory()
+    use_all_cores(most_devices or config.most_devices)
+    return experiment.functions.make_lifetime(config)
+
+
+def _is_left_alone(config) -> bool:
+    """Whether there is nothing left to do."""
+    return config.resume and _is_complete(config.path, config.steps)
+
+
+def _run(experiment: Experiment, config, lifetime) -> int:
+    """Likewise, in a directory of its own; `lifetime` is None where nothing is left to do."""
     from bmg.launch.console import StepsConsole
     from bmg.launch.events import Events, columns_as_they_are
     from bmg.storage.checkpoint import list_checkpoints
     from bmg.storage.files import remove_leftovers, write_json
-    from bmg.storage.memory import keep_freed_memory
 
     workdir = config.path
     remove_leftovers(workdir, workdir / "checkpoints")
-    if config.resume and _is_complete(workdir, config.steps):
+    if lifetime is None:
         print((workdir / "results.json").read_text(), end="")
         return 0
     if found := environment.report():
         print(found)
-    keep_freed_memory()
-    use_all_cores(config.most_devices)
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
-    lifetime = experiment.functions.make_lifetime(config)
     runner = make_runner(config, lifetime)
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
