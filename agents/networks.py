@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bmg.agents.config import NetworkConfig
-from bmg.agents.pooling import max_pool
+from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
 
 
@@ -64,7 +64,7 @@ def _resnet(x: jax.Array, config: NetworkConfig) -> jax.Array:
     conv = functools.partial(hk.Conv2D, kernel_shape=3, w_init=_weights(config.weight_scale))
     for section, depth in enumerate(config.channels):
         x = conv(depth, name=f"section_{section}")(x)
-        x = max_pool(x)
+        x = max_pool_3x3(x)
         for block in range(config.residual_blocks):
             y = jax.nn.relu(x)
             y = conv(depth, name=f"section_{section}_block_{block}_first")(y)

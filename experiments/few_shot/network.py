@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmg.agents.pooling import max_pool_2x2
+
 NUM_CONVOLUTIONS = 4
 LEAST_SIDE = 2**NUM_CONVOLUTIONS  # of an image, as each maximum halves it
 _EPSILON = 1e-3  # of the normalisation: TensorFlow's default, in MAML's code
@@ -114,43 +116,13 @@ def normalise_and_halve(x: jax.Array, offset: jax.Array) -> jax.Array:
     """
     mean = channel_means(x)
     variance = channel_means(jnp.square(x - mean))
-    return jax.nn.relu((max_pool(x) - mean) * jax.lax.rsqrt(variance + _EPSILON) + offset)
+    return jax.nn.relu((max_pool_2x2(x) - mean) * jax.lax.rsqrt(variance + _EPSILON) + offset)
 
 
 def channel_means(x: jax.Array) -> jax.Array:
     """[..., C] -> [C], as a product with ones: XLA's sums take six times longer on a CPU."""
     pixels = x.reshape(-1, x.shape[-1])
     return jnp.full(len(pixels), 1 / len(pixels), x.dtype) @ pixels
-
-
-@jax.custom_jvp
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum with stride 2 of [N, H, W, C]; a last odd row or column is left out.
-
-    The derivative goes to the first of equal pixels. That of `reduce_window` takes longer than the
-    convolutions on a CPU; where the maximum itself is written with `jnp.maximum`, XLA computes it
-    again for each of its uses.
-    """
-    shape = (1, 2, 2, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
-
-
-@max_pool.defjvp
-def _max_pool_jvp(primals, tangents):
-    (x,), (direction,) = primals, tangents
-    top, bottom = _pairs(x, 1)
-    change = jnp.where(top >= bottom, *_pairs(direction, 1))
-    left, right = _pairs(jnp.maximum(top, bottom), 2)
-    return max_pool(x), jnp.where(left >= right, *_pairs(change, 2))
-
-
-def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Each first and each second of two along an axis of [N, H, W, C]; a last odd one is left
-    out."""
-    count = x.shape[axis] // 2
-    x = jax.lax.slice_in_dim(x, 0, 2 * count, axis=axis)
-    x = x.reshape(*x.shape[:axis], count, 2, *x.shape[axis + 1 :])
-    return tuple(jax.lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(2))
 
 
 def conv3x3(x: jax.Array, w: jax.Array, convolution: Convolution = "lax") -> jax.Array:

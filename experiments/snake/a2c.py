@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from bmg.agents.losses import entropy, leaky_vtrace, policy_gradient_loss
+from bmg.agents.pooling import max_pool_2x2
 from bmg.environments import snake
 from bmg.experiments.lifetime import Lifetime, MetaState, State, fixed_window, meta_window
 from bmg.experiments.multistep.objectives import (
@@ -86,7 +87,7 @@ def make_network(config: SnakeConfig) -> Network:
         leading = observation.shape[:-3]
         x = observation.reshape(-1, *observation.shape[-3:])
         for channels in config.channels:
-            x = max_pool(jax.nn.relu(hk.Conv2D(channels, kernel_shape=3)(x)))
+            x = max_pool_2x2(jax.nn.relu(hk.Conv2D(channels, kernel_shape=3)(x)))
         x = jax.nn.relu(hk.Linear(config.features)(hk.Flatten()(x)))
         logits = hk.nets.MLP([*config.head_hidden, snake.NUM_ACTIONS], name="policy")(x)
         value = hk.nets.MLP([*config.head_hidden, 1], name="critic")(x)
@@ -94,13 +95,6 @@ def make_network(config: SnakeConfig) -> Network:
 
     forward = hk.without_apply_rng(hk.transform(network))
     return Network(lambda key: forward.init(key, jnp.zeros(snake.OBSERVATION_SHAPE)), forward.apply)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling with stride 2, [N, H, W, C] of even H and W. Not `reduce_window`, whose
-    derivative takes longer than the convolutions on a CPU."""
-    n, height, width, channels = x.shape
-    return jnp.max(x.reshape(n, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 def make_optimizer(config: SnakeConfig) -> optax.GradientTransformation:

@@ -10,7 +10,6 @@ import pytest
 from bmg.experiments.few_shot.network import (
     conv3x3,
     make_network,
-    max_pool,
     normalise_and_halve,
 )
 from tests.experiments.few_shot import oracle
@@ -60,31 +59,3 @@ def test_maxima_of_what_is_normalised_by_the_batch(side):
     expected = np.maximum(every[:, :6].reshape(4, 3, 2, 4, 2, 2).max((2, 4)), 0)
     found = normalise_and_halve(jnp.asarray(x), jnp.asarray(offset))
     np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-@pytest.mark.usefixtures("doubles")
-def test_the_maximum_is_differentiated_once_and_twice():
-    """Against finite differences; equal pixels give the derivative to the first of them."""
-    rng = np.random.default_rng(0)
-    x, v = jnp.asarray(rng.normal(size=(2, 2, 5, 6, 3)))
-
-    def loss(x):
-        return jnp.sum(jnp.sin(max_pool(jnp.square(x))))
-
-    slope = jnp.vdot(jax.grad(loss)(x), v)
-    step = 1e-6
-    np.testing.assert_allclose(
-        slope, (loss(x + step * v) - loss(x - step * v)) / (2 * step), rtol=1e-6
-    )
-    curved = jax.grad(lambda x: jax.jvp(loss, (x,), (v,))[1])(x)
-    ahead, behind = (jax.grad(loss)(x + sign * step * v) for sign in (1, -1))
-    np.testing.assert_allclose(curved, (ahead - behind) / (2 * step), atol=1e-6)
-    flat = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.zeros((1, 4, 2, 1)))
-    np.testing.assert_array_equal(flat[0, :, :, 0], [[1, 0], [0, 0], [1, 0], [0, 0]])
-
-
-def test_pooling_leaves_out_the_last_odd_row_and_column():
-    x = jnp.arange(2 * 5 * 7 * 1).reshape(2, 5, 7, 1)
-    y = max_pool(x)
-    assert y.shape == (2, 2, 3, 1)
-    np.testing.assert_array_equal(y[0, :, :, 0], [[8, 10, 12], [22, 24, 26]])

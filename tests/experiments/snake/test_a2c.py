@@ -65,16 +65,6 @@ def test_the_network_has_the_papers_size():
     assert outputs.logits.shape == (2, 7, 4) and outputs.value.shape == (2, 7)
 
 
-def test_pooling_takes_the_largest_of_four():
-    x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
-    expected = np.zeros((2, 3, 2, 3), np.float32)
-    for row in range(3):
-        for column in range(2):
-            block = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-            expected[:, row, column] = block.max((1, 2))
-    np.testing.assert_array_equal(snake.max_pool(x), expected)
-
-
 @pytest.mark.usefixtures("doubles")
 def test_returns_are_the_slow_loops():
     rng = np.random.default_rng(0)
