@@ -89,15 +89,25 @@ class FewShotConfig(LifetimesConfig):
     convolution: Literal["lax", "im2col"] = "lax"
     """How a convolution is computed in training: as XLA has it, or as one matrix product with the
     nine neighbours side by side. Ours."""
-    evaluation_convolution: Literal["lax", "im2col"] = "im2col"
-    """The same in evaluations, which are loops: there lax is ten times slower on a CPU. Ours."""
-    tasks_mapped: Literal["unrolled", "together", "loop"] = "unrolled"
+    evaluation_convolution: Literal["lax", "im2col"] | None = None
+    """The same in evaluations, which are loops. None: im2col on a CPU, where lax takes ten times as
+    long in a loop; lax elsewhere. Ours."""
+    tasks_mapped: Literal["unrolled", "together", "loop"] | None = None
     """The tasks of a meta-batch: side by side in the program, as a batch, or one after the other.
-    Ours."""
+    None: unrolled on a CPU, where a batch of kernels is slow; together elsewhere. Ours."""
     differentiation: Literal["mixed", "plain"] = "mixed"
     """Inner steps are computed again for the meta-gradient, or kept in memory. Ours."""
 
     data: DataConfig = DataConfig()
+
+    def settled(self, backend: str) -> FewShotConfig:
+        """What is left open, settled for "cpu" or another backend of JAX."""
+        on_cpu = backend == "cpu"
+        return dataclasses.replace(
+            self,
+            evaluation_convolution=self.evaluation_convolution or ("im2col" if on_cpu else "lax"),
+            tasks_mapped=self.tasks_mapped or ("unrolled" if on_cpu else "together"),
+        )
 
     @property
     def most_devices(self) -> int:

@@ -44,6 +44,7 @@ def meta_test(
       config: of the experiment.
       axis_name: of the devices that share the tasks; None for this one alone.
     """
+    config = config.settled(jax.default_backend())
     network = make_network(
         images.shape[2:], config.ways, config.filters, config.evaluation_convolution
     )

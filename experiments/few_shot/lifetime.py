@@ -71,6 +71,7 @@ def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
     Raises:
       ValueError: the images are too small for the network; one line.
     """
+    config = config.settled(jax.default_backend())
     shape = images.train.shape[2:]
     if min(shape[:2]) < LEAST_SIDE:
         raise ValueError(

@@ -258,3 +258,11 @@ def test_the_pictures_have_a_line_for_each_method_and_each_run(tmp_path, picture
     one, five = pictures["runs.png"]
     assert set(one.lines) == {runs[1].name}
     assert set(five.lines) == {runs[0].name, runs[2].name}
+
+
+def test_each_backend_has_its_own_way():
+    cpu, other = (FewShotConfig().settled(backend) for backend in ("cpu", "gpu"))
+    assert (cpu.tasks_mapped, cpu.evaluation_convolution) == ("unrolled", "im2col")
+    assert (other.tasks_mapped, other.evaluation_convolution) == ("together", "lax")
+    asked = FewShotConfig(tasks_mapped="loop", evaluation_convolution="lax")
+    assert asked.settled("cpu") == asked.settled("gpu") == asked
