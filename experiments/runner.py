@@ -22,6 +22,11 @@ from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
 
 
+def count_cores() -> int:
+    """Those that this process may use; not every system says which."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def use_all_cores(most: int) -> None:
     """Makes JAX see a device for each core, so that lifetimes spread over them.
 
@@ -33,9 +38,7 @@ def use_all_cores(most: int) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
-        # Not every system says which cores this process may use.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        count = min(cores, most)
+        count = min(count_cores(), most)
         flags = f"{flags} --xla_force_host_platform_device_count={count}"
         os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -128,6 +131,15 @@ class Runner:
                 every, mesh=self._mesh, in_specs=(spec, shared), out_specs=spec, check_vma=False
             )
         )
+
+    def compile(self) -> jax.stages.Compiled:
+        """Compiles a chunk before it is first due.
+
+        Returns:
+          The program, which counts FLOPs and bytes of one device.
+        """
+        self._chunk = self._chunk.lower(self._progress.state[0], self._data).compile()
+        return self._chunk
 
     def advance(self) -> None:
         """Runs all lifetimes for a chunk."""

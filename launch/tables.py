@@ -4,19 +4,22 @@ from __future__ import annotations
 
 
 def print_table(rows: list[dict]) -> None:
-    """Prints rows that share their keys."""
+    """Prints rows that share their keys; a value that is None stays empty."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table()
     for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+        side = "left" if isinstance(rows[0][name], str) else "right"
+        table.add_column(name, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     Console(width=max(100, 16 * len(rows[0]))).print(table)
 
 
 def _cell(value) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:,.0f}" if 1_000 <= abs(value) < 1e9 else f"{value:,.3g}"
     return f"{value:,}" if type(value) is int else str(value)

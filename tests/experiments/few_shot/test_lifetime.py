@@ -80,6 +80,17 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
         np.testing.assert_allclose(two[f"{split}_accuracy"], accuracy.mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_evaluation_that_is_never_due_is_not_compiled(steps):
+    config = dataclasses.replace(SMALL, steps=steps)
+    runner = Runner(lifetime.make_lifetime(config, IMAGES), 1, 0, 1)
+    program = runner.compile()
+    assert ("conditional" in program.as_text()) == (steps == 2)
+    runner.advance()
+    _, columns = runner.records.means(1)
+    assert columns["evaluations"] == 0 and columns["query_loss"] > 0
+
+
 def test_the_clip_is_of_each_element():
     gradient = {"a": jnp.array([30.0, -2.0]), "b": jnp.array([-11.0])}
     optimizer = lifetime.make_optimizer(FewShotConfig())
