@@ -1,7 +1,7 @@
 """Meta-steps of few-shot learning: MAML and BMG as `bmg few-shot` runs them, and MAML elsewhere.
 
-Tasks are of the paper's size: 5 ways, 5 shots, 15 queries of each class, meta-batches of 4, images
-of 84x84 RGB, which are random. All methods with the same K take turns, so that what else the
+Tasks are by default of MAML's size: 5 ways, 5 shots, 15 queries of each class, meta-batches of 4,
+images of 84x84 RGB, which are random. All methods with the same K take turns, so that what else the
 machine does meets all of them.
 
 Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, table 5.
@@ -28,12 +28,9 @@ from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.lifetime import Images, make_lifetime
 from bmg.experiments.few_shot.network import NUM_CONVOLUTIONS, Shape
 from bmg.experiments.runner import Runner, count_cores, use_all_cores
-from bmg.storage.fields import MANY, Count, Pause, Pixels
-from bmg.storage.memory import keep_freed_memory
+from bmg.storage.fields import MANY, Count, Lookahead, Pause, Pixels, Several
 
-_TASKS = FewShotConfig(queries=15, evaluate_every=MANY)  # as MAML; without evaluations
-_CLASSES, _IMAGES = 64, 20  # MiniImagenet's classes for training, as many images as tasks need
-_CHANNELS = 3
+_CLASSES = 64  # of MiniImagenet's, for training
 _QUICK_ROUNDS = 2
 
 PEERS = ("torch-func", "torchopt", "learn2learn")
@@ -43,12 +40,12 @@ _PEER_PROGRAM = pathlib.Path(__file__).with_name("peers") / "few_shot.py"
 class Case(NamedTuple):
     """One meta-learner."""
 
-    method: str  # "maml", "bmg" or a peer, which is MAML
+    method: str  # "maml", "fomaml", "anil", "bmg", or a peer, which is MAML
     K: int  # inner steps
     L: int  # steps to the bootstrapped target; 0 where there is none
 
 
-# Meta-steps per second in table 5. Each is measured here.
+# Meta-steps per second in table 5.
 PAPER_RATES = {
     Case("maml", 1, 0): 14.3, Case("bmg", 1, 1): 12.4, Case("bmg", 1, 5): 6.9,
     Case("bmg", 1, 10): 4.4,
@@ -56,6 +53,7 @@ PAPER_RATES = {
     Case("bmg", 5, 10): 2.5,
     Case("maml", 10, 0): 2.3,
 }  # fmt: skip
+CASES = (*PAPER_RATES, *(Case(method, k, 0) for method in ("fomaml", "anil") for k in (1, 5)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +63,22 @@ class Config(BenchmarkConfig):
     peers: str = ""
     """Python interpreter of an environment with other libraries, see benchmarks/peers/few_shot.py;
     empty for none of them."""
+    inner_steps: tuple[Lookahead, ...] = (1, 5, 10)
+    """K; of 10 there is MAML alone. A quick measurement has the first."""
     rounds: Count = 5
-    """Turns of each method; medians are told. A quick measurement has 2, with K = 1 only."""
+    """Turns of each method; medians are told. A quick measurement has 2."""
     seconds: Pause = 3.0
     """That a turn lasts; at least one meta-step."""
     side: Pixels = 84
     """Of the square images, from 16."""
+    channels: Count = 3
+    """Of the images: 3 for RGB, 1 for grey."""
+    ways: Several = 5
+    """Classes of a task."""
+    shots: Count = 5
+    """Images of a class in the support set."""
+    queries: Count = 15
+    """Images of a class in the query set. MAML."""
 
 
 class Program(NamedTuple):
@@ -112,7 +120,7 @@ def floor_flops(config: FewShotConfig, shape: Shape) -> int:
     those of the first target step.
 
     Args:
-      config: of full meta-gradients of the whole network, neither FOMAML nor ANIL.
+      config: of the full meta-gradient of all steps of all weights, neither FOMAML nor ANIL.
       shape: of an image, [H, W, C].
     """
     first, *others = layer_flops(config, shape)
@@ -125,22 +133,30 @@ def floor_flops(config: FewShotConfig, shape: Shape) -> int:
     return config.meta_batch * task
 
 
-def config_of(case: Case) -> FewShotConfig:
-    """The experiment of a case of ours."""
-    return dataclasses.replace(
-        _TASKS, objective=case.method, inner_steps=case.K, target_steps=max(case.L, 1)
-    )
+def config_of(case: Case, config: Config) -> FewShotConfig:
+    """The experiment of a case of ours, without evaluations; of a peer, that of our MAML."""
+    return FewShotConfig(
+        objective="bmg" if case.method == "bmg" else "maml", inner_steps=case.K,
+        target_steps=max(case.L, 1), first_order=case.method == "fomaml",
+        head_only=case.method == "anil", ways=config.ways, shots=config.shots,
+        queries=config.queries, evaluate_every=MANY,
+    )  # fmt: skip
 
 
-def random_images(shape: Shape) -> Images:
+def random_images(config: Config) -> Images:
     """Enough for training; there is no evaluation."""
-    images = np.random.default_rng(0).integers(0, 256, (_CLASSES, _IMAGES, *shape), dtype=np.uint8)
+    shape = (max(_CLASSES, config.ways), config.shots + config.queries, *shape_of(config))
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return Images(images, images[:1], images[:1])
 
 
-def compile_case(case: Case, images: Images) -> Program:
+def shape_of(config: Config) -> Shape:
+    """Of an image."""
+    return config.side, config.side, config.channels
+
+
+def compile_case(config: FewShotConfig, images: Images) -> Program:
     """Compiles a meta-step and takes one."""
-    config = config_of(case)
     lifetime = make_lifetime(config, images)
     runner = Runner(lifetime, 1, 0, config.record_every, counted=config.counted)
     begin = time.perf_counter()
@@ -166,17 +182,17 @@ def burst(meta_step: Callable[[], None], seconds: float) -> float:
     return statistics.median(times)
 
 
-def start_peers(interpreter: str, side: int, ending: contextlib.ExitStack) -> dict[str, Peer]:
+def start_peers(config: Config, ending: contextlib.ExitStack) -> dict[str, Peer]:
     """Starts the programs of other libraries, with as many threads as there are cores for us.
 
     Args:
-      interpreter: path or name of a Python; empty for none of them.
-      side: of an image.
+      config: whose peers, and sizes.
       ending: what ends them.
 
     Raises:
       ValueError: there is no such interpreter; one line.
     """
+    interpreter = config.peers
     if not interpreter:
         return {}
     if shutil.which(interpreter) is None:
@@ -184,9 +200,10 @@ def start_peers(interpreter: str, side: int, ending: contextlib.ExitStack) -> di
             f"peers is {interpreter!r}, which is no program; allowed is the Python interpreter of "
             "an environment with torch, torchopt and learn2learn."
         )
-    names = ("filters", "ways", "shots", "queries", "meta_batch")
-    sizes = {name: getattr(_TASKS, name) for name in names}
-    sizes |= {"side": side, "channels": _CHANNELS, "threads": count_cores()}
+    names = ("side", "channels", "ways", "shots", "queries")
+    sizes = {name: getattr(config, name) for name in names}
+    ours = FewShotConfig()
+    sizes |= {"filters": ours.filters, "meta_batch": ours.meta_batch, "threads": count_cores()}
     started = {}
     for name in PEERS:
         command = [interpreter, str(_PEER_PROGRAM), name, json.dumps(sizes)]
@@ -201,7 +218,7 @@ def rows_of(
     programs: Mapping[Case, Program],
     peers: Mapping[str, Peer],
     one_step: Mapping[Case, int],
-    shape: Shape,
+    config: Config,
 ) -> list[dict]:
     """Rows of `measure`, of all methods with the same K.
 
@@ -210,27 +227,32 @@ def rows_of(
       programs: ours, one of them MAML.
       peers: what has run.
       one_step: temporary bytes of the same methods with K = 1, as far as they are known.
-      shape: of an image.
+      config: of the benchmark.
     """
     maml = next(case for case in programs if case.method == "maml")
     others = [x for case, x in seconds.items() if case not in programs and x is not None]
     rows = []
     for case, value in seconds.items():
+        experiment = config_of(case, config)
         row = {
             **case._asdict(),
+            "method": experiment.method if case in programs else case.method,
             "meta_steps_per_second": None if value is None else 1 / value,
             "time_over_maml": None if value is None else value / seconds[maml],
             "paper_time_over_maml": None,
             "over_fastest_peer": min(others) / value if case == maml and others else None,
             "gflop": None,
-            "gflop_floor": floor_flops(config_of(case if case in programs else maml), shape) / 1e9,
+            "gflop_floor": None,
             "temporary_bytes": None,
             "temporary_over_one_step": None,
             "compile_seconds": None,
             "note": peers[case.method].note if case.method in peers else "",
         }
-        if program := programs.get(case):
+        if not experiment.first_order and not experiment.head_only:
+            row["gflop_floor"] = floor_flops(experiment, shape_of(config)) / 1e9
+        if case in PAPER_RATES:
             row["paper_time_over_maml"] = PAPER_RATES[maml] / PAPER_RATES[case]
+        if program := programs.get(case):
             row["gflop"] = program.flops / 1e9
             row["temporary_bytes"] = program.temporary_bytes
             if before := one_step.get(case._replace(K=1)):
@@ -250,22 +272,24 @@ def measure(config: Config) -> Iterator[dict]:
     versions of a peer or why it was not measured.
 
     Raises:
-      ValueError: there is no such interpreter for the peers, or the images are too small; one line.
+      ValueError: there is no such interpreter for the peers, the images are too small, or there are
+        no cases of that K; one line.
     """
-    keep_freed_memory()
-    use_all_cores(_TASKS.most_devices)
-    shape = (config.side, config.side, _CHANNELS)
-    images = random_images(shape)
+    use_all_cores(FewShotConfig().most_devices)
+    images = random_images(config)
     one_step: dict[Case, int] = {}
     with contextlib.ExitStack() as ending:
-        peers = start_peers(config.peers, config.side, ending)
-        for inner_steps in (1,) if config.quick else sorted({case.K for case in PAPER_RATES}):
-            cases = [case for case in PAPER_RATES if case.K == inner_steps]
-            programs = {case: compile_case(case, images) for case in cases}
+        peers = start_peers(config, ending)
+        for inner_steps in config.inner_steps[: 1 if config.quick else None]:
+            cases = [case for case in CASES if case.K == inner_steps]
+            if not cases:
+                every = sorted({case.K for case in CASES})
+                raise ValueError(f"inner_steps has {inner_steps}; allowed are {every}.")
+            programs = {case: compile_case(config_of(case, config), images) for case in cases}
             if inner_steps == 1:
                 one_step = {case: program.temporary_bytes for case, program in programs.items()}
             seconds = take_turns(programs, peers, inner_steps, config)
-            yield from rows_of(seconds, programs, peers, one_step, shape)
+            yield from rows_of(seconds, programs, peers, one_step, config)
 
 
 def take_turns(

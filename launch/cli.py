@@ -48,9 +48,20 @@ _MORE = (
 
 def main() -> None:
     """The program: ends the process with the command's exit code."""
+    if _learns_here(sys.argv[1:]):
+        from bmg.storage.memory import keep_freed_memory
+
+        keep_freed_memory()  # before there are threads
     code = run(sys.argv[1:])
     signals.ignore()  # it is over
     sys.exit(code)
+
+
+def _learns_here(arguments: list[str]) -> bool:
+    """Whether lifetimes of an experiment run in this process, or are measured in it."""
+    words = arguments[1:] if arguments[:1] == ["benchmark"] else arguments
+    target, _ = _COMMANDS.get(words[0], (words[0], "")) if words else ("", "")
+    return ":" in target
 
 
 def run(arguments: list[str]) -> int:

@@ -73,7 +73,7 @@ def _run_alone(experiment: Experiment, config) -> int:
 
 
 def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
-    """The lifetime of a run; what it needs of this process is settled first.
+    """The lifetime of a run; the devices that it needs are settled first.
 
     Args:
       experiment: whose it is.
@@ -84,9 +84,7 @@ def make_lifetime(experiment: Experiment, config, most_devices: int | None = Non
       ValueError: its data cannot be had, or do not fit; one line.
     """
     from bmg.experiments.runner import use_all_cores
-    from bmg.storage.memory import keep_freed_memory
 
-    keep_freed_memory()
     use_all_cores(most_devices or config.most_devices)
     return experiment.functions.make_lifetime(config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's mallopt
-_LARGEST = 2**31 - 1
+_NEVER = -1
 
 
 def keep_freed_memory() -> bool:
@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
 
     XLA asks for its arrays anew in each execution on a CPU. By default glibc fetches every large
     one from the system, which clears each of its pages: of a pass over 67 MB that is nine tenths of
-    the time. It has to come before other threads start; the process then never gives memory back.
+    the time. It has to come before other threads start: each has a pool of its own otherwise, too
+    small for such arrays. The process then never gives memory back.
 
     Returns:
       Whether the C library knows these settings; without them, all is as before.
@@ -22,6 +23,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    settings = (_TRIM_THRESHOLD, _LARGEST), (_MMAP_MAX, 0), (_ARENA_MAX, 1)
+    settings = (_TRIM_THRESHOLD, _NEVER), (_MMAP_MAX, 0), (_ARENA_MAX, 1)
     taken = [mallopt(name, value) for name, value in settings]
     return all(taken)

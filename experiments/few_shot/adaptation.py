@@ -214,9 +214,9 @@ class MetaBatch(NamedTuple):
 
 
 def mean_over_tasks(
-    task_gradient: Callable[[Params, Tasks, jax.Array], Result],
+    task_gradient: Callable[[Params, PyTree, jax.Array], Result],
     params: Params,
-    tasks: Tasks,
+    tasks: PyTree,
     keys: jax.Array,
     how: str = "unrolled",
     axis_name: str | None = None,
@@ -224,9 +224,9 @@ def mean_over_tasks(
     """The meta-gradient over the tasks at hand, and over those of other devices.
 
     Args:
-      task_gradient: see `make_task_gradient`.
+      task_gradient: see `make_task_gradient`; of whatever `tasks` holds.
       params: w.
-      tasks: those of this device.
+      tasks: those of this device, or what they are drawn with.
       keys: one for each.
       how: see `over_tasks`.
       axis_name: of the devices, each with as many tasks; None for this one alone.

@@ -186,7 +186,7 @@ def minutes_by_table(path: pathlib.Path) -> CostOf:
     """
     try:
         rows = json.loads(path.read_text())
-        speeds = {row["method"]: float(row["meta_steps_per_second"]) for row in rows}
+        speeds = {row["method"]: row["meta_steps_per_second"] for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = " ".join(str(error).split())
         raise ValueError(

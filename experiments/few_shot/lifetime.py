@@ -22,7 +22,7 @@ from bmg.experiments.few_shot.adaptation import (
 from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.network import LEAST_SIDE, Params, make_network
-from bmg.experiments.few_shot.tasks import sample_tasks
+from bmg.experiments.few_shot.tasks import sample_task
 from bmg.experiments.lifetime import SHARDS, Lifetime, MetaState, State, share
 from bmg.meta.diagnosis import cosine_similarity, norm
 
@@ -91,10 +91,14 @@ def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
     def window(state: State, data: Images) -> tuple[State, dict[str, jax.Array]]:
         next_key, sample_key, task_key = jax.random.split(state.key, 3)
         sample_keys = share(jax.random.split(sample_key, config.meta_batch))
-        tasks = sample_tasks(sample_keys, data.train, config.ways, config.shots, config.queries)
         keys = share(jax.random.split(task_key, config.meta_batch))
+
+        def of_drawn(params, sample_key, key):
+            sizes = config.ways, config.shots, config.queries
+            return task_gradient(params, sample_task(sample_key, data.train, *sizes), key)
+
         params = state.meta.params
-        found = mean_over_tasks(task_gradient, params, tasks, keys, config.tasks_mapped, SHARDS)
+        found = mean_over_tasks(of_drawn, params, sample_keys, keys, config.tasks_mapped, SHARDS)
         updates, opt_state = optimizer.update(found.gradient, state.meta.opt_state)
         meta = MetaState(optax.apply_updates(params, updates), opt_state)
         count = state.agent.meta_batches + 1

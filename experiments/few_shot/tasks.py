@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -20,47 +19,42 @@ class Tasks(NamedTuple):
     query_y: jax.Array  # int32 [tasks, ways * queries]
 
 
-def sample_tasks(keys: jax.Array, images: jax.Array, ways: int, shots: int, queries: int) -> Tasks:
-    """Draws tasks; the same key gives the same one.
+def sample_task(key: jax.Array, images: jax.Array, ways: int, shots: int, queries: int) -> Tasks:
+    """Draws one task; the same key gives the same one.
 
     Args:
-      keys: random keys, one for each task.
+      key: random key.
       images: uint8 [classes, images of a class, H, W, C].
-      ways: classes of a task, all different; their order is their labels.
+      ways: classes of the task, all different; their order is their labels.
       shots: images of a class to learn from.
       queries: other images of the class, to be told apart.
+
+    Returns:
+      The task, without the leading axis of `Tasks`.
 
     Raises:
       ValueError: there are fewer classes, or images of a class; one line.
     """
-    classes, per_class = images.shape[:2]
+    classes, per_class, *shape = images.shape
     if ways > classes:
         raise ValueError(f"{ways} ways; there are {classes} classes.")
     if shots + queries > per_class:
         raise ValueError(
             f"{shots} shots and {queries} queries; a class has {per_class} images, for both."
         )
-    sample = functools.partial(sample_task, images=images, ways=ways, shots=shots, queries=queries)
-    return jax.vmap(sample)(keys)
-
-
-def sample_task(key: jax.Array, images: jax.Array, ways: int, shots: int, queries: int) -> Tasks:
-    """One task, without the leading axis."""
     class_key, image_key = jax.random.split(key)
-    classes = _without_replacement(class_key, (), images.shape[0], ways)
-    index = _without_replacement(image_key, (ways,), images.shape[1], shots + queries)
-    drawn = (
-        jnp.asarray(images)[classes[:, None], index].astype(float) / LARGEST
-    )  # [ways, shots + queries, ...]
+    chosen = _without_replacement(class_key, (), classes, ways)
+    index = _without_replacement(image_key, (ways,), per_class, shots + queries)
+    # Images as rows: on a CPU, XLA collects pixels one by one.
+    rows = jnp.asarray(images).reshape(classes * per_class, -1)
 
-    def flat(x):
-        return x.reshape(-1, *x.shape[2:])
+    def examples(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        count = index.shape[1]
+        drawn = rows[(chosen[:, None] * per_class + index).ravel()].astype(float) / LARGEST
+        labels = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), count)
+        return drawn.reshape(-1, *shape), labels
 
-    def labels(count):
-        return jnp.repeat(jnp.arange(ways, dtype=jnp.int32), count)
-
-    support, query = drawn[:, :shots], drawn[:, shots:]
-    return Tasks(flat(support), labels(shots), flat(query), labels(queries))
+    return Tasks(*examples(index[:, :shots]), *examples(index[:, shots:]))
 
 
 def _without_replacement(key, leading: tuple[int, ...], total: int, count: int) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import sys
 
@@ -20,7 +21,6 @@ from bmg.storage.fields import MANY
 from tests.packaging.test_layers import imported_modules
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-PAPER = (84, 84, 3)
 MAML, BMG = Case("maml", 1, 0), Case("bmg", 1, 5)
 TINY = FewShotConfig(
     ways=2, shots=1, queries=2, meta_batch=2, filters=2, evaluate_every=MANY, steps=10
@@ -69,7 +69,7 @@ def test_the_floor_is_what_one_counts(method, steps, target_steps):
 
 
 def test_the_floor_at_the_papers_size():
-    flops = few_shot.floor_flops(few_shot.config_of(MAML), PAPER)
+    flops = few_shot.floor_flops(few_shot.config_of(MAML, Config()), few_shot.shape_of(Config()))
     assert flops == pytest.approx(88e9, rel=0.04)  # 88: with the products with the padding
 
 
@@ -85,19 +85,27 @@ class Answers:
 
 
 def test_the_ratios_of_rows(capsys):
-    programs = {Case("maml", 5, 0): program(), Case("bmg", 5, 1): program(300)}
+    programs = {
+        Case("maml", 5, 0): program(), Case("bmg", 5, 1): program(300),
+        Case("anil", 5, 0): program(),
+    }  # fmt: skip
     peers = {
         "torch-func": Answers("torch 2"),
         "torchopt": Answers("torchopt 1"),
         "b": Answers("no"),
     }
     seconds = {
-        Case("maml", 5, 0): 0.5, Case("bmg", 5, 1): 0.75, Case("torch-func", 5, 0): 2.0,
-        Case("torchopt", 5, 0): 1.0, Case("b", 5, 0): None,
+        Case("maml", 5, 0): 0.5, Case("bmg", 5, 1): 0.75, Case("anil", 5, 0): 0.25,
+        Case("torch-func", 5, 0): 2.0, Case("torchopt", 5, 0): 1.0, Case("b", 5, 0): None,
     }  # fmt: skip
-    maml, bmg, slow, fast, failed = few_shot.rows_of(
-        seconds, programs, peers, {MAML: 80, Case("bmg", 1, 1): 150}, PAPER
+    maml, bmg, anil, slow, fast, failed = few_shot.rows_of(
+        seconds, programs, peers, {MAML: 80, Case("bmg", 1, 1): 150}, Config()
     )
+    assert [row["method"] for row in (maml, bmg, anil, slow)] == [
+        "maml-k5", "bmg-k5-l1", "maml-k5-anil", "torch-func"
+    ]  # fmt: skip
+    assert (anil["time_over_maml"], anil["gflop_floor"]) == (0.5, None)
+    assert anil["paper_time_over_maml"] is None
     assert [row["meta_steps_per_second"] for row in (maml, bmg, slow, fast, failed)] == [
         2, 1 / 0.75, 0.5, 1, None
     ]  # fmt: skip
@@ -111,14 +119,14 @@ def test_the_ratios_of_rows(capsys):
     assert (maml["gflop"], maml["compile_seconds"], slow["gflop"]) == (2, 1.5, None)
     assert bmg["gflop_floor"] > maml["gflop_floor"] == slow["gflop_floor"]
     assert [row["note"] for row in (maml, slow, failed)] == ["", "torch 2", "no"]
-    print_table([maml, bmg, slow, fast, failed])  # they share their keys, and heads are whole
+    print_table([maml, bmg, anil, slow, fast, failed])  # they share their keys, and heads are whole
     shown = capsys.readouterr().out
     assert "None" not in shown and "…" not in shown and "torchopt 1" in shown
 
 
 def test_without_peers_maml_is_compared_with_none():
     rows = few_shot.rows_of(
-        {MAML: 0.5, BMG: 1.0}, {MAML: program(0), BMG: program(0)}, {}, {}, PAPER
+        {MAML: 0.5, BMG: 1.0}, {MAML: program(0), BMG: program(0)}, {}, {}, Config()
     )
     assert [row["over_fastest_peer"] for row in rows] == [None, None]
     assert [row["temporary_over_one_step"] for row in rows] == [None, None]
@@ -127,8 +135,8 @@ def test_without_peers_maml_is_compared_with_none():
 @pytest.fixture
 def tiny(monkeypatch):
     """Small tasks, in a process that others share."""
-    monkeypatch.setattr(few_shot, "_TASKS", TINY)
-    monkeypatch.setattr(few_shot, "keep_freed_memory", lambda: True)
+    small = functools.partial(FewShotConfig, filters=2, meta_batch=2, steps=10)
+    monkeypatch.setattr(few_shot, "FewShotConfig", small)
     monkeypatch.setattr(few_shot, "use_all_cores", lambda most: None)
 
 
@@ -138,25 +146,29 @@ def test_a_program_is_the_experiments_meta_step(tiny, monkeypatch, devices):
     """FLOPs and memory are those of all devices."""
     there = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda: there)
-    shape = (16, 16, 3)
-    found = few_shot.compile_case(MAML, few_shot.random_images(shape))
-    floor = few_shot.floor_flops(few_shot.config_of(MAML), shape)
+    sizes = Config(side=16, ways=2, shots=1, queries=2)
+    config = few_shot.config_of(MAML, sizes)
+    found = few_shot.compile_case(config, few_shot.random_images(sizes))
+    floor = few_shot.floor_flops(config, few_shot.shape_of(sizes))
     assert floor < found.flops < 4 * floor
     assert found.temporary_bytes > TINY.meta_batch * TINY.ways * TINY.queries * 16 * 16 * 3 * 4
     found.run()
 
 
-def instant(case, images):
-    return Program(lambda: None, 1e9, 100 * case.K, 1.0)
+def instant(config, images):
+    return Program(lambda: None, 1e9, 100 * config.inner_steps, 1.0)
 
 
 def test_each_k_has_its_rows(tiny, monkeypatch):
     monkeypatch.setattr(few_shot, "compile_case", instant)
     rows = list(few_shot.measure(Config(seconds=0.0, rounds=1)))
-    assert [tuple(row[name] for name in Case._fields) for row in rows] == list(few_shot.PAPER_RATES)
-    assert [row["temporary_over_one_step"] for row in rows] == [1] * 4 + [5] * 4 + [10]
+    told = [(row["method"].split("-")[0], row["K"], row["L"]) for row in rows]
+    assert set(few_shot.PAPER_RATES) <= set(told) and len(rows) == len(few_shot.CASES)
+    assert all(row["temporary_over_one_step"] == row["K"] for row in rows)
     quick = list(few_shot.measure(Config(seconds=0.0, quick=True)))
     assert {row["K"] for row in quick} == {1}
+    with pytest.raises(ValueError, match=r"inner_steps has 3; allowed are \[1, 5, 10\]"):
+        list(few_shot.measure(Config(inner_steps=(3,))))
 
 
 # A peer without torch: it answers with what it was told, and notes each request in a file.
@@ -194,12 +206,12 @@ def test_peers_take_turns_or_say_what_they_lack(tiny, fake, monkeypatch):
 
     monkeypatch.setattr(few_shot, "start_peers", watched)
     measured = few_shot.measure(Config(peers=sys.executable, seconds=0.0, rounds=2))
-    rows = list(itertools.islice(measured, 7))
+    rows = list(itertools.islice(measured, 9))
     notes = {row["method"]: row["note"] for row in rows}
     assert notes["torch-func"] == "torch-func 1, 2 filters"
     assert notes["torchopt"] == "ModuleNotFoundError: No module named 'torchopt_that_is_missing'"
     assert notes["learn2learn"] == "out of memory"
-    rates = {row["method"]: row["meta_steps_per_second"] for row in rows[4:]}
+    rates = {row["method"]: row["meta_steps_per_second"] for row in rows[6:]}
     assert rates == {"torch-func": 2, "torchopt": None, "learn2learn": None}
     ratio = 0.5 * rows[0]["meta_steps_per_second"]
     assert rows[0]["over_fastest_peer"] == pytest.approx(ratio)

@@ -20,7 +20,7 @@ def numbered() -> np.ndarray:
     return index.transpose(1, 2, 0).reshape(CLASSES, COUNT, 1, 1, 2)
 
 
-_sample = jax.jit(tasks.sample_tasks, static_argnums=(2, 3, 4))
+_sample = jax.vmap(tasks.sample_task, (0, None, None, None, None))
 
 
 def keys(seed: int, count: int) -> jax.Array:
@@ -81,7 +81,7 @@ def test_classes_images_and_labels_are_independent():
 
 def test_pixels_are_shares_of_255():
     images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1, 1)
-    drawn = tasks.sample_tasks(keys(0, 1), images, 1, 1, 2)
+    drawn = _sample(keys(0, 1), images, 1, 1, 2)
     values = np.concatenate([drawn.support_x.ravel(), drawn.query_x.ravel()])
     np.testing.assert_allclose(np.sort(values), [0, 0.2, 1], rtol=1e-6)
 
@@ -89,7 +89,7 @@ def test_pixels_are_shares_of_255():
 def test_more_than_there_is_cannot_be_drawn():
     for ways, shots in [(CLASSES + 1, 1), (2, COUNT)]:
         with pytest.raises(ValueError, match="ways; there are|images, for both"):
-            tasks.sample_tasks(keys(0, 1), numbered(), ways, shots, 1)
+            _sample(keys(0, 1), numbered(), ways, shots, 1)
 
 
 def test_nearest_neighbours_as_a_slow_loop_finds_them():

@@ -14,7 +14,7 @@ from bmg.experiments.few_shot import experiment, figures, lifetime
 from bmg.experiments.few_shot.adaptation import make_task_gradient, mean_over_tasks
 from bmg.experiments.few_shot.config import FewShotConfig, FewShotSuiteOptions
 from bmg.experiments.few_shot.evaluation import meta_test
-from bmg.experiments.few_shot.tasks import sample_task, sample_tasks
+from bmg.experiments.few_shot.tasks import sample_task
 from bmg.experiments.records import Run
 from bmg.experiments.runner import Runner
 from bmg.meta.diagnosis import cosine_similarity, norm
@@ -58,7 +58,8 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
     # The meta-gradient is that of tasks of the training classes, and Adam takes it.
     _, sample_key, task_key = jax.random.split(begin.key, 3)
     sample_keys = jax.random.split(sample_key, SMALL.meta_batch)
-    tasks = sample_tasks(sample_keys, IMAGES.train, SMALL.ways, SMALL.shots, SMALL.queries)
+    sizes = SMALL.ways, SMALL.shots, SMALL.queries
+    tasks = jax.vmap(lambda key: sample_task(key, IMAGES.train, *sizes))(sample_keys)
     task_gradient = jax.jit(make_task_gradient(oracle.small_network(), SMALL))
     keys = jax.random.split(task_key, SMALL.meta_batch)
     mean = mean_over_tasks(task_gradient, begin.meta.params, tasks, keys)

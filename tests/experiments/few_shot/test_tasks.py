@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.experiments.few_shot.tasks import sample_tasks
+from bmg.experiments.few_shot.tasks import sample_task
 
 KEY = jax.random.PRNGKey(0)
 # Each image is of one value that tells its class and its number.
@@ -16,8 +16,8 @@ IMAGES = np.broadcast_to(np.arange(6 * 9, dtype=np.uint8).reshape(6, 9, 1, 1, 1)
 
 
 def sample(key, ways=4, shots=2, queries=3, num_tasks=20):
-    draw = functools.partial(sample_tasks, ways=ways, shots=shots, queries=queries)
-    return jax.jit(draw)(jax.random.split(key, num_tasks), IMAGES)
+    draw = functools.partial(sample_task, images=IMAGES, ways=ways, shots=shots, queries=queries)
+    return jax.jit(jax.vmap(draw))(jax.random.split(key, num_tasks))
 
 
 def test_classes_and_images_are_drawn_without_replacement():
