@@ -36,7 +36,8 @@ def inert(command, monkeypatch):
         command.launched.append((config, None, None))
         return 0
 
-    monkeypatch.setattr(lifetimes, "_run", lambda experiment, config: start(config))
+    monkeypatch.setattr(lifetimes, "make_lifetime", lambda experiment, config: None)
+    monkeypatch.setattr(lifetimes, "_run", lambda experiment, config, lifetime: start(config))
     monkeypatch.setattr(benchmark, "print_table", lambda rows: None)
     for name in benchmark._BENCHMARKS:
         module = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
