@@ -24,6 +24,7 @@ import numpy as np
 
 from bmg.benchmarks.config import BenchmarkConfig
 from bmg.benchmarks.peer_process import Peer
+from bmg.benchmarks.peers.burst import burst
 from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.lifetime import Images, make_lifetime
 from bmg.experiments.few_shot.network import NUM_CONVOLUTIONS, Shape
@@ -170,16 +171,6 @@ def compile_case(config: FewShotConfig, images: Images) -> Program:
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes * devices,
         compile_seconds=compile_seconds,
     )
-
-
-def burst(meta_step: Callable[[], None], seconds: float) -> float:
-    """Median seconds of the calls that begin within a time, one at least."""
-    times, begin = [], time.perf_counter()
-    while not times or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        meta_step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def start_peers(config: Config, ending: contextlib.ExitStack) -> dict[str, Peer]:

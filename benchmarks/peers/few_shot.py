@@ -20,15 +20,14 @@ It needs an environment of its own. learn2learn's C files are for Python up to 3
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from burst import burst  # beside this program
 from torch import nn
 
 EPSILON = 1e-3  # of the normalisation: TensorFlow's default, in MAML's code
@@ -164,16 +163,6 @@ def import_learn2learn():
 
 
 PEERS = {"torch-func": torch_func, "torchopt": torchopt, "learn2learn": learn2learn}
-
-
-def burst(meta_step: Callable[[], None], seconds: float) -> float:
-    """Median seconds of the calls that begin within a time, one at least."""
-    times, begin = [], time.perf_counter()
-    while not times or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
-        meta_step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def main(peer: str, sizes: Sizes) -> None:
