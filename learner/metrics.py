@@ -91,7 +91,7 @@ class MetricsWriter:
             self._notify(f"{names} had been removed while the run went on; made again from here on")
             for file in gone:
                 file.start_again()
-        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        finite = _finite(metrics)
         if len(finite) < len(metrics):
             finite["learner/not_finite_metrics"] = float(len(metrics) - len(finite))
         now = time.time()
@@ -132,7 +132,7 @@ class EventWriter:
         """
         if self._file.is_gone():
             self._file.start_again()
-        finite = {name: float(x) for name, x in values.items() if math.isfinite(x)}
+        finite = _finite(values)
         if finite:
             self._file.append(_scalars(step, time.time(), finite))
 
@@ -289,6 +289,10 @@ def _event_file(folder: pathlib.Path, step: int) -> _Appending:
         _forget(folder, step)
     header = _event_header(step)
     return _Appending(functools.partial(_next_event_file, folder), header, header)
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: float(x) for name, x in values.items() if math.isfinite(x)}
 
 
 def _scalars(step: int, now: float, values: dict[str, float]) -> bytes:
