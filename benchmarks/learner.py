@@ -37,10 +37,10 @@ from bmg.learner.update import with_precision
 from bmg.storage.fields import Lookahead, Pause
 from bmg.storage.files import whole_file
 
-_ONLINE, _REPLAY, _LENGTH, _STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
-_ACTIONS = 6  # Pong's
-_FRAMES = {"light": (84, 84, 1), "paper": (210, 160, 3)}
-_NETWORKS = {
+_ONLINE, _REPLAY, _LENGTH, STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
+ACTIONS = 6  # Pong's
+FRAMES = {"light": (84, 84, 1), "paper": (210, 160, 3)}
+NETWORKS = {
     "shallow": NetworkConfig(torso="shallow"),
     "1x": NetworkConfig(channels=(16, 32, 32, 16)),
     "2x": NetworkConfig(channels=(32, 64, 64, 32)),
@@ -99,21 +99,21 @@ def random_trajectories(
     rng: np.random.Generator, batch: int, frame: tuple[int, int, int]
 ) -> Trajectory:
     """Unrolls of random frames and actions, [batch] of each field."""
-    frames = (batch, _STACK + _LENGTH, *frame)
+    frames = (batch, STACK + _LENGTH, *frame)
     return Trajectory(
         frames=rng.integers(0, 256, frames, dtype=np.uint8),
-        age=np.full((batch, _LENGTH + 1), _STACK - 1, np.int32),
-        action=rng.integers(0, _ACTIONS, (batch, _LENGTH), dtype=np.int32),
+        age=np.full((batch, _LENGTH + 1), STACK - 1, np.int32),
+        action=rng.integers(0, ACTIONS, (batch, _LENGTH), dtype=np.int32),
         reward=rng.normal(size=(batch, _LENGTH)).astype(np.float32),
         discount=np.ones((batch, _LENGTH), np.float32),
-        behaviour_logits=rng.normal(size=(batch, _LENGTH, _ACTIONS)).astype(np.float32),
+        behaviour_logits=rng.normal(size=(batch, _LENGTH, ACTIONS)).astype(np.float32),
         episode_return=np.full((batch, _LENGTH), np.nan, np.float32),
         parameter_version=np.zeros(batch, np.int32),
     )
 
 
 class Update(NamedTuple):
-    """A compiled update that has run once, ready to be timed."""
+    """A compiled update."""
 
     run: Callable[[], float]  # takes one update; seconds
     flops: float
@@ -121,14 +121,23 @@ class Update(NamedTuple):
     compile_seconds: float
 
 
-def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, int]) -> Update:
-    """Compiles a case and runs it once, with a batch on the device."""
+def compile_update(
+    case: Case, network: NetworkConfig, frame: tuple[int, int, int], warm_up: bool = True
+) -> Update:
+    """Compiles a case, for a batch that is on the device already.
+
+    Args:
+      case: the update rule.
+      network: of the agent.
+      frame: [H, W, C] of one.
+      warm_up: whether to run it once; otherwise the first run takes longer.
+    """
     meta = MetaConfig(
         inner_steps=case.K, target_steps=max(case.L, 1), differentiation=case.differentiation
     )
     agent_config = AgentConfig(algorithm=case.algorithm, network=network, meta=meta)
     height, width, channels = frame
-    agent = make_agent(agent_config, Spec((height, width, _STACK * channels), _ACTIONS))
+    agent = make_agent(agent_config, Spec((height, width, STACK * channels), ACTIONS))
     rng = np.random.default_rng(0)
     draw = lambda size: random_trajectories(rng, size, frame)  # noqa: E731
     extra = tuple(draw(_REPLAY) for _ in range(agent.num_extra_batches))
@@ -140,21 +149,30 @@ def compile_update(case: Case, network: NetworkConfig, frame: tuple[int, int, in
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    # A GPU's convolutions are library calls, which the compiled program's count leaves out.
-    counted = compiled if jax.default_backend() == "cpu" else lowered
 
     def run() -> float:
         begin = time.perf_counter()
         jax.block_until_ready(compiled(state, batch))
         return time.perf_counter() - begin
 
-    run()
+    if warm_up:
+        run()
     return Update(
         run,
-        flops=counted.cost_analysis()["flops"],
+        flops=count_flops(compiled, whole.update, state, batch),
         peak_bytes=memory.temp_size_in_bytes + memory.argument_size_in_bytes,
         compile_seconds=compile_seconds,
     )
+
+
+def count_flops(compiled: jax.stages.Compiled, function: Callable, *arguments) -> float:
+    """XLA's count of a function's compiled program; on an accelerator, whose convolutions are calls
+    of a library that it does not count, that of the program before XLA has changed it."""
+    if jax.default_backend() == "cpu":
+        return compiled.cost_analysis()["flops"]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with jax.default_device(jax.devices("cpu")[0]):  # others count nothing before compilation
+        return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
 
 
 def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, float]:
@@ -169,15 +187,16 @@ def take_turns(first: Update, second: Update, seconds: float) -> tuple[float, fl
 
 def product_rate(precision: str) -> float:
     """FLOP/s of a large matrix product on this device, the rate that an update is held against."""
-    size = 8192 if jax.default_backend() != "cpu" else 2048
-    x = jnp.ones((size, size), precision)
+    size, count = (8192, 20) if jax.default_backend() != "cpu" else (2048, 1)
+    x = jax.random.normal(jax.random.PRNGKey(0), (size, size)).astype(precision)
     product = jax.jit(jnp.matmul)
     times = []
     for _ in range(4):
         begin = time.perf_counter()
-        jax.block_until_ready(product(x, x))
+        # Some at once: a single one may take no longer than to ask for it.
+        jax.block_until_ready([product(x, x) for _ in range(count)])
         times.append(time.perf_counter() - begin)
-    return 2.0 * size**3 / min(times)
+    return 2.0 * size**3 * count / min(times)
 
 
 def measure(config: Config) -> Iterator[dict[str, Any]]:
@@ -188,8 +207,8 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
     seconds = 0.0 if config.quick else config.seconds
     rows: list[dict[str, Any]] = []
     for name in ("1x",) if config.quick else config.networks:
-        network = dataclasses.replace(_NETWORKS[name], precision=precision)
-        frame = _FRAMES[config.frames]
+        network = dataclasses.replace(NETWORKS[name], precision=precision)
+        frame = FRAMES[config.frames]
         compiled = functools.partial(compile_update, network=network, frame=frame)
         if config.quick:  # as fast as the cores allow; K = 8 would need too much memory for this
             with concurrent.futures.ThreadPoolExecutor() as pool:

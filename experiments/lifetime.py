@@ -42,7 +42,8 @@ class Lifetime(NamedTuple):
     steps_per_update: int  # of what the configuration counts
     columns: tuple[str, ...]  # what is recorded of each update
     # Whether it convolves. On a CPU, XLA differentiates a convolution 50 times slower inside of a
-    # loop, and a batch of kernels is slow as well: such lifetimes are neither scanned nor mapped.
+    # loop, and a batch of kernels is slow as well: there such lifetimes are neither scanned nor
+    # mapped.
     convolves: bool = False
     # Arrays that all lifetimes read, such as images: an argument of the compiled program, of which
     # a constant would become a part.
@@ -92,6 +93,19 @@ def meta_window(
     updates, opt_state = optimizer.update(result.gradient, state.meta.opt_state)
     meta = MetaState(optax.apply_updates(state.meta.params, updates), opt_state)
     return State(result.next_state, meta, next_key), result
+
+
+@jax.custom_batching.custom_vmap
+def alike(x: jax.Array) -> jax.Array:
+    """What is the same in all lifetimes, such as how far they are: a `lax.cond` on it then takes
+    one branch where lifetimes are mapped, which would take both on a value for each."""
+    return x
+
+
+@alike.def_vmap
+def _(axis_size: int, in_batched: tuple[bool], x: jax.Array):
+    del axis_size
+    return x[0] if in_batched[0] else x, False
 
 
 def share(x: jax.Array, axis_name: str | None = SHARDS) -> jax.Array:

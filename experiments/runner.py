@@ -85,7 +85,8 @@ class Runner:
         # Every device takes as many lifetimes; those beyond S are not looked at. XLA's CPU compiler
         # is several times slower with a batch of one than without a batch.
         padded = math.ceil(seeds / count) * count
-        self._one_by_one = lifetime.convolves or seeds <= count
+        self._in_pieces = lifetime.convolves and devices.flat[0].platform == "cpu"
+        self._one_by_one = self._in_pieces or seeds <= count
         self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
         keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
@@ -111,7 +112,7 @@ class Runner:
     @property
     def chunk_windows(self) -> int:
         """Windows of a chunk."""
-        if self._lifetime.convolves:
+        if self._in_pieces:
             return 1
         return max(self._lifetime.chunk_steps // self._window_steps, 1)
 

@@ -22,6 +22,7 @@ _BENCHMARKS = {
     "meta-learners": "how far the meta-gradients of the experiments are from Adam's epsilon",
     "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
+    "accelerator": "an accelerator: updates at the paper's size, training, experiments, numbers",
     "few-shot": "meta-steps of MAML and BMG over tasks, against other libraries",
 }
 _TIDY_SECONDS = 60.0  # that a benchmark has to end what it started, after Ctrl-C

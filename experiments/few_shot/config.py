@@ -95,6 +95,8 @@ class FewShotConfig(LifetimesConfig):
     tasks_mapped: Literal["unrolled", "together", "loop"] | None = None
     """The tasks of a meta-batch: side by side in the program, as a batch, or one after the other.
     None: unrolled on a CPU, where a batch of kernels is slow; together elsewhere. Ours."""
+    evaluation_batch: Count | None = None
+    """Tasks of an evaluation that are learned at once. None: one on a CPU, 100 elsewhere. Ours."""
     differentiation: Literal["mixed", "plain"] = "mixed"
     """Inner steps are computed again for the meta-gradient, or kept in memory. Ours."""
 
@@ -106,6 +108,7 @@ class FewShotConfig(LifetimesConfig):
         return dataclasses.replace(
             self,
             evaluation_convolution=self.evaluation_convolution or ("im2col" if on_cpu else "lax"),
+            evaluation_batch=self.evaluation_batch or (1 if on_cpu else 100),
             tasks_mapped=self.tasks_mapped or ("unrolled" if on_cpu else "together"),
         )
 

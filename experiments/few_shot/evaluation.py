@@ -60,6 +60,8 @@ def meta_test(
         return accuracy(adaptation.predict(learner, task.query_x), task.query_y)
 
     keys = jax.random.split(key, config.evaluation_tasks)
-    accuracies = gathered(jax.lax.map(of_task, share(keys, axis_name)), axis_name)[: len(keys)]
+    at_once = config.evaluation_batch if config.evaluation_batch > 1 else None
+    own = jax.lax.map(of_task, share(keys, axis_name), batch_size=at_once)
+    accuracies = gathered(own, axis_name)[: len(keys)]
     half_width = _NORMAL * jnp.std(accuracies) / jnp.sqrt(len(accuracies))
     return Accuracy(jnp.mean(accuracies), half_width, accuracies)

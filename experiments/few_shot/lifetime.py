@@ -23,7 +23,7 @@ from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.network import LEAST_SIDE, Params, make_network
 from bmg.experiments.few_shot.tasks import sample_task
-from bmg.experiments.lifetime import SHARDS, Lifetime, MetaState, State, share
+from bmg.experiments.lifetime import SHARDS, Lifetime, MetaState, State, alike, share
 from bmg.meta.diagnosis import cosine_similarity, norm
 
 COLUMNS = (
@@ -109,8 +109,9 @@ def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
         return State(history, meta, next_key), {name: values[name][None] for name in COLUMNS}
 
     return Lifetime(
-        init, window, 1, 1, COLUMNS, convolves=True, shards=config.meta_batch, data=images
-    )
+        init, window, 1, 1, COLUMNS, convolves=True, data=images, chunk_steps=50,
+        shards=config.meta_batch,
+    )  # fmt: skip
 
 
 def records(found: MetaBatch, before: Params) -> dict[str, jax.Array]:
@@ -142,7 +143,7 @@ def evaluate_sometimes(
     none = jnp.zeros(4)
     if config.evaluate_every > config.steps:  # none is ever due, and none is compiled
         return dict(zip(COLUMNS[-4:], none))
-    due = meta_batches % config.evaluate_every == 0
+    due = alike(meta_batches) % config.evaluate_every == 0
     values = jax.lax.cond(due, evaluate, lambda params: none, params)
     return dict(zip(COLUMNS[-4:], values))
 

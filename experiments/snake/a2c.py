@@ -49,6 +49,7 @@ class Hyperparameters(NamedTuple):
     entropy_weight: jax.Array  # c_entr
 
 
+_CHUNK_STEPS = 64_000  # environment steps between two looks at a run
 COLUMNS = (
     "episodes", "returns", "entropy", *Hyperparameters._fields, "meta_gradient_norm",
 )  # fmt: skip
@@ -297,8 +298,12 @@ def make_lifetime(config: SnakeConfig) -> Lifetime:
         after, mean_entropy = fixed_window(step, state)
         return after, records(state, mean_entropy, jnp.float32(0))
 
+    lifetime = functools.partial(
+        Lifetime, init, updates_per_window=1, steps_per_update=config.steps_per_update,
+        columns=COLUMNS, convolves=True, chunk_steps=_CHUNK_STEPS,
+    )  # fmt: skip
     if config.objective == "fixed":
-        return Lifetime(init, unlearned, 1, config.steps_per_update, COLUMNS, convolves=True)
+        return lifetime(unlearned)
 
     compute = make_meta_gradient(network, optimizer, config)
     unrolled, batch = len(unrolled_batches(config)), objective_batch(config)
@@ -307,7 +312,7 @@ def make_lifetime(config: SnakeConfig) -> Lifetime:
         after, result = meta_window(compute, meta_optimizer, unrolled, batch, state)
         return after, records(state, result.aux[0], diagnosis.norm(result.gradient))
 
-    return Lifetime(init, window, 1, config.steps_per_update, COLUMNS, convolves=True)
+    return lifetime(window)
 
 
 def records(before: State, mean_entropy: jax.Array, meta_gradient_norm: jax.Array) -> dict:

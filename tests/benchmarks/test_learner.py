@@ -22,8 +22,8 @@ ASKED = {
 def small(monkeypatch):
     """Networks and frames that compile in seconds."""
     tiny = NetworkConfig(torso="mlp", features=8, head_hidden=())
-    monkeypatch.setattr(learner, "_NETWORKS", {"1x": tiny, "2x": tiny})
-    monkeypatch.setattr(learner, "_FRAMES", {"light": (6, 6, 1)})
+    monkeypatch.setattr(learner, "NETWORKS", {"1x": tiny, "2x": tiny})
+    monkeypatch.setattr(learner, "FRAMES", {"light": (6, 6, 1)})
     monkeypatch.setattr(learner, "_LENGTH", 3)
     monkeypatch.setattr(learner, "product_rate", lambda precision: 1e9)
 
