@@ -43,6 +43,11 @@ def use_all_cores(most: int) -> None:
         os.environ["XLA_FLAGS"] = flags.strip()
 
 
+def convolves_slowly(device: jax.Device) -> bool:
+    """Whether a device does so inside of loops and with a batch of kernels."""
+    return device.platform == "cpu"
+
+
 class _Progress(NamedTuple):
     """Where a run is. Kept in one attribute: a signal finds both of the same step, or neither."""
 
@@ -85,7 +90,7 @@ class Runner:
         # Every device takes as many lifetimes; those beyond S are not looked at. XLA's CPU compiler
         # is several times slower with a batch of one than without a batch.
         padded = math.ceil(seeds / count) * count
-        self._in_pieces = lifetime.convolves and devices.flat[0].platform == "cpu"
+        self._in_pieces = lifetime.convolves and convolves_slowly(self.devices[0])
         self._one_by_one = self._in_pieces or seeds <= count
         self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from bmg.experiments import records as records_module
 from bmg.experiments import runner as runner_module
-from bmg.experiments.lifetime import SHARDS, Lifetime, State, gathered, share
+from bmg.experiments.lifetime import SHARDS, Lifetime, State, alike, gathered, share
 from bmg.experiments.records import Records, read_csv, write_csv
 from bmg.experiments.runner import Runner
 from bmg.experiments.two_colors import experiment
@@ -130,6 +131,21 @@ def test_data_are_an_argument_that_all_lifetimes_read(monkeypatch, convolves):
         np.testing.assert_allclose(columns["brightness"][seed], expected, atol=1e-6)
     program = runner._chunk.lower(runner._progress.state[0], runner._data).compile()
     assert program.memory_analysis().argument_size_in_bytes >= data["images"].nbytes
+
+
+def test_what_is_alike_is_decided_once():
+    """For lifetimes side by side the other branch is not computed, unlike on each one's own."""
+
+    def step(count, x, decide):
+        return jax.lax.cond(decide(count) == 2, jnp.sin, lambda x: x, x)
+
+    counts, x = jnp.full(3, 2), jnp.arange(3.0)
+    for decide, branches in ((alike, True), (lambda count: count, False)):
+        mapped = jax.vmap(functools.partial(step, decide=decide))
+        np.testing.assert_allclose(mapped(counts, x), jnp.sin(x), rtol=1e-6)
+        assert (" cond[" in str(jax.make_jaxpr(mapped)(counts, x))) == branches
+    one = jax.vmap(functools.partial(step, decide=alike), in_axes=(None, 0))
+    np.testing.assert_array_equal(one(jnp.int32(1), x), x)
 
 
 @pytest.mark.parametrize("num_devices, seeds", [(1, 1), (4, 1), (4, 3), (3, 2)])

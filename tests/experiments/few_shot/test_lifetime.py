@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from bmg.experiments import runner
 from bmg.experiments.few_shot import experiment, figures, lifetime
 from bmg.experiments.few_shot.adaptation import make_task_gradient, mean_over_tasks
 from bmg.experiments.few_shot.config import FewShotConfig, FewShotSuiteOptions
@@ -38,14 +39,14 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
     there = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda: there)
     found = lifetime.make_lifetime(SMALL, IMAGES)
-    runner = Runner(found, 1, 7, 1)
-    assert len(runner.devices) == devices
-    begin = runner.lifetime(0)
-    runner.advance()
-    first = runner.lifetime(0)
-    runner.advance()
-    second = runner.lifetime(0)
-    _, columns = runner.records.means(2)
+    alone = Runner(found, 1, 7, 1)
+    assert len(alone.devices) == devices
+    begin = alone.lifetime(0)
+    alone.advance()
+    first = alone.lifetime(0)
+    alone.advance()
+    second = alone.lifetime(0)
+    _, columns = alone.records.means(2)
     assert set(columns) == set(found.columns)
     one, two = ({name: x[0, i] for name, x in columns.items()} for i in range(2))
     assert (one["evaluations"], two["evaluations"]) == (0, 1)
@@ -104,9 +105,34 @@ def test_the_clip_is_of_each_element():
     np.testing.assert_allclose(state[1][0].mu["a"], [3.0, -0.2], rtol=1e-6)
 
 
-def test_an_evaluation_is_the_slow_loop_over_tasks():
+def test_lifetimes_at_once_as_on_an_accelerator(monkeypatch):
+    """Tasks as a batch, lifetimes mapped, meta-batches in a loop: to rounding what a CPU does.
+    Evaluations stay conditional: they are the only loops over batches of tasks."""
+    slowly = lifetime.make_lifetime(SMALL, IMAGES)
+    one_by_one = Runner(slowly, 2, 3, 1)
+    assert one_by_one.chunk_windows == 1
+    one_by_one.run(4, lambda done: None)
+    monkeypatch.setattr(runner, "convolves_slowly", lambda device: False)
+    there = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: there)
+    config = dataclasses.replace(
+        SMALL, tasks_mapped="together", evaluation_batch=2, evaluation_convolution="lax"
+    )
+    quickly = lifetime.make_lifetime(config, IMAGES)._replace(chunk_steps=2)
+    at_once = Runner(quickly, 2, 3, 1)
+    assert at_once.chunk_windows == 2
+    at_once.run(4, lambda done: None)
+    expected, found = (each.records.means(4)[1] for each in (one_by_one, at_once))
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-5, err_msg=name)
+    np.testing.assert_array_equal(found["evaluations"], [[0, 1, 0, 1]] * 2)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 9])
+def test_an_evaluation_is_the_slow_loop_over_tasks(at_once):
+    config = dataclasses.replace(SMALL, evaluation_batch=at_once)
     params = oracle.some_params(SMALL)
-    found = jax.jit(lambda p: meta_test(p, IMAGES.test, KEY, SMALL))(params)
+    found = jax.jit(lambda p: meta_test(p, IMAGES.test, KEY, config))(params)
     assert found.of_tasks.shape == (5,)
     for i, key in enumerate(jax.random.split(KEY, 5)[:2]):
         task_key = jax.random.split(key, 3)[0]
@@ -276,5 +302,6 @@ def test_each_backend_has_its_own_way():
     cpu, other = (FewShotConfig().settled(backend) for backend in ("cpu", "gpu"))
     assert (cpu.tasks_mapped, cpu.evaluation_convolution) == ("unrolled", "im2col")
     assert (other.tasks_mapped, other.evaluation_convolution) == ("together", "lax")
-    asked = FewShotConfig(tasks_mapped="loop", evaluation_convolution="lax")
+    assert (cpu.evaluation_batch, other.evaluation_batch) == (1, 100)
+    asked = FewShotConfig(tasks_mapped="loop", evaluation_convolution="lax", evaluation_batch=7)
     assert asked.settled("cpu") == asked.settled("gpu") == asked
