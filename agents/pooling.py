@@ -95,4 +95,4 @@ def _pairs(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     count = x.shape[axis] // 2
     x = jax.lax.slice_in_dim(x, 0, 2 * count, axis=axis)
     x = x.reshape(*x.shape[:axis], count, 2, *x.shape[axis + 1 :])
-    return tuple(jax.lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in range(2))
+    return tuple(jnp.squeeze(half, axis + 1) for half in jax.lax.split(x, (1, 1), axis + 1))
