@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmg.environments import in_graph, markov_reward, snake, two_colors
+from bmg.environments import chain, grid, in_graph, markov_reward, snake, two_colors
 
 KEY = jax.random.PRNGKey(0)
 STEPS = 60
@@ -20,6 +20,11 @@ class Case(NamedTuple):
 
     world: in_graph.Environment
     variants: list
+
+
+def _grid(width: int = 3, time_limit: int = 50, **how) -> grid.Params:
+    kinds = grid.Kind(2, 1, 0, 0.5), grid.Kind(1, -1, 0.5, 0.5)
+    return grid.make_params(("." * width,) * 3, kinds, time_limit, **how)
 
 
 CASES = [
@@ -41,6 +46,9 @@ CASES = [
             markov_reward.make_params(even_reward=-2.0),
         ],
     ),
+    Case(chain, [chain.make_params(3), chain.make_params(3, noisy=True), chain.make_params(7)]),
+    Case(grid, [_grid(), _grid(collects=True), _grid(width=2), _grid(time_limit=4)]),
+    Case(grid, [_grid(collects=c, key=jax.random.PRNGKey(k)) for c, k in ((0, 1), (1, 1), (0, 2))]),
 ]
 NAMES = [case.world.__name__.rpartition(".")[2] for case in CASES]
 pytestmark = [
@@ -76,7 +84,8 @@ def same(actual, expected):
 
 def test_parameters_are_arrays_of_one_shape(case):
     for variant in case.variants:
-        for a, b in zip(variant, case.variants[0], strict=True):
+        leaves, first = jax.tree.leaves(variant), jax.tree.leaves(case.variants[0])
+        for a, b in zip(leaves, first, strict=True):
             assert isinstance(a, jax.Array) and (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
@@ -140,8 +149,9 @@ def test_the_key_alone_decides(case):
     played = np.concatenate([others[1].reshape(8, -1), others[2].reward], axis=1)
     assert len({row.tobytes() for row in played}) == 8
     # Drawn at once or a part at a time, steps do not share what they draw.
-    random = np.asarray(world.draw(params, KEY, (50, 4)))
-    assert len({x.tobytes() for x in random.reshape(200, -1)}) == 200
+    drawn = jax.tree.leaves(world.draw(params, KEY, (50, 4)))
+    random = np.concatenate([np.reshape(x, (200, -1)) for x in drawn], axis=1)
+    assert len({x.tobytes() for x in random}) == 200
 
 
 def test_what_is_seen_and_paid_is_finite(case):
