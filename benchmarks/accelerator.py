@@ -114,9 +114,6 @@ def _in_own_process(part: Part, config: Config, seconds: float) -> Iterator[dict
 
 def _run(part: Part, config: Config, seconds: float, sender) -> None:
     """In the part's own process: sends its rows."""
-    from bmg.launch import environment
-
-    environment.clean()
     deadline = time.monotonic() + seconds
     rows = _PARTS[part](config, lambda: deadline - time.monotonic())
     try:

@@ -57,7 +57,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 def _begin(random: jax.Array) -> State:
     right = (random >> NUM_NOISE_BITS) & 1
-    return State(jnp.int32(0), right.astype(jnp.int32), jnp.int32(0), random, jnp.float32(0))
+    return State(jnp.int32(0), right.astype(jnp.int32), jnp.int32(0), random, jnp.zeros(()))
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

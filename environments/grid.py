@@ -143,7 +143,7 @@ def make_params(
         order=jnp.asarray(order, jnp.int32),
         free=jnp.int32(free),
         objects=Objects(
-            *(jnp.asarray(x, jnp.float32) for x in (reward, ends, returns)),
+            *(jnp.asarray(x, float) for x in (reward, ends, returns)),
             jnp.asarray(kind, jnp.int32),
             jnp.arange(MOST_OBJECTS) < total,
         ),
@@ -159,6 +159,11 @@ def fix_places(params: Params, key: jax.Array) -> Params:
     return params._replace(places=_place(params, jax.random.uniform(key, (1 + MOST_OBJECTS,))))
 
 
+def _count(x: jax.Array) -> jax.Array:
+    """How many of [n] are true: int32 []."""
+    return jnp.sum(x, dtype=jnp.int32)
+
+
 def _free_cell(params: Params, draw: jax.Array, taken: jax.Array, is_taken: jax.Array) -> jax.Array:
     """The cell that `draw` in [0, 1) picks uniformly from the free ones that are not taken.
 
@@ -169,12 +174,12 @@ def _free_cell(params: Params, draw: jax.Array, taken: jax.Array, is_taken: jax.
       is_taken: bool [n], whether they count.
     """
     taken = params.order[taken]
-    free = params.free - jnp.sum(is_taken)
+    free = params.free - _count(is_taken)
     # Rounding may reach the end of the range for draws next to 1.
     first = jnp.minimum(jnp.floor(draw * free).astype(jnp.int32), free - 1)
     place = first
     for _ in range(len(taken)):  # each time past those that are not beyond it
-        place = first + jnp.sum(is_taken & (taken <= place))
+        place = first + _count(is_taken & (taken <= place))
     return params.cells[place]
 
 
@@ -192,7 +197,7 @@ def _place(params: Params, draws: jax.Array) -> Places:
 def _begin(params: Params, draws: jax.Array | None) -> State:
     """The state at the beginning of an episode."""
     places = params.places or _place(params, draws)
-    return State(*places, params.objects.exists, jnp.int32(0), jnp.float32(0))
+    return State(*places, params.objects.exists, jnp.int32(0), jnp.zeros(()))
 
 
 def reset(params: Params, key: jax.Array) -> State:
@@ -219,7 +224,7 @@ def step(
     this step may come back, and at last the episode may end.
     """
     reaches = params.collects & (action >= NUM_MOVES)
-    row, column = jnp.divmod(action % NUM_MOVES, 3)
+    row, column = jnp.divmod(action.astype(jnp.int32) % NUM_MOVES, 3)
     goal = state.agent + (row - 1) * _FRAME + column - 1
     moves = ~reaches & (params.order[goal] >= 0)
     agent = jnp.where(moves, goal, state.agent)
@@ -255,13 +260,13 @@ def num_actions(params: Params) -> jax.Array:
 
 def index(params: Params, state: State) -> jax.Array:
     """The state's number where places are fixed: int32 [], below free cells x 2^objects."""
-    bits = jnp.sum(state.present << jnp.arange(MOST_OBJECTS))
-    return (params.order[state.agent] << jnp.sum(params.objects.exists)) + bits
+    bits = jnp.sum(state.present << jnp.arange(MOST_OBJECTS), dtype=jnp.int32)
+    return (params.order[state.agent] << _count(params.objects.exists)) + bits
 
 
 def num_states(params: Params) -> jax.Array:
     """How many numbers there are: int32 []."""
-    return params.free << jnp.sum(params.objects.exists)
+    return params.free << _count(params.objects.exists)
 
 
 def observe(params: Params, state: State) -> jax.Array:

@@ -110,17 +110,6 @@ class State(NamedTuple):
     chain: chain.State
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuses worlds that there are not.
-
-    Raises:
-      ValueError: one line.
-    """
-    for name in names:
-        if name not in WORLDS:
-            raise ValueError(f"no world {name!r}; there are {', '.join(WORLDS)}.")
-
-
 def stack_families(names: Sequence[str]) -> Params:
     """Families of tabular worlds: stacked [names, ...], for `draw_world` to take one of."""
     found = []

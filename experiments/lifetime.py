@@ -52,6 +52,9 @@ class Lifetime(NamedTuple):
     # Equal pieces of a window, which may lie on as many devices: it sees to the share of its own
     # device along the axis `SHARDS`, and leaves the same state on all of them.
     shards: int = 1
+    # Whether the arrays of `State.agent` are in these pieces along their first axis: `init` and
+    # `window` then see and leave their own device's, and the rest is the same on all of them.
+    spread: bool = False
 
 
 def fixed_window(step: core.Step, state: State) -> tuple[State, PyTree]:

@@ -48,6 +48,9 @@ def convolves_slowly(device: jax.Device) -> bool:
     return device.platform == "cpu"
 
 
+PyTree = Any
+
+
 class _Progress(NamedTuple):
     """Where a run is. Kept in one attribute: a signal finds both of the same step, or neither."""
 
@@ -95,10 +98,15 @@ class Runner:
         self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
         keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
-        init = self._map(lambda key, _: lifetime.init(key))
+        each = PartitionSpec("seeds")
+        self._state_specs = State(
+            PartitionSpec("seeds", SHARDS) if lifetime.spread else each, each, each
+        )
+        init = self._map(lambda key, _: lifetime.init(key), each, self._state_specs)
         self._progress = _Progress(tuple(init(part, None) for part in self._parts(keys)), records)
         self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
-        self._chunk = self._map(functools.partial(_chunk, lifetime, self.chunk_windows))
+        chunk = functools.partial(_chunk, lifetime, self.chunk_windows)
+        self._chunk = self._map(chunk, self._state_specs, (self._state_specs, each))
 
     @property
     def records(self) -> Records:
@@ -126,16 +134,25 @@ class Runner:
         starts = range(0, len(jax.tree.leaves(arrays)[0]), self._part)
         return tuple(jax.tree.map(lambda x: x[i : i + self._part], arrays) for i in starts)
 
-    def _map(self, function: Callable) -> Callable:
-        """`function` of one lifetime and the data -> of those of a part, compiled."""
-        spec, shared = PartitionSpec("seeds"), PartitionSpec()
+    def _map(self, function: Callable, given: PyTree, results: PyTree) -> Callable:
+        """`function` of one lifetime and the data -> of those of a part, compiled.
+
+        Args:
+          function: of something of a lifetime, and the data.
+          given: how the former lies on the devices.
+          results: how its results do.
+        """
         every = _alone(function) if self._one_by_one else jax.vmap(function, in_axes=(0, None))
         # What crosses devices is alike on all of them afterwards; the check of that refuses some of
         # JAX's own loops.
         return jax.jit(
             jax.shard_map(
-                every, mesh=self._mesh, in_specs=(spec, shared), out_specs=spec, check_vma=False
-            )
+                every,
+                mesh=self._mesh,
+                in_specs=(given, PartitionSpec()),
+                out_specs=results,
+                check_vma=False,
+            )  # fmt: skip
         )
 
     def compile(self) -> jax.stages.Compiled:
@@ -255,9 +272,8 @@ class Runner:
             lifetimes,
             found.state["lifetimes"],
         )
-        placed = jax.device_put(
-            self._parts(state), NamedSharding(self._mesh, PartitionSpec("seeds"))
-        )
+        lies = [NamedSharding(self._mesh, spec) for spec in self._state_specs]
+        placed = tuple(State(*map(jax.device_put, part, lies)) for part in self._parts(state))
         self._progress = _Progress(placed, records.restored(found.state["records"]))
         return problems
 

@@ -23,6 +23,7 @@ _BENCHMARKS = {
     "faults": "what a run survives: processes killed and stopped, a full disk, a broken checkpoint",
     "snake": "steps per second and memory of each objective on Snake over the plain A2C",
     "accelerator": "an accelerator: updates at the paper's size, training, experiments, numbers",
+    "lpg": "meta-training a learned policy gradient: steps per second and memory",
     "few-shot": "meta-steps of MAML and BMG over tasks, against other libraries",
 }
 _TIDY_SECONDS = 60.0  # that a benchmark has to end what it started, after Ctrl-C

@@ -33,6 +33,10 @@ _COMMANDS = {
         "bmg.experiments.few_shot:EXPERIMENT",
         "MAML and BMG over tasks of images (section 6)",
     ),
+    "lpg": (
+        "bmg.experiments.lpg:EXPERIMENT",
+        "meta-learn an update rule in toy worlds (LPG)",
+    ),
     "benchmark": (
         "bmg.launch.benchmark",
         "measure speed and memory of system and experiments",
@@ -41,7 +45,7 @@ _COMMANDS = {
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on
 # small ones are faster where each thread has a pool of its own: two colours by a fifth.
-_LARGE_ARRAYS = {"few-shot"}
+_LARGE_ARRAYS = {"few-shot", "lpg"}
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
     "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version.\n"

@@ -88,21 +88,13 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
       ValueError: `updates`, `header` or `keep` out of range; nothing was written.
       OSError: where it could not be written (a full disk); earlier checkpoints are untouched.
     """
-    text = json.dumps({"format": FORMAT, **header}).encode()
-    if keep < 1 or updates < 0 or len(text) > _MOST_HEADER_BYTES:
-        raise ValueError(
-            f"keep {keep}, updates {updates}, header of {len(text)} bytes: give at least 1, at "
-            f"least 0 and at most {_MOST_HEADER_BYTES}."
-        )
+    if keep < 1 or updates < 0:
+        raise ValueError(f"keep {keep}, updates {updates}: give at least 1 and at least 0.")
+    archive = _archive(state, header)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"checkpoint_{updates:010d}.npz"
-    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
-    arrays = {name: array.view(_stored(array.dtype)) for name, array in arrays.items()}
-    arrays[_HEADER] = np.frombuffer(text, np.uint8)
     if path.is_dir() and not path.is_symlink():  # no file could take its name
         _put_aside(path)
-    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
-    np.savez(archive, **arrays)
     with whole_file(path) as file:
         file.write(archive.getbuffer())
     complete = list_checkpoints(directory)
@@ -112,6 +104,36 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
     for old in older[: max(len(older) - (keep - 1), 0)]:
         old.unlink(missing_ok=True)
     return path
+
+
+def write(path: pathlib.Path, state, header: dict) -> None:
+    """Writes arrays and JSON to a file of any name, for `load`.
+
+    Args:
+      path: the file; its folder is created if missing.
+      state: a tree of arrays.
+      header: JSON values; a megabyte of text at most.
+
+    Raises:
+      ValueError: the header is too long.
+      OSError: it could not be written.
+    """
+    archive = _archive(state, header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(archive.getbuffer())
+
+
+def _archive(state, header: dict) -> io.BytesIO:
+    text = json.dumps({"format": FORMAT, **header}).encode()
+    if len(text) > _MOST_HEADER_BYTES:
+        raise ValueError(f"a header of {len(text)} bytes; give at most {_MOST_HEADER_BYTES}.")
+    arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
+    arrays = {name: array.view(_stored(array.dtype)) for name, array in arrays.items()}
+    arrays[_HEADER] = np.frombuffer(text, np.uint8)
+    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
+    np.savez(archive, **arrays)
+    return archive
 
 
 def _put_aside(path: pathlib.Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from bmg.environments import chain, grid, worlds
 
@@ -72,12 +71,6 @@ def test_the_rows_of_a_table():
     assert worlds.most_states(["dense"]) == 121 * 2**4
     assert worlds.most_states(["dense", "longer"]) == 63 * 2**7
     assert worlds.most_states(["chain-long-noisy"]) == 2 + 4 * 49
-
-
-def test_a_world_that_there_is_not():
-    worlds.check_names(["dense", "rooms"])
-    with pytest.raises(ValueError, match="no world 'maze'; there are dense, sparse"):
-        worlds.check_names(["dense", "maze"])
 
 
 def test_worlds_that_are_held_out_can_be_solved():

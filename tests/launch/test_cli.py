@@ -463,8 +463,9 @@ def test_the_console_shows_new_lines_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, kept", [
-    ("few-shot --steps 3", True), ("benchmark few-shot", True), ("two-colors", False),
-    ("benchmark impala", False), ("train --game pong", False), ("benchmark", False), ("", False),
+    ("few-shot --steps 3", True), ("benchmark few-shot", True), ("lpg", True),
+    ("two-colors", False), ("benchmark impala", False), ("train --game pong", False),
+    ("benchmark", False), ("", False),
 ])  # fmt: skip
 def test_memory_is_kept_where_arrays_are_large(arguments, kept):
     assert cli._has_large_arrays(arguments.split()) is kept

@@ -1,0 +1,13 @@
+"""Oh et al., "Discovering Reinforcement Learning Algorithms": a learned policy gradient."""
+
+from __future__ import annotations
+
+from bmg.experiments.declaration import Experiment
+from bmg.experiments.lpg.config import LpgConfig, LpgEvaluateOptions
+
+EXPERIMENT = Experiment(
+    command="lpg",
+    config=LpgConfig,
+    module="bmg.experiments.lpg.experiment",
+    evaluate=LpgEvaluateOptions(),
+)

@@ -1,0 +1,102 @@
+"""What the commands need of LPG; see `experiments.declaration.Functions`."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+
+from bmg.agents.rule_file import save_rule
+from bmg.agents.update_rule import init_rule
+from bmg.experiments.declaration import Shown
+from bmg.experiments.lifetime import State
+from bmg.experiments.lpg import trial
+from bmg.experiments.lpg.config import LpgConfig, LpgEvaluateOptions
+from bmg.experiments.lpg.lifetime import make_lifetime
+
+__all__ = ["curves", "evaluate", "make_lifetime", "summarise"]
+
+_LAST = 4  # a quarter of the rows counts for the sum
+_EPISODES, _RETURNS = "episodes_", "returns_"  # what columns of worlds begin with
+
+
+def mean_returns(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Mean return of the episodes that ended, by world: [S, n], NaN where none did."""
+    found = {}
+    for column, episodes in columns.items():
+        if column.startswith(_EPISODES):
+            name = column.removeprefix(_EPISODES)
+            nothing = np.full(episodes.shape, np.nan)
+            returns = columns[_RETURNS + name]
+            found[name] = np.divide(returns, episodes, out=nothing, where=episodes > 0)
+    return found
+
+
+def summarise(config: LpgConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
+    """Mean returns in each world over the last quarter, of agents of all ages and seeds."""
+    late = {name: x[:, -max(len(steps) // _LAST, 1) :] for name, x in columns.items()}
+    returns = mean_returns({name: x.sum(keepdims=True) for name, x in late.items()})
+    return {
+        "returns": {n: float(x[0, 0]) if np.isfinite(x) else None for n, x in returns.items()},
+        "policy_entropy": float(late["policy_entropy"].mean()),
+        "prediction_entropy": float(late["prediction_entropy"].mean()),
+        "collapsed": float(late["collapsed"].mean()),
+    }
+
+
+def curves(
+    steps: np.ndarray, columns: dict[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For TensorBoard: mean returns of each world where episodes ended, everything else as it
+    is."""
+    found = {}
+    for name, returns in mean_returns(columns).items():
+        some = np.all(np.isfinite(returns), axis=0)
+        found[f"returns/{name}"] = steps[some], returns[:, some]
+    others = [name for name in columns if not name.startswith((_EPISODES, _RETURNS))]
+    return {**found, **{name: (steps, columns[name]) for name in others}}
+
+
+def evaluate(
+    config: LpgConfig, options: LpgEvaluateOptions, lifetimes: Sequence[State]
+) -> Iterable[Shown]:
+    """A row for each world: what agents come to by the rule, by the rule as it began, by A2C; means
+    over agents and seeds of the rule."""
+    worlds = options.worlds or config.worlds
+    scale = options.lifetime_scale or config.lifetime_scale
+    if options.save:
+        made_from = {
+            "experiment": "lpg", "meta_updates": int(lifetimes[0].meta.opt_state[0].count),
+            "worlds": list(config.worlds), "lifetimes": config.lifetimes,
+            "inner_steps": config.inner_steps, "lifetime_scale": config.lifetime_scale,
+            "first_seed": config.first_seed, "written": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+        path = pathlib.Path(options.save)
+        save_rule(path, lifetimes[0].meta.params, config.rule, made_from)
+        yield path
+    rows = []
+    for world in worlds:
+        own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
+        updates = own.updates_of_lifetime(world)
+        a2c = trial.best_of(trial.try_out(own, None, updates, options.agents, options.seed), 0)
+        found = {"rule": [], "at first": []}
+        for index, state in enumerate(lifetimes):
+            # As `init` of the lifetime draws it.
+            key = jax.random.split(jax.random.PRNGKey(config.first_seed + index), 3)[0]
+            for name, rule in (
+                ("rule", state.meta.params), ("at first", init_rule(config.rule, key)),
+            ):  # fmt: skip
+                made = trial.try_out(own, rule, updates, options.agents, options.seed)
+                found[name].append(trial.best_of(made, 0))
+        rows.append({"world": world, "updates": updates})
+        for name, bests in found.items():
+            finals = np.array([best.final.mean() for best in bests])
+            rows[-1][name] = float(finals.mean())
+        rows[-1]["a2c"] = float(a2c.final.mean())
+        rows[-1]["arm"] = str(own.arms[found["rule"][0].arm])
+        rows[-1]["a2c arm"] = str(own.arms[a2c.arm])
+    yield rows

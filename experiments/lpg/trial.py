@@ -1,0 +1,153 @@
+"""What agents come to under a fixed update rule, and under A2C with the same tables.
+
+In each world several agents live for each pair of a step size and a cost: of the prediction for a
+rule, of the entropy for A2C. The best pair is told, by the mean return of its agents at the end:
+outside of meta-training step sizes are chosen as for any other algorithm (section 3.4).
+
+Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2020, section 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmg.agents.losses import entropy
+from bmg.agents.update_rule import Rule
+from bmg.environments import worlds
+from bmg.experiments.lpg import population
+from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.lpg.population import Hyperparameters, Lifetime
+
+Method = Literal["rule", "a2c"]
+
+
+class Trial(NamedTuple):
+    """Of W worlds, A arms with N agents each, in U updates."""
+
+    episodes: np.ndarray  # [W, A, N, U], that ended
+    returns: np.ndarray  # [W, A, N, U], the sum of theirs
+
+
+class Best(NamedTuple):
+    """Of the best arm of one world."""
+
+    arm: int
+    final: np.ndarray  # [N], mean returns of each agent's last episodes
+    curve: np.ndarray  # [N, points], over its lifetime
+
+
+def try_out(
+    config: LpgConfig,
+    rule: Rule | None,
+    updates: int,
+    agents: int,
+    seed: int,
+    report: Callable[[int], None] = lambda done: None,
+    at_once: int = 50,
+) -> Trial:
+    """Agents from their beginning.
+
+    Args:
+      config: of the worlds, the arms, the rollouts and the rule.
+      rule: that agents follow; None for A2C.
+      updates: of each agent.
+      agents: for each arm in each world.
+      seed: of their worlds and of everything that happens; the same for each method.
+      report: called with the updates so far.
+      at_once: updates between two reports.
+    """
+    arms = len(config.arms)
+    config = dataclasses.replace(config, lifetimes=arms * agents)
+    functions = population.make_functions(config, axis_name=None)
+    families = worlds.stack_families(config.worlds)
+    world_of = jnp.repeat(jnp.arange(len(config.worlds)), arms * agents)
+    arm_of = jnp.tile(jnp.repeat(jnp.arange(arms), agents), len(config.worlds))
+    step = functions.step if rule is not None else make_a2c_step(config)
+
+    def begin(key, world, arm):
+        hyper = Hyperparameters(arm, jnp.float32(config.discounts[0]), jnp.float32(0))
+        return functions.begin(key, jax.tree.map(lambda x: x[world], families), hyper)
+
+    @jax.jit
+    def advance(rule, lifetimes, key):
+        def body(lifetimes, key):
+            after, _ = step(rule, lifetimes, None, key)
+            ended = 1.0 - after.rollout.discount
+            episodes = jnp.sum(ended, (1, 2))
+            returns = jnp.sum(ended * after.rollout.episode_return, (1, 2))
+            return after, (episodes, returns)
+
+        return jax.lax.scan(body, lifetimes, jax.random.split(key, at_once))
+
+    begin_key, key = jax.random.split(jax.random.PRNGKey(seed))
+    # Agents of all arms meet the same worlds.
+    keys = jnp.tile(jax.random.split(begin_key, agents), (arms * len(config.worlds), 1))
+    lifetimes = jax.jit(jax.vmap(begin))(keys, world_of, arm_of)
+    found = []
+    for done in range(0, updates, at_once):
+        lifetimes, rows = advance(rule, lifetimes, jax.random.fold_in(key, done))
+        found.append(jax.device_get(rows))
+        report(min(done + at_once, updates))
+    shape = (len(config.worlds), arms, agents, -1)
+    return Trial(*(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
+
+
+def make_a2c_step(config: LpgConfig):
+    """An update of A2C for every lifetime: the same table, without its prediction; the second
+    number of an arm is the weight of the policy's entropy."""
+    rates, costs = jnp.asarray(config.arms).T
+
+    def loss(table, lifetime: Lifetime, advantage, cost):
+        outputs = population.outputs_of(table, lifetime.world, lifetime.rollout.state[:-1])
+        log_pi = jax.nn.log_softmax(outputs.logits)
+        log_pi = jnp.take_along_axis(log_pi, lifetime.rollout.action[..., None], axis=-1)[..., 0]
+        return -jnp.mean(log_pi * advantage) - cost * jnp.mean(entropy(outputs.logits))
+
+    def one(lifetime: Lifetime, key):
+        rollout, hyper = lifetime.rollout, lifetime.hyper
+        advantage = population.advantages(lifetime.values, rollout, hyper.gamma, config.trace_decay)
+        gradient = jax.grad(loss)(lifetime.table, lifetime, advantage, costs[hyper.arm])
+        table = lifetime.table - rates[hyper.arm] * gradient
+        values = population.learned_values(lifetime.values, rollout, hyper.gamma, config)
+        games, rollout = population.collect(
+            table, lifetime.world, lifetime.games, key, config.rollout_length
+        )
+        return lifetime._replace(
+            table=table, values=values, games=games, rollout=rollout, updates=lifetime.updates + 1
+        )
+
+    def step(rule, lifetimes, batch, key):
+        del rule, batch
+        keys = jax.random.split(key, len(lifetimes.updates))
+        return jax.vmap(one)(lifetimes, keys), ()
+
+    return step
+
+
+def best_of(trial: Trial, world: int, points: int = 40, final: float = 0.2) -> Best:
+    """The arm whose agents end best in a world.
+
+    Args:
+      trial: of all worlds.
+      world: which one.
+      points: of the curves: means over as many equal parts of a lifetime.
+      final: share of a lifetime whose episodes count as its end.
+    """
+    episodes, returns = trial.episodes[world], trial.returns[world]
+    late = int(np.ceil(episodes.shape[-1] * (1 - final)))
+    finals = _mean(returns[..., late:].sum(-1), episodes[..., late:].sum(-1))
+    arm = int(np.argmax(np.where(np.isfinite(finals), finals, -np.inf).mean(1)))
+    parts = np.array_split(np.arange(episodes.shape[-1]), min(points, episodes.shape[-1]))
+    curve = [_mean(returns[arm][:, p].sum(-1), episodes[arm][:, p].sum(-1)) for p in parts]
+    return Best(arm, finals[arm], np.stack(curve, axis=1))
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing."""
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)

@@ -1,0 +1,150 @@
+"""Meta-updates: what ends, what begins anew, what the bandit is told; devices; resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmg.agents.update_rule import RuleConfig
+from bmg.experiments.lpg import lifetime
+from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.runner import Runner
+from bmg.storage.fields import FieldError
+
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+# Lifetimes of three meta-updates in grids, and of one in chains.
+SMALL = LpgConfig(
+    worlds=("cliff", "chain-short"), lifetimes=2, environments=4, rollout_length=8, inner_steps=2,
+    lifetime_scale=6.5e-5, steps=10, record_every=1, learning_rates=(4.0, 8.0),
+    prediction_costs=(0.5,), rule=RuleConfig(units=4, prediction_size=3, embedding=2),
+    meta_learning_rate=0.01,
+)  # fmt: skip
+
+
+def on(devices: int, monkeypatch, config=SMALL, **how) -> Runner:
+    there = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda: there)
+    runner = Runner(lifetime.make_lifetime(config), config.seeds, 3, 1, **how)
+    monkeypatch.undo()
+    return runner
+
+
+def run(runner: Runner, steps: int):
+    runner.run(steps, lambda done: None)
+    return runner.records.means(steps)[1], runner.lifetime(0)
+
+
+def test_lengths_are_whole_meta_updates():
+    assert [SMALL.updates_of_lifetime(world) for world in SMALL.worlds] == [6, 2]
+    paper = LpgConfig()
+    assert paper.updates_of_lifetime("dense") == 2_340  # of 1,280 steps each
+    assert paper.updates_of_lifetime("chain-long") == 780
+
+
+def test_lifetimes_end_in_turns_and_tell_the_bandit(monkeypatch):
+    """The second one in the cliff's world begins at a third of its age, so it ends first, without
+    counting; those in chains end at each meta-update."""
+    runner = on(1, monkeypatch)
+    begin = runner.lifetime(0)
+    assert begin.agent.updates.tolist() == [0, 2, 0, 0]
+    assert begin.agent.whole.tolist() == [True, False, True, True]
+    columns, first = run(runner, 1)
+    assert columns["ended"][0].tolist() == [2]
+    assert first.agent.updates.tolist() == [2, 4, 0, 0]
+    assert np.all(first.agent.table[2:] == 0)
+    assert all(np.any(table != 0) for table in first.agent.table[:2])
+    counts = np.asarray(first.meta.bandit.counts)
+    assert counts[0].sum() == 0
+    # A chain's episodes have up to 30 steps, and its last rollout 8: where none ended, 0 / 0.
+    assert counts[1].sum() <= 2
+    columns, last = run(runner, 4)
+    assert columns["ended"][0].tolist() == [2, 3, 3, 2]
+    assert last.meta.bandit.counts[0].sum() <= 1  # the first, which began at its beginning
+    assert np.all(last.agent.whole)
+
+
+def test_a_lifetime_whose_policy_has_collapsed_begins_anew(monkeypatch):
+    """And the bandit is not told."""
+    config = dataclasses.replace(SMALL, collapse_entropy=100.0, lifetime_scale=1.0)
+    columns, state = run(on(1, monkeypatch, config), 3)
+    assert columns["collapsed"][0].tolist() == [4, 4, 4] and columns["ended"][0].sum() == 0
+    assert state.agent.updates.tolist() == [0] * 4 and np.all(state.agent.table == 0)
+    assert state.meta.bandit.counts.sum() == 0
+
+
+def test_the_rule_descends_the_mean_over_all_lifetimes(monkeypatch):
+    """Adam's first step goes against each coordinate's sign."""
+    runner = on(1, monkeypatch)
+    before = runner.lifetime(0).meta.params
+    columns, state = run(runner, 1)
+    gradient = state.meta.opt_state[0].mu
+    for old, new, mean in zip(*map(jax.tree.leaves, (before, state.meta.params, gradient))):
+        large = np.abs(mean) > 1e-6
+        np.testing.assert_allclose((new - old)[large], -0.01 * np.sign(mean)[large], rtol=1e-2)
+    assert np.all(np.isfinite(list(columns.values()))) and columns["meta_gradient_norm"] > 0
+
+
+def test_lifetimes_spread_over_devices_are_those_of_one(monkeypatch):
+    """Each holds its own alone; rule and bandit are alike."""
+    devices = 2
+    together, alone = on(devices, monkeypatch), on(1, monkeypatch)
+    assert len(together.devices) == devices
+    shard = together._progress.state[0].agent.table.addressable_shards[0]
+    assert shard.data.shape[1] == 4 // devices
+    columns, state = run(together, 3)
+    expected_columns, expected = run(alone, 3)
+    for name in columns:
+        np.testing.assert_allclose(columns[name], expected_columns[name], rtol=1e-3, atol=1e-6)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # noqa: E731
+    jax.tree.map(close, state.agent.table, expected.agent.table)
+    jax.tree.map(close, state.meta, expected.meta)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_stopped_and_resumed_meta_training_is_the_uninterrupted_one(
+    tmp_path, devices, monkeypatch
+):
+    """To the last bit: rule, agents, worlds, bandit, keys, records."""
+    columns, state = run(on(devices, monkeypatch), 5)
+    run(on(devices, monkeypatch, directory=tmp_path), 3)
+    resumed = on(devices, monkeypatch, directory=tmp_path)
+    assert resumed.restore() == [] and resumed.records.steps == 3
+    found_columns, found = run(resumed, 5)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    jax.tree.map(np.testing.assert_array_equal, found_columns, columns)
+
+
+def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
+    """New lifetimes take the arm that paid; without a bandit, the middle ones."""
+    config = dataclasses.replace(
+        SMALL, lifetimes=64, bandit_temperature=0.01, learning_rates=(1.0, 2.0, 3.0),
+        prediction_costs=(0.1, 0.2, 0.3),
+    )  # fmt: skip
+    runner = on(1, monkeypatch, config)
+    drawn = np.unique(runner.lifetime(0).agent.hyper.arm)
+    assert len(drawn) == 9
+    fixed = on(1, monkeypatch, dataclasses.replace(config, bandit=False))
+    assert set(np.asarray(fixed.lifetime(0).agent.hyper.arm)) == {4}
+    assert config.arms[4] == (2.0, 0.2)
+    hyper = runner.lifetime(0).agent.hyper
+    assert set(np.round(np.asarray(hyper.gamma), 4)) == {np.float32(0.995), np.float32(0.99)}
+    assert abs(float(jnp.mean(hyper.entropy_weight)) - 0.015) < 0.002
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"worlds": ("dense", "random-small", "maze")}, "has random-small, maze; allowed are"),
+        ({"worlds": ()}, "worlds"),
+        ({"learning_rates": ()}, "learning_rates is empty"),
+        ({"inner_steps": 3}, "6.5e-05, with which a lifetime in chain-short is shorter than the 3"),
+        ({"record_every": 0}, "record_every"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises((FieldError, ValueError), match=message):
+        dataclasses.replace(SMALL, **changes)

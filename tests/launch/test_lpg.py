@@ -1,0 +1,55 @@
+"""`bmg lpg`: a run, going on, evaluation, the rule's file, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bmg.agents.rule_file import load_rule
+from bmg.experiments.records import read_csv
+from tests.launch.commands import files, json_of
+
+pytestmark = pytest.mark.heavy
+SMALL = (
+    "lpg --worlds cliff chain-short --lifetimes 1 --environments 4 --rollout-length 8 "
+    "--inner-steps 2 --lifetime-scale 0.0001 --record-every 1 --rule.units 4 "
+    "--rule.prediction-size 3 --rule.embedding 2 --learning-rates 4 --prediction-costs 0.5"
+).split()
+
+
+def test_a_run_going_on_and_evaluation(command, tmp_path):
+    assert command(*SMALL, "--workdir", "run", "--steps", 2)[0] == 0
+    assert command("lpg", "--resume", "--workdir", "run", "--steps", 4)[0] == 0
+    assert command(*SMALL, "--workdir", "whole", "--steps", 4)[0] == 0
+    (steps, resumed), (_, whole) = (
+        read_csv(tmp_path / name / "results.csv") for name in ("run", "whole")
+    )
+    np.testing.assert_array_equal(steps, [1, 2, 3, 4])
+    for name in whole:
+        np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+    results = json_of(tmp_path / "run" / "results.json")
+    assert set(results["returns"]) == {"cliff", "chain-short"}
+    assert results["counted"] == "meta-updates" and results["complete"] is True
+    assert list((tmp_path / "run" / "tensorboard").glob("seed-0/*"))
+
+    code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1,
+                           "--save", "rules/small.npz")  # fmt: skip
+    assert code == 0 and "rules/small.npz" in out and "cliff" in out and "chain-short" in out
+    saved = load_rule(tmp_path / "rules" / "small.npz")
+    assert saved.config.units == 4 and saved.made_from["meta_updates"] == 4
+
+
+def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
+    before = files(tmp_path)
+    for arguments, words in (
+        ("--worlds dense random-small", ["random-small", "allowed are dense"]),
+        ("--worlds labyrinth", ["labyrinth"]),
+        ("--inner-steps 0", ["inner", "0"]),
+        ("--rule.units 0", ["units", "0"]),
+        ("--rule.prediction table", ["prediction", "table"]),
+        ("--lifetimes 0", ["lifetimes", "0"]),
+    ):
+        line = command.refused("lpg", "--workdir", "run", *arguments.split())
+        assert all(word in line for word in words), line
+        assert files(tmp_path) == before, arguments
+    assert "no run in run" in command.refused("lpg", "evaluate", "--workdir", "run")
