@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from bmg.storage.fields import (
     Count,
     Few,
+    FieldError,
     Logit,
     Lookahead,
     Names,
@@ -21,7 +22,7 @@ from bmg.storage.fields import (
 
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
 Reduction = Literal["mean", "sum"]
-ALGORITHMS = ("impala", "stacx", "bmg")  # a file of this folder each
+ALGORITHMS = ("impala", "stacx", "bmg", "lpg")  # a file of this folder each
 
 
 class Reading(NamedTuple):
@@ -183,16 +184,39 @@ class MetaConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LpgConfig:
+    """An agent that a learned update rule updates (Oh et al. 2020); the rule stays what it is."""
+
+    rule: str = ""
+    """File of the rule, as `bmg lpg evaluate --save` writes it."""
+    learning_rate: Positive = 5e-4
+    """Alpha_lr, of Adam. Oh et al. table 4."""
+    prediction_cost: Weight = 0.5
+    """Alpha_y. Oh et al. table 4."""
+    baseline: bool = True
+    """Whether what the rule says of the policy is taken relative to what it says on average in a
+    state, which the agent learns. Oh et al. Eq. 7."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """An agent: IMPALA (nothing is meta-learned), STACX, BMG, or your own."""
+    """An agent: IMPALA (nothing is meta-learned), STACX, BMG, LPG, or your own."""
 
     algorithm: Annotated[str, Names(ALGORITHMS)] = "bmg"
-    """Which update rule the learner runs: impala, stacx, bmg, or package.module:function for your
-    own, which gives an agent as agents/agent.py describes it."""
+    """Which update rule the learner runs: impala, stacx, bmg, lpg, or package.module:function for
+    your own, which gives an agent as agents/agent.py describes it."""
     network: NetworkConfig = NetworkConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig = MetaConfig()
+    lpg: LpgConfig = LpgConfig()
 
     def __post_init__(self):
         check_fields(self)
+        if self.algorithm == "lpg" and not self.lpg.rule:
+            raise FieldError(
+                "lpg.rule", "is empty; give a rule's file, which `bmg lpg evaluate --save` writes"
+            )

@@ -7,9 +7,11 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import chex
@@ -105,6 +107,61 @@ def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
     return jax.nn.relu(projection(x))
 
 
+class Heads(NamedTuple):
+    """Pure functions of a torso and of what stands on it."""
+
+    init: Callable[[jax.Array], hk.Params]  # key -> params
+    # params, float32 [..., H, W, C], names -> [..., size] of each of these heads
+    apply: Callable[[hk.Params, jax.Array, Sequence[str]], dict[str, jax.Array]]
+    exact: Callable[[hk.Params, jax.Array, Sequence[str]], dict[str, jax.Array]]  # in float32
+
+
+def make_heads(
+    config: NetworkConfig, observation_shape: tuple[int, int, int], sizes: Mapping[str, int]
+) -> Heads:
+    """A torso with an MLP for each head.
+
+    A head's parameters are found under its name, the torso's under "torso"; for some heads, those
+    of the torso and of these suffice.
+
+    Args:
+      config: the architecture.
+      observation_shape: (H, W, S * C) of a stacked observation.
+      sizes: of each head's output, by its name: "policy", or "group/policy". Those of a group
+        follow each other.
+    """
+
+    def forward(observation: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
+        chex.assert_shape(observation, (..., *observation_shape))
+        leading = observation.shape[:-3]
+        with hk.experimental.name_scope("torso"):
+            features = _torso(observation.reshape(-1, *observation_shape), config)
+        found = {}
+        for group, own in itertools.groupby(names, lambda name: name.rpartition("/")[0]):
+            with hk.experimental.name_scope(group) if group else contextlib.nullcontext():
+                for name in own:
+                    with hk.experimental.name_scope(name.rpartition("/")[2]):
+                        head = hk.nets.MLP([*config.head_hidden, sizes[name]])(features)
+                    found[name] = head.reshape(*leading, sizes[name])
+        return found
+
+    transformed = hk.without_apply_rng(hk.transform(forward))
+    example = jnp.zeros((1, *observation_shape), jnp.float32)
+
+    def init(key: jax.Array) -> hk.Params:
+        return transformed.init(key, example, tuple(sizes))
+
+    if config.precision != "bfloat16":
+        return Heads(init, transformed.apply, transformed.apply)
+
+    def apply_half(params, observation, names) -> dict[str, jax.Array]:
+        params, observation = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, observation))
+        found = transformed.apply(params, observation, names)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+    return Heads(init, apply_half, transformed.apply)
+
+
 def make_network(
     config: NetworkConfig, observation_shape: tuple[int, int, int], num_actions: int, num_tasks: int
 ) -> Network:
@@ -122,42 +179,19 @@ def make_network(
     Returns:
       `init(key)`, `apply(params, observation [..., H, W, C], num_tasks)` and `exact(...)`.
     """
+    sizes = {}
+    for task in range(num_tasks):
+        sizes |= {f"task_{task}/policy": num_actions, f"task_{task}/value": 1}
+    heads = make_heads(config, observation_shape, sizes)
 
-    def head(features: jax.Array, size: int) -> jax.Array:
-        return hk.nets.MLP([*config.head_hidden, size])(features)
+    def of_tasks(apply):
+        def predict(params, observation, tasks: int = num_tasks) -> Predictions:
+            found = list(apply(params, observation, tuple(sizes)[: 2 * tasks]).values())
+            return Predictions(jnp.stack(found[::2]), jnp.stack(found[1::2])[..., 0])
 
-    def forward(observation: jax.Array, tasks: int = num_tasks) -> Predictions:
-        chex.assert_shape(observation, (..., *observation_shape))
-        leading = observation.shape[:-3]
-        with hk.experimental.name_scope("torso"):
-            features = _torso(observation.reshape(-1, *observation_shape), config)
-        logits, values = [], []
-        for task in range(tasks):
-            with hk.experimental.name_scope(f"task_{task}"):
-                with hk.experimental.name_scope("policy"):
-                    logits.append(head(features, num_actions))
-                with hk.experimental.name_scope("value"):
-                    values.append(head(features, 1)[..., 0])
-        return Predictions(
-            jnp.stack(logits).reshape(tasks, *leading, num_actions),
-            jnp.stack(values).reshape(tasks, *leading),
-        )
+        return predict
 
-    transformed = hk.without_apply_rng(hk.transform(forward))
-    example = jnp.zeros((1, *observation_shape), jnp.float32)
-
-    def init(key: jax.Array) -> hk.Params:
-        return transformed.init(key, example)
-
-    if config.precision != "bfloat16":
-        return Network(init, transformed.apply, transformed.apply)
-
-    def apply_half(params, observation, tasks: int = num_tasks) -> Predictions:
-        params, observation = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, observation))
-        predictions = transformed.apply(params, observation, tasks)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), predictions)
-
-    return Network(init, apply_half, transformed.apply)
+    return Network(heads.init, of_tasks(heads.apply), of_tasks(heads.exact))
 
 
 def main_task_params(params: hk.Params) -> hk.Params:
@@ -168,16 +202,24 @@ def main_task_params(params: hk.Params) -> hk.Params:
 
 
 def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array], tuple]:
+    """Acts by the main task's policy, see `acting`."""
+    return acting(lambda params, observation: network.apply(params, observation, 1).logits[0])
+
+
+def acting(policy: Callable[[hk.Params, jax.Array], jax.Array]) -> Callable:
     """What actors and evaluators run: (params, observation, keys) -> (action, logits).
 
+    Args:
+      policy: (params, float32 [N, H, W, S * C]) -> logits [N, A].
+
     Returns:
-      A function of the main task's parameters, uint8 observations [N, H, W, S * C] and a key for
+      A function of the policy's parameters, uint8 observations [N, H, W, S * C] and a key for
       each of them [N, 2], so that what one draws does not depend on the others; it samples actions
       int32 [N] and gives the policy's logits [N, A].
     """
 
     def act(params, observation, keys):
-        logits = network.apply(params, scale_pixels(observation), 1).logits[0]
+        logits = policy(params, scale_pixels(observation))
         return jax.vmap(jax.random.categorical)(keys, logits), logits
 
     return act

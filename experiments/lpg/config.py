@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from bmg.agents.update_rule import RuleConfig
 from bmg.environments.worlds import WORLDS, GridWorld
@@ -61,6 +61,14 @@ class LpgConfig(LifetimesConfig):
     """Steps of a rollout, after which the agent is updated. Table 2."""
     inner_steps: Lookahead = 5
     """K, updates that the meta-gradient goes through. Table 2."""
+    objective: Literal["a2c", "bmg"] = "a2c"
+    """What the rule descends: A2C's loss of agents after K updates, the paper's; or their distance
+    to a bootstrapped target, the agents L updates later. Ours."""
+    target_steps: Lookahead = 5
+    """L: the last of these updates is A2C's, the others are the rule's and go on; BMG."""
+    matched: Literal["policy", "prediction", "both"] = "both"
+    """In what agents and target are compared, by KL(target || agents) on the agents' rollouts;
+    BMG."""
     lifetime_scale: Positive = 1.0
     """Of table 3's lengths: 3 million steps in grids, 1 million in chains."""
     collapse_entropy: Weight = 1e-3
@@ -116,11 +124,17 @@ class LpgConfig(LifetimesConfig):
         """Environment steps of an agent's update."""
         return self.environments * self.rollout_length
 
+    @property
+    def updates_per_window(self) -> int:
+        """The agent's updates in a meta-update."""
+        further = self.target_steps - 1 if self.objective == "bmg" else 0
+        return self.inner_steps + further
+
     def updates_of_lifetime(self, world: str) -> int:
         """The agent's updates in a lifetime: whole meta-updates."""
         steps = _GRID_STEPS if isinstance(WORLDS[world], GridWorld) else _CHAIN_STEPS
-        windows = steps * self.lifetime_scale / (self.steps_per_update * self.inner_steps)
-        return math.floor(windows) * self.inner_steps
+        windows = steps * self.lifetime_scale / (self.steps_per_update * self.updates_per_window)
+        return math.floor(windows) * self.updates_per_window
 
     def __post_init__(self):
         check_fields(self)
@@ -133,8 +147,13 @@ class LpgConfig(LifetimesConfig):
                 raise FieldError(
                     "lifetime_scale",
                     f"is {self.lifetime_scale:g}, with which a lifetime in {world} is shorter than "
-                    f"the {self.inner_steps} updates of a meta-update; give more",
+                    f"the {self.updates_per_window} updates of a meta-update; give more",
                 )
+        if self.objective == "bmg" and self.rule.prediction != "distribution":
+            raise FieldError(
+                "objective",
+                "is 'bmg', which compares distributions; give --rule.prediction distribution",
+            )
         for name in ("discounts", "policy_entropy_weights", "learning_rates", "prediction_costs"):
             if not getattr(self, name):
                 raise FieldError(name, "is empty; give at least one number")

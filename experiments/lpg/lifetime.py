@@ -27,7 +27,7 @@ from bmg.experiments.lpg import bandit as bandits
 from bmg.experiments.lpg.bandit import Bandit
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.population import Hyperparameters, Lifetime, make_functions
-from bmg.meta import core, diagnosis
+from bmg.meta import core, diagnosis, objectives
 
 _FINAL = 0.8  # of a lifetime, from which on episodes count for its final return
 
@@ -87,7 +87,8 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
         rule = init_rule(config.rule, rule_key)
         bandit = bandits.init(len(config.worlds), len(config.arms))
         ages = np.arange(count) % config.lifetimes / config.lifetimes * lengths
-        ages = (ages // config.inner_steps * config.inner_steps).astype(np.int32)
+        window = config.updates_per_window
+        ages = (ages // window * window).astype(np.int32)
         agents = begin(begin_key, bandit)
         ages = share(jnp.asarray(ages))
         agents = agents._replace(updates=ages, whole=ages == 0)
@@ -97,7 +98,8 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
         del data
         next_key, update_key, begin_key = jax.random.split(state.key, 3)
         batches = (None,) * config.inner_steps
-        result = compute(state.meta.params, state.agent, batches, None, update_key)
+        further = objectives.BootstrapBatch((None,) * (config.target_steps - 1))
+        result = compute(state.meta.params, state.agent, batches, further, update_key)
         average = functools.partial(jax.lax.pmean, axis_name=SHARDS)
         gradient = average(result.gradient)
         updates, opt_state = optimizer.update(gradient, state.meta.opt_state)

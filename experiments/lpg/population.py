@@ -28,8 +28,9 @@ from bmg.agents.update_rule import Outputs, Rule, Seen, Targets
 from bmg.environments import worlds
 from bmg.experiments.lifetime import SHARDS, share
 from bmg.experiments.lpg.config import LpgConfig
-from bmg.meta import core
+from bmg.meta import core, objectives
 from bmg.meta.differentiation import inner_gradient
+from bmg.meta.matching import kl_divergence
 
 PyTree = Any
 _NO_ACTION = -1e9  # logit
@@ -135,24 +136,65 @@ def make_functions(config: LpgConfig, axis_name: str | None = SHARDS) -> Functio
 
     gradient_of = make_gradient(config)
 
-    def objective(rule, unrolled, batch, key):
+    def outer(lifetimes):
+        return jax.vmap(functools.partial(outer_loss, config=config))(
+            lifetimes.table, lifetimes.values, lifetimes.world, lifetimes.rollout, lifetimes.hyper
+        )
+
+    def a2c(rule, unrolled, batch, key):
         del rule, batch, key
-        last = unrolled.states[-1]
-        losses, metrics = jax.vmap(functools.partial(outer_loss, config=config))(
-            last.table, last.values, last.world, last.rollout, last.hyper
-        )
+        losses, metrics = outer(unrolled.states[-1])
+        return jnp.mean(losses), core.Outcome(unrolled.states[-1], metrics)
+
+    def towards_a2c(rule, lifetimes, batch, key):
+        """The target's last update, of the policy and the prediction's entropy."""
+        del rule, batch, key
+        gradient = jax.grad(lambda table: jnp.sum(outer(lifetimes._replace(table=table))[0]))
+        rates = jnp.asarray(config.arms)[lifetimes.hyper.arm, 0]
+        table = lifetimes.table - rates[:, None, None] * gradient(lifetimes.table)
+        return lifetimes._replace(table=table), ()
+
+    def on_their_rollouts(lifetimes, given):
+        world, rollout = given
+        return jax.vmap(outputs_of)(lifetimes.table, world, rollout.state[:, :-1])
+
+    bootstrapped = objectives.bootstrapped(
+        step, towards_a2c, on_their_rollouts, functools.partial(distance, config=config),
+        config.target_steps, continue_from="bootstrap",
+        match_on=lambda batch, unrolled, path: (
+            unrolled.states[-1].world, unrolled.states[-1].rollout
+        ),
+    )  # fmt: skip
+
+    def bmg(rule, unrolled, batch, key):
+        loss, outcome = bootstrapped(rule, unrolled, batch, key)
+        _, metrics = outer(outcome.next_state)
+        return loss, outcome._replace(metrics=metrics)
+
+    main = {"a2c": a2c, "bmg": bmg}[config.objective]
+
+    def objective(rule, unrolled, batch, key):
+        loss, outcome = main(rule, unrolled, batch, key)
         mean = lambda values: sum(values) / len(values)  # noqa: E731
-        policy_target = mean([aux.policy_target for aux in unrolled.aux])
-        prediction_target = mean([aux.prediction_target for aux in unrolled.aux])
-        loss = (
-            jnp.mean(losses)
-            + config.policy_target_weight * policy_target
-            + config.prediction_target_weight * prediction_target
-        )
-        targets = {"policy_target": policy_target, "prediction_target": prediction_target}
-        return loss, core.Outcome(last, metrics | targets)
+        targets = {
+            "policy_target": mean([aux.policy_target for aux in unrolled.aux]),
+            "prediction_target": mean([aux.prediction_target for aux in unrolled.aux]),
+        }
+        loss += config.policy_target_weight * targets["policy_target"]
+        loss += config.prediction_target_weight * targets["prediction_target"]
+        return loss, outcome._replace(metrics=outcome.metrics | targets)
 
     return Functions(begin, step, objective)
+
+
+def distance(target: Outputs, agents: Outputs, config: LpgConfig) -> jax.Array:
+    """KL(target || agents) of what is matched, a mean over lifetimes and steps: [], nats."""
+    total = jnp.zeros(())
+    if config.matched != "prediction":
+        total += kl_divergence(target.logits, agents.logits)
+    if config.matched != "policy":
+        total += kl_divergence(target.prediction, agents.prediction)
+    return total
 
 
 def y_of(prediction: jax.Array, config: LpgConfig) -> jax.Array:

@@ -122,7 +122,7 @@ def test_the_packages_own_are_found_by_their_commands():
         for word, (target, _) in cli._COMMANDS.items()
         if ":" in target
     }
-    assert found.keys() == {"two-colors", "mrp", "snake", "few-shot"}
+    assert found.keys() == {"two-colors", "mrp", "snake", "few-shot", "lpg"}
     for word, declaration in found.items():
         assert declaration.command == word
         offered = declaration.functions

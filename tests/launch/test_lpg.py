@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
-from bmg.agents.rule_file import load_rule
+from bmg.agents.rule_file import load_rule, save_rule
+from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.experiments.records import read_csv
+from tests.launch import commands
 from tests.launch.commands import files, json_of
 
-pytestmark = pytest.mark.heavy
 SMALL = (
     "lpg --worlds cliff chain-short --lifetimes 1 --environments 4 --rollout-length 8 "
     "--inner-steps 2 --lifetime-scale 0.0001 --record-every 1 --rule.units 4 "
@@ -17,6 +19,7 @@ SMALL = (
 ).split()
 
 
+@pytest.mark.heavy
 def test_a_run_going_on_and_evaluation(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", 2)[0] == 0
     assert command("lpg", "--resume", "--workdir", "run", "--steps", 4)[0] == 0
@@ -32,13 +35,15 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
     assert results["counted"] == "meta-updates" and results["complete"] is True
     assert list((tmp_path / "run" / "tensorboard").glob("seed-0/*"))
 
-    code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1,
-                           "--save", "rules/small.npz")  # fmt: skip
-    assert code == 0 and "rules/small.npz" in out and "cliff" in out and "chain-short" in out
+    code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1, "--worlds",
+                           "chain-short", "--save", "rules/small.npz")  # fmt: skip
+    assert code == 0 and "rules/small.npz" in out
+    assert "chain-short" in out and "cliff" not in out
     saved = load_rule(tmp_path / "rules" / "small.npz")
     assert saved.config.units == 4 and saved.made_from["meta_updates"] == 4
 
 
+@pytest.mark.heavy
 def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
     before = files(tmp_path)
     for arguments, words in (
@@ -53,3 +58,36 @@ def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
         assert all(word in line for word in words), line
         assert files(tmp_path) == before, arguments
     assert "no run in run" in command.refused("lpg", "evaluate", "--workdir", "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "runtime", ["local-threads", pytest.param("launchpad", marks=pytest.mark.launchpad)]
+)
+def test_the_whole_program_updates_an_agent_by_a_rule(tmp_path, runtime):
+    """It trains, goes on, and is evaluated; without a rule, or with a file that holds none, nothing
+    starts."""
+    rule = RuleConfig(units=8)
+    save_rule(tmp_path / "rule.npz", init_rule(rule, jax.random.PRNGKey(0)), rule, {})
+    (tmp_path / "text.npz").write_text("no rule")
+    train = ["train", "--game", "catch", "--agent.algorithm", "lpg", "--runtime", runtime]
+    train += ["--workdir", "run"]
+    before = files(tmp_path)
+    for more, words in ((["--agent.lpg.rule", "text.npz"], "text.npz"), ([], "rule")):
+        code, _, err = commands.bmg(*train, *more, cwd=tmp_path)
+        assert code == 2 and words in err and err.count("\n") == 1, err
+        assert files(tmp_path) == before
+    code, _, err = commands.bmg(
+        *train, "--agent.lpg.rule", "rule.npz", "--frames", "4000", cwd=tmp_path
+    )
+    assert code == 0, err
+    rows = commands.learner_rows(tmp_path / "run")
+    assert rows[-1]["learner/frames"] >= 4_000
+    assert rows[-1]["lpg/policy_target_size"] > 0 and "loss_main/prediction" in rows[-1]
+    code, _, err = commands.bmg(
+        "train", "--workdir", "run", "--resume", "--frames", "6000", cwd=tmp_path
+    )
+    assert code == 0, err
+    results = json_of(tmp_path / "run/results.json")
+    assert results["frames"] >= 6_000 and results["protocol"]["algorithm"] == "lpg"
+    assert commands.bmg("evaluate", "--workdir", "run", "--episodes", "5", cwd=tmp_path)[0] == 0

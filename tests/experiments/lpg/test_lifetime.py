@@ -118,6 +118,15 @@ def test_a_stopped_and_resumed_meta_training_is_the_uninterrupted_one(
     jax.tree.map(np.testing.assert_array_equal, found_columns, columns)
 
 
+def test_bootstrapped_updates_are_updates(monkeypatch):
+    """The rule's steps to the target go on: two updates of each agent in a meta-update."""
+    config = dataclasses.replace(SMALL, objective="bmg", inner_steps=1, target_steps=2)
+    assert config.updates_of_lifetime("cliff") == SMALL.updates_of_lifetime("cliff")
+    columns, state = run(on(1, monkeypatch, config), 1)
+    assert state.agent.updates.tolist() == [2, 4, 0, 0]
+    assert columns["loss"][0, 0] > 0 and columns["meta_gradient_norm"][0, 0] > 0
+
+
 def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
     """New lifetimes take the arm that paid; without a bandit, the middle ones."""
     config = dataclasses.replace(
@@ -141,6 +150,7 @@ def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
         ({"worlds": ("dense", "random-small", "maze")}, "has random-small, maze; allowed are"),
         ({"worlds": ()}, "worlds"),
         ({"learning_rates": ()}, "learning_rates is empty"),
+        ({"objective": "bmg", "rule": RuleConfig(prediction="value")}, "compares distributions"),
         ({"inner_steps": 3}, "6.5e-05, with which a lifetime in chain-short is shorter than the 3"),
         ({"record_every": 0}, "record_every"),
     ],

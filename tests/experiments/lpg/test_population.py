@@ -17,7 +17,7 @@ from bmg.environments import worlds
 from bmg.experiments.lpg import population
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.population import Hyperparameters
-from bmg.meta import core
+from bmg.meta import core, objectives
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
 KEY = jax.random.PRNGKey(1)
@@ -112,6 +112,61 @@ def test_the_rules_gradient_through_two_updates_in_two_worlds(connected):
         along = sum(jax.tree.leaves(products))
         agree.append(np.allclose(along, (moved[0] - moved[1]) / 2e-6, rtol=1e-5, atol=1e-9))
     assert all(agree) == connected, "without the path through what is seen, it is another one"
+
+
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize("matched", ["policy", "prediction", "both"])
+def test_the_bootstrapped_gradient_has_a_frozen_target(matched):
+    """L = 2: one more update by the rule, one by A2C; then nothing but the agents after K moves."""
+    config = dataclasses.replace(
+        SMALL, objective="bmg", inner_steps=1, target_steps=2, matched=matched,
+        policy_target_weight=0.0, prediction_target_weight=0.0,
+    )  # fmt: skip
+    functions, rule, lifetimes = some(config)
+    rule = jax.tree.map(lambda x: x.astype(jnp.float64), rule)
+    lifetimes = lifetimes._replace(table=lifetimes.table.astype(jnp.float64))
+    compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
+    batch = objectives.BootstrapBatch((None,))
+    found = jax.jit(lambda rule: compute(rule, lifetimes, (None,), batch, KEY))(rule)
+
+    keys = jax.random.split(KEY, 3)
+    updated = jax.jit(lambda r: core.unroll(functions.step, r, lifetimes, (None,), keys[1]))
+    agents = updated(rule).states[-1]
+    steps_key, _ = jax.random.split(keys[2])
+    further = core.unroll(functions.step, rule, agents, (None,), steps_key).states[-1]
+    assert found.next_state.updates.tolist() == [2, 2]
+    np.testing.assert_allclose(found.next_state.table, further.table, atol=1e-12)
+    target = []
+    for i, rate in enumerate((4.0, 8.0)):
+        own = pick(further, i)
+        gradient = jax.grad(
+            lambda table, own=own: population.outer_loss(
+                table, own.values, own.world, own.rollout, own.hyper, config
+            )[0]
+        )(own.table)
+        target.append(own.table - rate * gradient)
+
+    def loss(rule):
+        total, table = 0.0, updated(rule).states[-1].table
+        for i in range(COUNT):
+            states, world = agents.rollout.state[i, :-1], pick(agents.world, i)
+            ours, theirs = (population.outputs_of(x[i], world, states) for x in (table, target))
+            for name in ("logits", "prediction"):
+                if matched in ("both", {"logits": "policy"}.get(name, name)):
+                    log_p = jax.nn.log_softmax(getattr(theirs, name))
+                    log_q = jax.nn.log_softmax(getattr(ours, name))
+                    total += jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)) / COUNT
+        return total
+
+    np.testing.assert_allclose(found.loss, loss(rule), rtol=1e-9)
+    rng = np.random.default_rng(0)
+    direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), rule)
+    moved = [
+        loss(jax.tree.map(lambda x, d, e=e: x + e * d, rule, direction)) for e in (1e-6, -1e-6)
+    ]
+    products = jax.tree.map(lambda g, d: jnp.vdot(g, d), found.gradient, direction)
+    along = sum(jax.tree.leaves(products))
+    np.testing.assert_allclose(along, (moved[0] - moved[1]) / 2e-6, rtol=1e-5, atol=1e-10)
 
 
 def test_values_are_learned():
