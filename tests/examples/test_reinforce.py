@@ -66,8 +66,8 @@ def test_what_cannot_be_imported_is_refused_in_one_line(command, tmp_path):
         ("broken:make", ["broken:make", "nothing_of_this_name"]),
         ("no_function:make", ["no_function:make", "is a int; give a function"]),
         ("no_function:other", ["no_function:other", "'other'"]),
-        ("no_function", ["no_function", "impala, stacx, bmg, package.module:function"]),
-        ("a b:make", ["a b:make", "impala, stacx, bmg, package.module:function"]),
+        ("no_function", ["no_function", "impala, stacx, bmg, lpg, package.module:function"]),
+        ("a b:make", ["a b:make", "impala, stacx, bmg, lpg, package.module:function"]),
     ]:
         line = command.refused("train", "--game", "catch", "--agent.algorithm", name)
         assert all(word in line for word in words), line

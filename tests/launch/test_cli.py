@@ -96,7 +96,7 @@ BAD_INPUT = [
     ("train --game catch --agent.meta.matching klx", ["is 'klx'; allowed are kl, ", "l2"]),
     (
         "train --game catch --agent.algorithm bmgg",
-        ["is 'bmgg'; allowed are impala, stacx, bmg, package.module:function;"],
+        ["is 'bmgg'; allowed are impala, stacx, bmg, lpg, package.module:function;"],
     ),
     ("train --game catch --actors.parts 2", ["--actors.parts is called --actors.splits now"]),
     ("train --game catch --frames abc", ["--frames is 'abc'; allowed are integers from 1;"]),

@@ -151,7 +151,7 @@ def another(name: str, hint, before):
     if hint is str:
         return {
             "game": "catch", "workdir": "a b/c", "learner.platform": "cpu",
-            "hosts.coordinator": "10.0.0.2:8476",
+            "hosts.coordinator": "10.0.0.2:8476", "agent.lpg.rule": "a b/rule.npz",
         }[name]  # fmt: skip
     if allowed := range_of(hint):
         near = [before + 2, before - 2] if hint.__origin__ is int else [before + 0.5, before / 2]

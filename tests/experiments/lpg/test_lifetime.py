@@ -150,7 +150,10 @@ def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
         ({"worlds": ("dense", "random-small", "maze")}, "has random-small, maze; allowed are"),
         ({"worlds": ()}, "worlds"),
         ({"learning_rates": ()}, "learning_rates is empty"),
-        ({"objective": "bmg", "rule": RuleConfig(prediction="value")}, "compares distributions"),
+        (
+            {"objective": "bmg", "target_steps": 1, "rule": RuleConfig(prediction="value")},
+            "compares distributions",
+        ),
         ({"inner_steps": 3}, "6.5e-05, with which a lifetime in chain-short is shorter than the 3"),
         ({"record_every": 0}, "record_every"),
     ],
