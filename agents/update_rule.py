@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from bmg.agents import backward_lstm
-from bmg.agents.losses import leaky_vtrace
+from bmg.agents.losses import leaky_vtrace, policy_gradient_loss
 from bmg.storage.fields import Count, Share, check_fields
 
 Prediction = Literal["distribution", "vector", "value"]
@@ -197,9 +197,9 @@ def agent_loss(
       config: of the rule.
     """
     log_pi = jax.nn.log_softmax(outputs.logits)
-    log_pi = jnp.take_along_axis(log_pi, action[..., None], axis=-1)[..., 0]
     distance = prediction_distance(outputs.prediction, targets.prediction, config)
-    return jnp.mean(prediction_cost * distance - log_pi * targets.policy)
+    policy_loss = policy_gradient_loss(log_pi, action, targets.policy)
+    return policy_loss + prediction_cost * jnp.mean(distance)
 
 
 def prediction_distance(prediction: jax.Array, target: jax.Array, config: RuleConfig) -> jax.Array:

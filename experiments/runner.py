@@ -21,6 +21,8 @@ from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
 
+PyTree = Any
+
 
 def count_cores() -> int:
     """Those that this process may use; not every system says which."""
@@ -46,9 +48,6 @@ def use_all_cores(most: int) -> None:
 def convolves_slowly(device: jax.Device) -> bool:
     """Whether a device does so inside of loops and with a batch of kernels."""
     return device.platform == "cpu"
-
-
-PyTree = Any
 
 
 class _Progress(NamedTuple):
@@ -152,7 +151,7 @@ class Runner:
                 in_specs=(given, PartitionSpec()),
                 out_specs=results,
                 check_vma=False,
-            )  # fmt: skip
+            )
         )
 
     def compile(self) -> jax.stages.Compiled:

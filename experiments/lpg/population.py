@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from bmg.agents import update_rule
-from bmg.agents.losses import entropy
+from bmg.agents.losses import entropy, policy_gradient_loss
 from bmg.agents.update_rule import Outputs, Rule, Seen, Targets
 from bmg.environments import worlds
 from bmg.experiments.lifetime import SHARDS, share
@@ -120,15 +120,7 @@ def make_functions(config: LpgConfig, axis_name: str | None = SHARDS) -> Functio
             lifetimes.table, (targets, costs[arm]), (lifetimes.world, lifetimes.rollout)
         )
         table = lifetimes.table - rates[arm][:, None, None] * gradient
-        values = jax.vmap(functools.partial(learned_values, config=config))(
-            lifetimes.values, lifetimes.rollout, lifetimes.hyper.gamma
-        )
-        games, rollout = jax.vmap(functools.partial(collect, length=config.rollout_length))(
-            table, lifetimes.world, lifetimes.games, keys
-        )
-        after = lifetimes._replace(
-            table=table, values=values, games=games, rollout=rollout, updates=lifetimes.updates + 1
-        )
+        after = jax.vmap(functools.partial(advance, config=config))(lifetimes, table, keys)
         return after, StepAux(
             jnp.mean(jnp.square(targets.policy)),
             jnp.mean(jnp.sum(jnp.square(y_of(targets.prediction, config)), axis=-1)),
@@ -293,6 +285,15 @@ def learned_values(
     return values + config.value_learning_rate * errors / jnp.maximum(visits, 1.0)
 
 
+def advance(lifetime: Lifetime, table: jax.Array, key: jax.Array, config: LpgConfig) -> Lifetime:
+    """A lifetime after an update to `table`: its values, and the next rollout."""
+    values = learned_values(lifetime.values, lifetime.rollout, lifetime.hyper.gamma, config)
+    games, rollout = collect(table, lifetime.world, lifetime.games, key, config.rollout_length)
+    return lifetime._replace(
+        table=table, values=values, games=games, rollout=rollout, updates=lifetime.updates + 1
+    )
+
+
 def outer_loss(
     table: jax.Array,
     values: jax.Array,
@@ -305,9 +306,9 @@ def outer_loss(
     outputs = outputs_of(table, world, rollout.state[:-1])
     advantage = advantages(jax.lax.stop_gradient(values), rollout, hyper.gamma, config.trace_decay)
     log_pi = jax.nn.log_softmax(outputs.logits)
-    log_pi = jnp.take_along_axis(log_pi, rollout.action[..., None], axis=-1)[..., 0]
     policy_entropy = jnp.mean(entropy(outputs.logits))
-    loss = -jnp.mean(log_pi * advantage) - hyper.entropy_weight * policy_entropy
+    loss = policy_gradient_loss(log_pi, rollout.action, advantage)
+    loss -= hyper.entropy_weight * policy_entropy
     prediction_entropy = jnp.zeros(())
     if config.rule.prediction == "distribution":
         prediction_entropy = jnp.mean(entropy(outputs.prediction))

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmg.agents.losses import entropy
 from bmg.agents.update_rule import Rule
 from bmg.environments import worlds
 from bmg.experiments.lpg import population
@@ -102,25 +101,15 @@ def make_a2c_step(config: LpgConfig):
     """An update of A2C for every lifetime: the same table, without its prediction; the second
     number of an arm is the weight of the policy's entropy."""
     rates, costs = jnp.asarray(config.arms).T
-
-    def loss(table, lifetime: Lifetime, advantage, cost):
-        outputs = population.outputs_of(table, lifetime.world, lifetime.rollout.state[:-1])
-        log_pi = jax.nn.log_softmax(outputs.logits)
-        log_pi = jnp.take_along_axis(log_pi, lifetime.rollout.action[..., None], axis=-1)[..., 0]
-        return -jnp.mean(log_pi * advantage) - cost * jnp.mean(entropy(outputs.logits))
+    config = dataclasses.replace(config, prediction_entropy_weight=0.0)
 
     def one(lifetime: Lifetime, key):
-        rollout, hyper = lifetime.rollout, lifetime.hyper
-        advantage = population.advantages(lifetime.values, rollout, hyper.gamma, config.trace_decay)
-        gradient = jax.grad(loss)(lifetime.table, lifetime, advantage, costs[hyper.arm])
-        table = lifetime.table - rates[hyper.arm] * gradient
-        values = population.learned_values(lifetime.values, rollout, hyper.gamma, config)
-        games, rollout = population.collect(
-            table, lifetime.world, lifetime.games, key, config.rollout_length
+        arm = lifetime.hyper.arm
+        hyper = lifetime.hyper._replace(entropy_weight=costs[arm])
+        gradient, _ = jax.grad(population.outer_loss, has_aux=True)(
+            lifetime.table, lifetime.values, lifetime.world, lifetime.rollout, hyper, config
         )
-        return lifetime._replace(
-            table=table, values=values, games=games, rollout=rollout, updates=lifetime.updates + 1
-        )
+        return population.advance(lifetime, lifetime.table - rates[arm] * gradient, key, config)
 
     def step(rule, lifetimes, batch, key):
         del rule, batch
