@@ -176,11 +176,10 @@ def _free_cell(params: Params, draw: jax.Array, taken: jax.Array, is_taken: jax.
     taken = params.order[taken]
     free = params.free - _count(is_taken)
     # Rounding may reach the end of the range for draws next to 1.
-    first = jnp.minimum(jnp.floor(draw * free).astype(jnp.int32), free - 1)
-    place = first
-    for _ in range(len(taken)):  # each time past those that are not beyond it
-        place = first + _count(is_taken & (taken <= place))
-    return params.cells[place]
+    place = jnp.minimum(jnp.floor(draw * free).astype(jnp.int32), free - 1)
+    # The i-th of the taken ones in their order, from 0, has so many free ones before it.
+    earlier = jnp.sum(is_taken & (taken < taken[:, None]), axis=-1, dtype=jnp.int32)
+    return params.cells[place + _count(is_taken & (taken - earlier <= place))]
 
 
 def _place(params: Params, draws: jax.Array) -> Places:

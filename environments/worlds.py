@@ -1,4 +1,4 @@
-"""The worlds that update rules are discovered in, by name; and all tabular ones as one environment.
+"""The worlds that update rules are discovered in, by name; and all of them as one environment.
 
 Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2020, appendix A. The
 worlds that are held out are ours.
@@ -96,7 +96,7 @@ NUM_ACTIONS = grid.NUM_ACTIONS  # the most that a world has
 
 
 class Params(NamedTuple):
-    """A tabular world: a grid with fixed places or a chain, beside one of the other that idles."""
+    """A world: a grid or a chain, beside one of the other that idles."""
 
     grid: grid.Params
     chain: chain.Params
@@ -111,7 +111,7 @@ class State(NamedTuple):
 
 
 def stack_families(names: Sequence[str]) -> Params:
-    """Families of tabular worlds: stacked [names, ...], for `draw_world` to take one of."""
+    """Families of worlds: stacked [names, ...], for `draw_world` to take one of."""
     found = []
     for name in names:
         family = WORLDS[name]
@@ -147,12 +147,20 @@ def draw_chain(family: chain.Params, key: jax.Array) -> chain.Params:
 
 
 def draw_world(family: Params, key: jax.Array) -> Params:
-    """The world of one lifetime."""
+    """The world of one lifetime; a grid's places are the same in all episodes."""
     set_key, place_key, chain_key = jax.random.split(key, 3)
     return Params(
         grid.fix_places(draw_grid(family.grid, set_key), place_key),
         draw_chain(family.chain, chain_key),
         family.is_chain,
+    )
+
+
+def draw_random_world(family: Params, key: jax.Array) -> Params:
+    """The same, with places that are drawn in each episode."""
+    set_key, chain_key = jax.random.split(key)
+    return Params(
+        draw_grid(family.grid, set_key), draw_chain(family.chain, chain_key), family.is_chain
     )
 
 
@@ -179,7 +187,7 @@ def step(
 
 
 def index(params: Params, state: State) -> jax.Array:
-    """The state's number: int32 []."""
+    """A tabular world's state's number: int32 []."""
     in_grid = grid.index(params.grid, state.grid)
     return jnp.where(params.is_chain, chain.index(params.chain, state.chain), in_grid)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
+from bmg.agents.convolution import Convolution
 from bmg.experiments.config import (
     FiguresOptions,
     LifetimesConfig,
@@ -86,10 +87,10 @@ class FewShotConfig(LifetimesConfig):
     evaluation_queries: Count = 5
     """Images of a class in the query set of an evaluation. MAML's code."""
 
-    convolution: Literal["lax", "im2col"] = "lax"
+    convolution: Convolution = "lax"
     """How a convolution is computed in training: as XLA has it, or as one matrix product with the
     nine neighbours side by side. Ours."""
-    evaluation_convolution: Literal["lax", "im2col"] | None = None
+    evaluation_convolution: Convolution | None = None
     """The same in evaluations, which are loops. None: im2col on a CPU, where lax takes ten times as
     long in a loop; lax elsewhere. Ours."""
     tasks_mapped: Literal["unrolled", "together", "loop"] | None = None

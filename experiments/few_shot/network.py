@@ -14,18 +14,18 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from bmg.agents.convolution import Convolution, conv3x3
 from bmg.agents.pooling import max_pool_2x2
 
 NUM_CONVOLUTIONS = 4
 LEAST_SIDE = 2**NUM_CONVOLUTIONS  # of an image, as each maximum halves it
 _EPSILON = 1e-3  # of the normalisation: TensorFlow's default, in MAML's code
 
-Convolution = Literal["lax", "im2col"]
 Shape = tuple[int, int, int]  # height, width, channels
 
 
@@ -123,25 +123,3 @@ def channel_means(x: jax.Array) -> jax.Array:
     """[..., C] -> [C], as a product with ones: XLA's sums take six times longer on a CPU."""
     pixels = x.reshape(-1, x.shape[-1])
     return jnp.full(len(pixels), 1 / len(pixels), x.dtype) @ pixels
-
-
-def conv3x3(x: jax.Array, w: jax.Array, convolution: Convolution = "lax") -> jax.Array:
-    """A 3x3 convolution with stride 1, of the same height and width.
-
-    Args:
-      x: [N, H, W, C].
-      w: [3, 3, C, F].
-      convolution: "lax" is XLA's own. On a CPU it is the quickest, but not inside of a loop (ten
-        times slower), nor differentiated twice in reverse mode. "im2col" is one product with all
-        nine neighbours side by side.
-
-    Returns:
-      [N, H, W, F].
-    """
-    if convolution == "lax":
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1) @ w.reshape(-1, w.shape[-1])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from bmg.agents.update_rule import RuleConfig
-from bmg.environments.worlds import WORLDS, GridWorld
+from bmg.environments.worlds import WORLDS, ChainWorld
 from bmg.experiments.config import LifetimesConfig, check_lifetimes
 from bmg.storage.fields import (
     Count,
@@ -20,24 +20,47 @@ from bmg.storage.fields import (
     check_fields,
 )
 
-TABULAR = tuple(name for name, world in WORLDS.items() if world.tabular)
-_GRID_STEPS, _CHAIN_STEPS = 3_000_000, 1_000_000  # of a lifetime, table 3
+
+class Architecture(NamedTuple):
+    """Of agents that are no tables."""
+
+    channels: tuple[int, ...]  # of convolutions 3x3
+    hidden: int  # units of a dense layer
 
 
-def check_tabular(names: tuple[str, ...]) -> None:
-    """Refuses worlds that there are not, or whose agents are no tables.
+NETWORKS = {
+    "random-dense": Architecture((16,), 32),
+    "random-long": Architecture((16,), 32),
+    "random-small": Architecture((), 32),
+    "random-sparse": Architecture((), 32),
+    "random-very-dense": Architecture((32, 16, 16), 256),
+    "chain-distractor": Architecture((), 16),
+}
+"""Of the worlds that are not tabular. Table 3."""
+# By whether it is a chain, and tabular. Table 3.
+_STEPS_OF_LIFETIMES = {
+    (False, True): 3_000_000, (False, False): 30_000_000, (True, True): 1_000_000,
+    (True, False): 2_000_000,
+}  # fmt: skip
+
+
+def check_worlds(names: tuple[str, ...]) -> None:
+    """Refuses worlds that there are not.
 
     Raises:
       FieldError: one line.
     """
-    others = [name for name in names if name not in TABULAR]
+    others = [name for name in names if name not in WORLDS]
     if others:
-        raise FieldError("worlds", f"has {', '.join(others)}; allowed are {', '.join(TABULAR)}")
+        raise FieldError("worlds", f"has {', '.join(others)}; allowed are {', '.join(WORLDS)}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FieldError("worlds", f"has {', '.join(twice)} twice; give each once")
 
 
 @dataclasses.dataclass(frozen=True)
 class LpgConfig(LifetimesConfig):
-    """Meta-learn an update rule from populations of agents in tabular worlds."""
+    """Meta-learn an update rule from populations of agents in toy worlds."""
 
     counted: ClassVar[str] = "meta-updates"
 
@@ -70,7 +93,8 @@ class LpgConfig(LifetimesConfig):
     """In what agents and target are compared, by KL(target || agents) on the agents' rollouts;
     BMG."""
     lifetime_scale: Positive = 1.0
-    """Of table 3's lengths: 3 million steps in grids, 1 million in chains."""
+    """Of table 3's lengths: 3 million steps in tabular grids, 30 in random ones, 1 in chains, 2 in
+    chain-distractor."""
     collapse_entropy: Weight = 1e-3
     """A lifetime begins anew where its policy's mean entropy is below, nats. Ours: the paper says
     0."""
@@ -92,8 +116,10 @@ class LpgConfig(LifetimesConfig):
     trace_decay: Share = 0.95
     """Lambda of the meta-gradient's advantages. Ours: the paper does not say."""
     value_learning_rate: Share = 0.5
-    """Of the values in these advantages: how far each goes to the mean of its targets in a rollout.
-    Ours: the paper does not say."""
+    """Of the values in these advantages, where agents are tables: how far each goes to the mean of
+    its targets in a rollout. Ours: the paper does not say."""
+    value_network_learning_rate: Positive = 1e-3
+    """Of their Adam, where agents are networks. Ours: the paper does not say."""
     meta_learning_rate: Positive = 1e-4
     """Of the rule's Adam. Table 2."""
 
@@ -101,7 +127,11 @@ class LpgConfig(LifetimesConfig):
     """Whether step sizes are drawn by what they brought so far; otherwise the middle ones are taken
     ('LPG fixed hyper')."""
     learning_rates: tuple[Positive, ...] = (20.0, 40.0, 80.0)
-    """Alpha_lr of SGD, on a mean over 64 x 20 steps. Table 3."""
+    """Alpha_lr of tables: of SGD, on a mean over 64 x 20 steps. Table 3."""
+    network_learning_rates: tuple[Positive, ...] = (5e-4, 1e-3, 2e-3, 5e-3)
+    """Alpha_lr of networks in random grids: of Adam. Table 3."""
+    distractor_learning_rates: tuple[Positive, ...] = (2e-3, 5e-3, 1e-2)
+    """Alpha_lr of networks in chain-distractor: of Adam. Table 3."""
     prediction_costs: tuple[Weight, ...] = (0.1, 0.5, 1.0)
     """Alpha_y. Table 3."""
     bandit_temperature: Positive = 0.1
@@ -111,13 +141,21 @@ class LpgConfig(LifetimesConfig):
 
     @property
     def most_devices(self) -> int:
-        """One for each lifetime."""
+        """One for each lifetime, at most."""
         return self.seeds * self.lifetimes * len(self.worlds)
 
-    @property
-    def arms(self) -> tuple[tuple[float, float], ...]:
-        """(alpha_lr, alpha_y) of each arm of a bandit."""
-        return tuple((rate, cost) for rate in self.learning_rates for cost in self.prediction_costs)
+    def arms_of(self, world: str) -> tuple[tuple[float, float], ...]:
+        """(alpha_lr, alpha_y) of each arm of a world's bandit."""
+        rates = self.learning_rates
+        if world in NETWORKS:
+            in_chain = isinstance(WORLDS[world], ChainWorld)
+            rates = self.distractor_learning_rates if in_chain else self.network_learning_rates
+        return tuple((rate, cost) for rate in rates for cost in self.prediction_costs)
+
+    def middle_arm_of(self, world: str) -> int:
+        """The arm of all lifetimes where there is no bandit."""
+        rates, costs = len(self.arms_of(world)) // len(self.prediction_costs), self.prediction_costs
+        return rates // 2 * len(costs) + len(costs) // 2
 
     @property
     def steps_per_update(self) -> int:
@@ -132,16 +170,17 @@ class LpgConfig(LifetimesConfig):
 
     def updates_of_lifetime(self, world: str) -> int:
         """The agent's updates in a lifetime: whole meta-updates."""
-        steps = _GRID_STEPS if isinstance(WORLDS[world], GridWorld) else _CHAIN_STEPS
+        in_chain, tabular = isinstance(WORLDS[world], ChainWorld), WORLDS[world].tabular
+        steps = _STEPS_OF_LIFETIMES[in_chain, tabular]
         windows = steps * self.lifetime_scale / (self.steps_per_update * self.updates_per_window)
         return math.floor(windows) * self.updates_per_window
 
     def __post_init__(self):
         check_fields(self)
         check_lifetimes(self, 1)
-        check_tabular(self.worlds)
+        check_worlds(self.worlds)
         if not self.worlds:
-            raise FieldError("worlds", f"is empty; allowed are {', '.join(TABULAR)}")
+            raise FieldError("worlds", f"is empty; allowed are {', '.join(WORLDS)}")
         for world in self.worlds:
             if not self.updates_of_lifetime(world):
                 raise FieldError(
@@ -154,7 +193,11 @@ class LpgConfig(LifetimesConfig):
                 "objective",
                 "is 'bmg', which compares distributions; give --rule.prediction distribution",
             )
-        for name in ("discounts", "policy_entropy_weights", "learning_rates", "prediction_costs"):
+        several = (
+            "discounts", "policy_entropy_weights", "learning_rates", "network_learning_rates",
+            "distractor_learning_rates", "prediction_costs",
+        )  # fmt: skip
+        for name in several:
             if not getattr(self, name):
                 raise FieldError(name, "is empty; give at least one number")
 
@@ -172,6 +215,8 @@ class LpgEvaluateOptions:
     """For each pair of step sizes in each world; the best pair is told."""
     lifetime_scale: Positive | None = None
     """Of their lives, as in a run; None for that of the run."""
+    entropy_weights: tuple[Weight, ...] = (0.0, 0.01, 0.05)
+    """Of A2C's policy, with each step size. Ours: the paper does not say."""
     seed: Seed = 1
     """Of worlds and agents."""
     save: str = ""
@@ -179,4 +224,4 @@ class LpgEvaluateOptions:
 
     def __post_init__(self):
         check_fields(self)
-        check_tabular(self.worlds)
+        check_worlds(self.worlds)

@@ -82,7 +82,8 @@ def evaluate(
     for world in worlds:
         own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
         updates = own.updates_of_lifetime(world)
-        a2c = trial.best_of(trial.try_out(own, None, updates, options.agents, options.seed), 0)
+        how = (updates, options.agents, options.seed)
+        a2c = trial.best_of(trial.try_out(own, None, *how, options.entropy_weights), 0)
         found = {"rule": [], "at first": []}
         for index, state in enumerate(lifetimes):
             # As `init` of the lifetime draws it.
@@ -90,13 +91,13 @@ def evaluate(
             for name, rule in (
                 ("rule", state.meta.params), ("at first", init_rule(config.rule, key)),
             ):  # fmt: skip
-                made = trial.try_out(own, rule, updates, options.agents, options.seed)
+                made = trial.try_out(own, rule, *how)
                 found[name].append(trial.best_of(made, 0))
         rows.append({"world": world, "updates": updates})
         for name, bests in found.items():
             finals = np.array([best.final.mean() for best in bests])
             rows[-1][name] = float(finals.mean())
         rows[-1]["a2c"] = float(a2c.final.mean())
-        rows[-1]["arm"] = str(own.arms[found["rule"][0].arm])
-        rows[-1]["a2c arm"] = str(own.arms[a2c.arm])
+        rows[-1]["arm"] = str(own.arms_of(world)[found["rule"][0].arm])
+        rows[-1]["a2c arm"] = str(a2c.arm)
     yield rows

@@ -12,6 +12,8 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,13 +22,14 @@ import numpy as np
 import optax
 
 from bmg.agents.update_rule import Rule, init_rule
-from bmg.environments import worlds
 from bmg.experiments import lifetime as lifetimes_module
 from bmg.experiments.lifetime import SHARDS, State, gathered, share
 from bmg.experiments.lpg import bandit as bandits
+from bmg.experiments.lpg import population
 from bmg.experiments.lpg.bandit import Bandit
 from bmg.experiments.lpg.config import LpgConfig
-from bmg.experiments.lpg.population import Hyperparameters, Lifetime, make_functions
+from bmg.experiments.lpg.groups import Group, make_groups
+from bmg.experiments.lpg.population import Hyperparameters
 from bmg.meta import core, diagnosis, objectives
 
 _FINAL = 0.8  # of a lifetime, from which on episodes count for its final return
@@ -37,7 +40,7 @@ class Meta(NamedTuple):
 
     params: Rule  # eta
     opt_state: optax.OptState
-    bandit: Bandit
+    bandits: tuple[Bandit, ...]  # of each group
 
 
 def columns_of(config: LpgConfig) -> tuple[str, ...]:
@@ -50,49 +53,68 @@ def columns_of(config: LpgConfig) -> tuple[str, ...]:
     return (*totals, *(name for pair in of_worlds for name in pair))
 
 
-def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
-    """Meta-training."""
-    functions = make_functions(config)
-    compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
-    optimizer = optax.adam(config.meta_learning_rate)
-    families = worlds.stack_families(config.worlds)
-    count = len(config.worlds) * config.lifetimes
-    world_of = np.repeat(np.arange(len(config.worlds)), config.lifetimes)
-    lengths = np.array([config.updates_of_lifetime(name) for name in config.worlds])[world_of]
+class Slots(NamedTuple):
+    """Where the lifetimes of a group are; one begins in a slot as another one ends there."""
+
+    group: Group
+    world: np.ndarray  # [L], which of the group's
+    length: np.ndarray  # [L], updates
+
+
+def make_slots(group: Group, config: LpgConfig) -> Slots:
+    """As many of each world."""
+    world = np.repeat(np.arange(len(group.worlds)), config.lifetimes)
+    lengths = np.array([config.updates_of_lifetime(name) for name in group.worlds])
+    return Slots(group, world, lengths[world])
+
+
+def begin(slots: Slots, bandit: Bandit, config: LpgConfig, key: jax.Array) -> population.Lifetime:
+    """New lifetimes in the slots of this device."""
+    group = slots.group
+    logits = bandits.logits(bandit, config.bandit_temperature, config.bandit_exploration)
 
     def hyperparameters(key: jax.Array, logits: jax.Array) -> Hyperparameters:
         arm_key, gamma_key, entropy_key = jax.random.split(key, 3)
         if config.bandit:
             arm = jax.random.categorical(arm_key, logits)
         else:
-            middle = len(config.learning_rates) // 2 * len(config.prediction_costs)
-            arm = jnp.int32(middle + len(config.prediction_costs) // 2)
+            arm = jnp.int32(config.middle_arm_of(group.worlds[0]))
         gamma = jax.random.choice(gamma_key, jnp.asarray(config.discounts))
         weight = jax.random.choice(entropy_key, jnp.asarray(config.policy_entropy_weights))
         return Hyperparameters(arm.astype(jnp.int32), gamma, weight)
 
-    def begin(key: jax.Array, bandit: Bandit) -> Lifetime:
-        """The lifetimes of this device at their beginning."""
-        logits = bandits.logits(bandit, config.bandit_temperature, config.bandit_exploration)
+    def one(key, world):
+        hyper_key, key = jax.random.split(key)
+        family = jax.tree.map(lambda x: x[world], group.families)
+        hyper = hyperparameters(hyper_key, logits[world])
+        return population.begin(group, family, hyper, config, key)
 
-        def one(key, world):
-            hyper_key, key = jax.random.split(key)
-            family = jax.tree.map(lambda x: x[world], families)
-            return functions.begin(key, family, hyperparameters(hyper_key, logits[world]))
+    keys = jax.random.split(key, len(slots.world))
+    return jax.vmap(one)(share(keys), share(jnp.asarray(slots.world)))
 
-        return jax.vmap(one)(share(jax.random.split(key, count)), share(jnp.asarray(world_of)))
+
+def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
+    """Meta-training."""
+    groups = make_groups(config)
+    every = [make_slots(group, config) for group in groups]
+    functions = population.make_functions(groups, config)
+    compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
+    optimizer = optax.adam(config.meta_learning_rate)
 
     def init(key: jax.Array) -> State:
         rule_key, begin_key, key = jax.random.split(key, 3)
         rule = init_rule(config.rule, rule_key)
-        bandit = bandits.init(len(config.worlds), len(config.arms))
-        ages = np.arange(count) % config.lifetimes / config.lifetimes * lengths
-        window = config.updates_per_window
-        ages = (ages // window * window).astype(np.int32)
-        agents = begin(begin_key, bandit)
-        ages = share(jnp.asarray(ages))
-        agents = agents._replace(updates=ages, whole=ages == 0)
-        return State(agents, Meta(rule, optimizer.init(rule), bandit), key)
+        learners = tuple(
+            bandits.init(len(slots.group.worlds), len(slots.group.arms)) for slots in every
+        )
+        agents = []
+        for slots, bandit, own_key in zip(every, learners, _keys(begin_key, every)):
+            ages = np.arange(len(slots.world)) % config.lifetimes / config.lifetimes * slots.length
+            window = config.updates_per_window
+            ages = share(jnp.asarray((ages // window * window).astype(np.int32)))
+            found = begin(slots, bandit, config, own_key)
+            agents.append(found._replace(updates=ages, whole=ages == 0))
+        return State(tuple(agents), Meta(rule, optimizer.init(rule), learners), key)
 
     def window(state: State, data: None):
         del data
@@ -105,50 +127,71 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
         updates, opt_state = optimizer.update(gradient, state.meta.opt_state)
         rule = optax.apply_updates(state.meta.params, updates)
 
-        agents = result.next_state
-        own_lengths = share(jnp.asarray(lengths))
-        agents, of_worlds = count_episodes(agents, own_lengths)
         collapsed = result.metrics["policy_entropy"] < config.collapse_entropy
-        ended = agents.updates >= own_lengths
+        values = {name: average(jnp.mean(x)) for name, x in result.metrics.items()}
+        values |= {"loss": average(result.loss), "meta_gradient_norm": diagnosis.norm(gradient)}
+        values |= {"ended": jnp.zeros(()), "collapsed": total(collapsed)}
+        everyone, learners, first = [], [], 0
+        keys = _keys(begin_key, every)
+        for slots, agents, bandit, key in zip(every, result.next_state, state.meta.bandits, keys):
+            last = first + len(agents.updates)
+            agents, bandit, ended, of_worlds = turn_over(
+                slots, agents, bandit, collapsed[first:last], key
+            )
+            everyone.append(agents)
+            learners.append(bandit)
+            values["ended"] += total(ended)
+            values |= of_worlds
+            first = last
+        row = {name: values[name][None].astype(jnp.float32) for name in columns}
+        meta = Meta(rule, opt_state, tuple(learners))
+        return State(tuple(everyone), meta, next_key), row
+
+    def turn_over(slots, agents, bandit, collapsed, key):
+        """Those whose time is over tell the bandit, and others begin."""
+        length = share(jnp.asarray(slots.length))
+        agents, of_worlds = count_episodes(slots, agents)
+        ended = agents.updates >= length
         final = agents.returns / agents.episodes  # NaN without episodes
         bandit = bandits.told(
-            state.meta.bandit, jnp.asarray(world_of), gathered(agents.hyper.arm), gathered(final),
+            bandit, jnp.asarray(slots.world), gathered(agents.hyper.arm), gathered(final),
             gathered(ended & agents.whole & ~collapsed),
         )  # fmt: skip
         over = ended | collapsed
         agents = jax.lax.cond(
-            jnp.any(over), lambda: chosen(over, begin(begin_key, bandit), agents), lambda: agents
-        )
-        values = {name: average(jnp.mean(x)) for name, x in result.metrics.items()}
-        values |= {"loss": average(result.loss), "meta_gradient_norm": diagnosis.norm(gradient)}
-        values |= {"ended": total(ended), "collapsed": total(collapsed)}
-        for index, name in enumerate(config.worlds):
-            values[f"episodes_{name}"] = of_worlds[0][index]
-            values[f"returns_{name}"] = of_worlds[1][index]
-        row = {name: values[name][None].astype(jnp.float32) for name in columns}
-        return State(agents, Meta(rule, opt_state, bandit), next_key), row
-
-    def count_episodes(agents: Lifetime, own_lengths: jax.Array):
-        """Those of the newest rollout: for each lifetime's final return, and for each world."""
-        ended = 1.0 - agents.rollout.discount
-        episodes = jnp.sum(ended, (1, 2))
-        returns = jnp.sum(ended * agents.rollout.episode_return, (1, 2))
-        late = agents.updates >= _FINAL * own_lengths
-        agents = agents._replace(
-            episodes=agents.episodes + jnp.where(late, episodes, 0.0),
-            returns=agents.returns + jnp.where(late, returns, 0.0),
-        )
-        index = share(jnp.asarray(world_of))
-        sums = [
-            jax.lax.psum(jax.ops.segment_sum(x, index, len(config.worlds)), SHARDS)
-            for x in (episodes, returns)
-        ]
-        return agents, sums
+            jnp.any(over), lambda: chosen(over, begin(slots, bandit, config, key), agents),
+            lambda: agents,
+        )  # fmt: skip
+        return agents, bandit, ended, of_worlds
 
     columns = columns_of(config)
+    shards = math.gcd(*(len(slots.world) for slots in every))
     return lifetimes_module.Lifetime(
-        init, window, 1, 1, columns, chunk_steps=1, shards=count, spread=True
+        init, window, 1, 1, columns, chunk_steps=1, shards=shards, spread=True
     )
+
+
+def _keys(key: jax.Array, every: Sequence[Slots]) -> list[jax.Array]:
+    """One for the slots of each group."""
+    return [key, *(jax.random.fold_in(key, index) for index in range(1, len(every)))]
+
+
+def count_episodes(slots: Slots, agents: population.Lifetime):
+    """Those of the newest rollouts: for each lifetime's final return, and for each world."""
+    ended = 1.0 - agents.rollout.discount
+    episodes = jnp.sum(ended, (1, 2))
+    returns = jnp.sum(ended * agents.rollout.episode_return, (1, 2))
+    late = agents.updates >= _FINAL * share(jnp.asarray(slots.length))
+    agents = agents._replace(
+        episodes=agents.episodes + jnp.where(late, episodes, 0.0),
+        returns=agents.returns + jnp.where(late, returns, 0.0),
+    )
+    names, index = slots.group.worlds, share(jnp.asarray(slots.world))
+    found = {}
+    for what, x in (("episodes", episodes), ("returns", returns)):
+        sums = jax.lax.psum(jax.ops.segment_sum(x, index, len(names)), SHARDS)
+        found |= {f"{what}_{name}": sums[i] for i, name in enumerate(names)}
+    return agents, found
 
 
 def total(x: jax.Array) -> jax.Array:
@@ -156,7 +199,9 @@ def total(x: jax.Array) -> jax.Array:
     return jax.lax.psum(jnp.sum(x), SHARDS)
 
 
-def chosen(which: jax.Array, new: Lifetime, old: Lifetime) -> Lifetime:
+def chosen(
+    which: jax.Array, new: population.Lifetime, old: population.Lifetime
+) -> population.Lifetime:
     """New lifetimes where `which` [L], else the old ones."""
     pick = lambda a, b: jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)  # noqa: E731
     return jax.tree.map(pick, new, old)

@@ -5,10 +5,9 @@
     the rule's loss, at theta(K) (Eq. 4):
       mean_t -log pi(a_t|s_t) A_t - beta_0 H(pi) - beta_1 H(y) + beta_2 pi^^2 + beta_3 |y^|^2
 
-An agent is a table with a row for each state of its world: logits of 18 actions, of which the first
-9, 18 or 2 are there, and the prediction. Advantages are made of values that each lifetime learns
-beside it and the rule never sees. All lifetimes are updated at once: arrays have them as their
-first axis, and the rule is applied to all of their rollouts together.
+Agents that are alike (`groups`) are updated at once: arrays have them as their first axis. The
+rule is applied to all rollouts of all groups together. Advantages are made of values that each
+lifetime learns beside its agent and the rule never sees.
 
 Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2020.
 """
@@ -16,11 +15,13 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from bmg.agents import update_rule
 from bmg.agents.losses import entropy, policy_gradient_loss
@@ -28,6 +29,7 @@ from bmg.agents.update_rule import Outputs, Rule, Seen, Targets
 from bmg.environments import worlds
 from bmg.experiments.lifetime import SHARDS, share
 from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.lpg.groups import Group
 from bmg.meta import core, objectives
 from bmg.meta.differentiation import inner_gradient
 from bmg.meta.matching import kl_divergence
@@ -39,7 +41,7 @@ _NO_ACTION = -1e9  # logit
 class Rollout(NamedTuple):
     """What B environments did in T steps."""
 
-    state: jax.Array  # int32 [T + 1, B], numbers
+    observation: jax.Array  # [T + 1, B, ...]: int32 numbers of states, or float32
     action: jax.Array  # int32 [T, B]
     reward: jax.Array  # float32 [T, B]
     discount: jax.Array  # float32 [T, B], 0 where an episode ended, else 1
@@ -49,16 +51,17 @@ class Rollout(NamedTuple):
 class Hyperparameters(NamedTuple):
     """What stays the same in a lifetime."""
 
-    arm: jax.Array  # int32 [], of the bandit
+    arm: jax.Array  # int32 [], of the group's
     gamma: jax.Array  # float32 []
     entropy_weight: jax.Array  # float32 [], beta_0
 
 
 class Lifetime(NamedTuple):
-    """An agent and its world; with a leading axis, those of a population."""
+    """An agent and its world; with a leading axis, those of a group."""
 
-    table: jax.Array  # float32 [states, 18 + m], theta
-    values: jax.Array  # float32 [states], for the advantages
+    params: PyTree  # theta
+    opt_state: optax.OptState
+    values: PyTree  # for the advantages
     world: worlds.Params
     games: worlds.State  # [B], after the rollout
     rollout: Rollout  # under theta, for the next update
@@ -67,6 +70,9 @@ class Lifetime(NamedTuple):
     whole: jax.Array  # bool [], whether it began at its beginning
     episodes: jax.Array  # float32 [], that ended in the last fifth
     returns: jax.Array  # float32 [], the sum of theirs
+
+
+Population = tuple[Lifetime, ...]  # of each group
 
 
 class StepAux(NamedTuple):
@@ -79,83 +85,94 @@ class StepAux(NamedTuple):
 class Functions(NamedTuple):
     """Of a population, pure."""
 
-    begin: Callable[[jax.Array, jax.Array, Hyperparameters], Lifetime]
-    """(key, family of worlds, hyper-parameters) -> one lifetime at its beginning."""
-    step: core.Step  # (rule, lifetimes, None, key) -> (lifetimes, StepAux)
+    step: core.Step  # (rule, population, None, key) -> (population, StepAux)
     objective: core.Objective
-    """Its metrics are those of each lifetime [L], and those of the rule's targets []."""
+    """Its metrics are those of each lifetime [L], group by group, and those of the rule's targets
+    []."""
 
 
-def make_functions(config: LpgConfig, axis_name: str | None = SHARDS) -> Functions:
+def begin(
+    group: Group, family: worlds.Params, hyper: Hyperparameters, config: LpgConfig, key: jax.Array
+) -> Lifetime:
+    """One lifetime at its beginning, in a world of the family."""
+    world_key, game_key, rollout_key = jax.random.split(key, 3)
+    world = group.draw_world(family, world_key)
+    keys = jax.random.split(game_key, config.environments)
+    games = jax.vmap(functools.partial(worlds.reset, world))(keys)
+    agent_key, values_key = jax.random.split(jax.random.fold_in(key, 1))
+    params = group.init(agent_key)
+    games, rollout = collect(group, params, world, games, rollout_key, config.rollout_length)
+    zero = jnp.zeros(())
+    return Lifetime(
+        params, group.optimizer.init(params), group.values.init(values_key), world, games, rollout,
+        hyper, jnp.int32(0), jnp.bool_(True), zero, zero,
+    )  # fmt: skip
+
+
+def make_functions(
+    groups: Sequence[Group], config: LpgConfig, axis_name: str | None = SHARDS
+) -> Functions:
     """What the population does.
 
     Args:
+      groups: its worlds and agents.
       config: of the experiment.
-      axis_name: of the devices that share the lifetimes; None for this one alone.
+      axis_name: of the devices that share the lifetimes of each group; None for this one alone.
     """
-    rows = worlds.most_states(config.worlds)
-    count = len(config.worlds) * config.lifetimes
-    columns = worlds.NUM_ACTIONS + config.rule.outputs
+    counts = [len(group.worlds) * config.lifetimes for group in groups]
 
-    def begin(key, family, hyper):
-        world_key, game_key, rollout_key = jax.random.split(key, 3)
-        world = worlds.draw_world(family, world_key)
-        keys = jax.random.split(game_key, config.environments)
-        games = jax.vmap(functools.partial(worlds.reset, world))(keys)
-        table = jnp.zeros((rows, columns))
-        games, rollout = collect(table, world, games, rollout_key, config.rollout_length)
-        zero = jnp.zeros(())
-        return Lifetime(
-            table, jnp.zeros(rows), world, games, rollout, hyper, jnp.int32(0), jnp.bool_(True),
-            zero, zero,
-        )  # fmt: skip
-
-    def step(rule, lifetimes, batch, key):
+    def step(rule, population, batch, key):
         del batch
-        keys = share(jax.random.split(key, count), axis_name)
-        targets = make_targets(rule, lifetimes, config)
-        rates, costs = jnp.asarray(config.arms).T
-        arm = lifetimes.hyper.arm
-        gradient, _ = jax.vmap(gradient_of)(
-            lifetimes.table, (targets, costs[arm]), (lifetimes.world, lifetimes.rollout)
+        keys = _split(jax.random.split(key, sum(counts)), counts)
+        targets = make_targets(rule, groups, population, config)
+        after = tuple(
+            jax.vmap(functools.partial(advance, group, config=config))(
+                own, *learned(group, own, to, config), share(k, axis_name)
+            )
+            for group, own, to, k in zip(groups, population, targets, keys)
         )
-        table = lifetimes.table - rates[arm][:, None, None] * gradient
-        after = jax.vmap(functools.partial(advance, config=config))(lifetimes, table, keys)
+        joined = jax.tree.map(lambda *x: jnp.concatenate(x), *targets)
         return after, StepAux(
-            jnp.mean(jnp.square(targets.policy)),
-            jnp.mean(jnp.sum(jnp.square(y_of(targets.prediction, config)), axis=-1)),
+            jnp.mean(jnp.square(joined.policy)),
+            jnp.mean(jnp.sum(jnp.square(y_of(joined.prediction, config)), axis=-1)),
         )
 
-    gradient_of = make_gradient(config)
-
-    def outer(lifetimes):
-        return jax.vmap(functools.partial(outer_loss, config=config))(
-            lifetimes.table, lifetimes.values, lifetimes.world, lifetimes.rollout, lifetimes.hyper
-        )
+    def outer(population):
+        """Losses and metrics of all lifetimes: [L]."""
+        found = [
+            jax.vmap(functools.partial(outer_loss, group, config=config))(own.params, own)
+            for group, own in zip(groups, population)
+        ]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
 
     def a2c(rule, unrolled, batch, key):
         del rule, batch, key
         losses, metrics = outer(unrolled.states[-1])
         return jnp.mean(losses), core.Outcome(unrolled.states[-1], metrics)
 
-    def towards_a2c(rule, lifetimes, batch, key):
+    def towards_a2c(rule, population, batch, key):
         """The target's last update, of the policy and the prediction's entropy."""
         del rule, batch, key
-        gradient = jax.grad(lambda table: jnp.sum(outer(lifetimes._replace(table=table))[0]))
-        rates = jnp.asarray(config.arms)[lifetimes.hyper.arm, 0]
-        table = lifetimes.table - rates[:, None, None] * gradient(lifetimes.table)
-        return lifetimes._replace(table=table), ()
+        step = lambda group: functools.partial(a2c_update, group, config=config)  # noqa: E731
+        return tuple(
+            own._replace(params=jax.vmap(step(group))(own)[0])
+            for group, own in zip(groups, population)
+        ), ()
 
-    def on_their_rollouts(lifetimes, given):
-        world, rollout = given
-        return jax.vmap(outputs_of)(lifetimes.table, world, rollout.state[:, :-1])
+    def on_their_rollouts(population, given):
+        found = []
+        for group, own, (world, observation) in zip(groups, population, given):
+            found.append(
+                jax.vmap(functools.partial(outputs_of, group))(own.params, world, observation)
+            )
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *found)
 
     bootstrapped = objectives.bootstrapped(
         step, towards_a2c, on_their_rollouts, functools.partial(distance, config=config),
         config.target_steps, continue_from="bootstrap",
-        match_on=lambda batch, unrolled, path: (
-            unrolled.states[-1].world, unrolled.states[-1].rollout
-        ),
+        match_on=lambda batch, unrolled, path: [
+            (own.world, own.rollout.observation[:, :-1]) for own in unrolled.states[-1]
+        ],
     )  # fmt: skip
 
     def bmg(rule, unrolled, batch, key):
@@ -176,7 +193,12 @@ def make_functions(config: LpgConfig, axis_name: str | None = SHARDS) -> Functio
         loss += config.prediction_target_weight * targets["prediction_target"]
         return loss, outcome._replace(metrics=outcome.metrics | targets)
 
-    return Functions(begin, step, objective)
+    return Functions(step, objective)
+
+
+def _split(x: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
+    """[sum of counts, ...] -> a part for each group."""
+    return jnp.split(x, np.cumsum(counts)[:-1])
 
 
 def distance(target: Outputs, agents: Outputs, config: LpgConfig) -> jax.Array:
@@ -194,61 +216,79 @@ def y_of(prediction: jax.Array, config: LpgConfig) -> jax.Array:
     return update_rule.predicted(prediction, config.rule)
 
 
-def outputs_of(table: jax.Array, world: worlds.Params, state: jax.Array) -> Outputs:
-    """An agent's, in states [...] by their numbers."""
-    row = table[state]
-    logits, prediction = row[..., : worlds.NUM_ACTIONS], row[..., worlds.NUM_ACTIONS :]
+def outputs_of(
+    group: Group, params: PyTree, world: worlds.Params, observation: jax.Array
+) -> Outputs:
+    """An agent's; actions that are not there have no probability."""
+    logits, prediction = group.apply(params, observation)
     there = jnp.arange(worlds.NUM_ACTIONS) < worlds.num_actions(world)
     return Outputs(jnp.where(there, logits, _NO_ACTION), prediction)
 
 
 def collect(
-    table: jax.Array, world: worlds.Params, games: worlds.State, key: jax.Array, length: int
+    group: Group,
+    params: PyTree,
+    world: worlds.Params,
+    games: worlds.State,
+    key: jax.Array,
+    length: int,
 ) -> tuple[worlds.State, Rollout]:
     """A rollout of B environments under one agent; nothing in it is differentiated."""
     batch = jax.tree.leaves(games)[0].shape[0]
     action_key, game_key = jax.random.split(key)
     noise = jax.random.gumbel(action_key, (length, batch, worlds.NUM_ACTIONS))
     draws = worlds.draw(world, game_key, (length, batch))
-    table = jax.lax.stop_gradient(table)  # actions are samples: there is nothing to cut
-    number = jax.vmap(functools.partial(worlds.index, world))
+    params = jax.lax.stop_gradient(params)  # actions are samples: there is nothing to cut
+    observe = jax.vmap(functools.partial(group.observe, world))
     step = jax.vmap(functools.partial(worlds.step, world))
 
     def act(games, random):
         noise, draws = random
-        state = number(games)
-        action = jnp.argmax(outputs_of(table, world, state).logits + noise, axis=-1)
+        observation = observe(games)
+        logits = outputs_of(group, params, world, observation).logits
+        action = jnp.argmax(logits + noise, axis=-1)
         games, transition = step(games, action, draws)
-        return games, (state, action, *transition)
+        return games, (observation, action, *transition)
 
-    games, (state, *rest) = jax.lax.scan(act, games, (noise, draws))
-    return games, Rollout(jnp.concatenate([state, number(games)[None]]), *rest)
+    games, (observation, *rest) = jax.lax.scan(act, games, (noise, draws))
+    return games, Rollout(jnp.concatenate([observation, observe(games)[None]]), *rest)
 
 
-def make_targets(rule: Rule, lifetimes: Lifetime, config: LpgConfig) -> Targets:
-    """The rule's targets for each lifetime's rollout: [L, T, B] leading."""
-    rollout = lifetimes.rollout
-    outputs = jax.vmap(outputs_of)(lifetimes.table, lifetimes.world, rollout.state)
-    if not config.connected:
-        outputs = jax.lax.stop_gradient(outputs)
+def make_targets(
+    rule: Rule, groups: Sequence[Group], population: Population, config: LpgConfig
+) -> list[Targets]:
+    """The rule's targets for each lifetime's rollout: of each group, [L, T, B] leading."""
+    given = []
+    for group, own in zip(groups, population):
+        outputs = jax.vmap(functools.partial(outputs_of, group))(
+            own.params, own.world, own.rollout.observation
+        )
+        if not config.connected:
+            outputs = jax.lax.stop_gradient(outputs)
+        rollout = own.rollout
+        given.append((outputs, rollout.action, rollout.reward, rollout.discount, own.hyper.gamma))
+    counts = [len(gamma) for *_, gamma in given]
+    *given, gamma = jax.tree.map(lambda *x: jnp.concatenate(x), *given)
     joined = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])  # noqa: E731
-    outputs, action, reward, discount = jax.tree.map(
-        joined, (outputs, rollout.action, rollout.reward, rollout.discount)
-    )
-    gamma = jnp.repeat(lifetimes.hyper.gamma, rollout.reward.shape[2])
+    outputs, action, reward, discount = jax.tree.map(joined, given)
+    gamma = jnp.repeat(gamma, config.environments)
     seen = update_rule.see(outputs, action, reward, discount, gamma, config.rule)
     targets = update_rule.apply_rule(rule, seen, config.rule)
-    count = len(lifetimes.updates)
-    parted = lambda x: jnp.moveaxis(x.reshape(len(x), count, -1, *x.shape[2:]), 1, 0)  # noqa: E731
-    return jax.tree.map(parted, targets)
+
+    def parted(x):
+        x = jnp.moveaxis(x.reshape(len(x), sum(counts), -1, *x.shape[2:]), 1, 0)
+        return _split(x, counts)
+
+    parts = jax.tree.map(parted, targets)
+    return [Targets(*x) for x in zip(*parts)]
 
 
-def make_gradient(config: LpgConfig):
-    """(table, (targets, alpha_y), (world, rollout)) -> (gradient of Eq. 2, ()), of one lifetime."""
+def make_gradient(group: Group, config: LpgConfig):
+    """(theta, (targets, alpha_y), (world, rollout)) -> (gradient of Eq. 2, ()), of one lifetime."""
 
-    def predict(table, data):
+    def predict(params, data):
         world, rollout = data
-        return outputs_of(table, world, rollout.state[:-1])
+        return outputs_of(group, params, world, rollout.observation[:-1])
 
     def loss(outputs, constants, meta, data):
         del constants
@@ -259,52 +299,76 @@ def make_gradient(config: LpgConfig):
     return inner_gradient(predict, loss)
 
 
+def learned(
+    group: Group, lifetimes: Lifetime, targets: Targets, config: LpgConfig
+) -> tuple[PyTree, optax.OptState]:
+    """Parameters and optimisers of a group after an update by the rule's targets."""
+    costs = jnp.asarray(group.arms)[lifetimes.hyper.arm, 1]
+    gradient, _ = jax.vmap(make_gradient(group, config))(
+        lifetimes.params, (targets, costs), (lifetimes.world, lifetimes.rollout)
+    )
+    return jax.vmap(functools.partial(descend, group))(lifetimes, gradient)
+
+
+def descend(group: Group, lifetime: Lifetime, gradient: PyTree) -> tuple[PyTree, optax.OptState]:
+    """One step along a gradient: parameters and optimiser."""
+    rate = jnp.asarray(group.arms)[lifetime.hyper.arm, 0]
+    direction, opt_state = group.optimizer.update(gradient, lifetime.opt_state)
+    params = jax.tree.map(lambda p, d: p - rate * d, lifetime.params, direction)
+    return params, opt_state
+
+
+def a2c_update(
+    group: Group, lifetime: Lifetime, config: LpgConfig
+) -> tuple[PyTree, optax.OptState]:
+    """One step along the gradient of what the rule descends."""
+    gradient, _ = jax.grad(outer_loss, argnums=1, has_aux=True)(
+        group, lifetime.params, lifetime, config
+    )
+    return descend(group, lifetime, gradient)
+
+
 def advantages(
-    values: jax.Array, rollout: Rollout, gamma: jax.Array, trace_decay: float
+    group: Group, values: PyTree, rollout: Rollout, gamma: jax.Array, trace_decay: float
 ) -> jax.Array:
     """Lambda-returns minus values: [T, B]."""
-    value = values[rollout.state]
+    value = group.values.apply(values, rollout.observation)
     batch = jnp.broadcast_to(gamma, rollout.reward.shape[1:])
     seen = Seen(rollout.reward, rollout.discount, batch, rollout.reward, value[..., None])
     return update_rule.lambda_returns(seen, trace_decay) - value[:-1]
 
 
-def learned_values(
-    values: jax.Array, rollout: Rollout, gamma: jax.Array, config: LpgConfig
-) -> jax.Array:
-    """Each value moved towards the mean of its state's lambda-returns in this rollout.
-
-    A step of SGD, as agents take it, goes too far in a short chain: its few states are visited so
-    often that values oscillate and grow.
-    """
-    values = jax.lax.stop_gradient(values)
-    error = advantages(values, rollout, gamma, config.trace_decay)
-    state = rollout.state[:-1]
-    visits = jnp.zeros_like(values).at[state].add(1.0)
-    errors = jnp.zeros_like(values).at[state].add(error)
-    return values + config.value_learning_rate * errors / jnp.maximum(visits, 1.0)
-
-
-def advance(lifetime: Lifetime, table: jax.Array, key: jax.Array, config: LpgConfig) -> Lifetime:
-    """A lifetime after an update to `table`: its values, and the next rollout."""
-    values = learned_values(lifetime.values, lifetime.rollout, lifetime.hyper.gamma, config)
-    games, rollout = collect(table, lifetime.world, lifetime.games, key, config.rollout_length)
-    return lifetime._replace(
-        table=table, values=values, games=games, rollout=rollout, updates=lifetime.updates + 1
+def advance(
+    group: Group,
+    lifetime: Lifetime,
+    params: PyTree,
+    opt_state: optax.OptState,
+    key: jax.Array,
+    config: LpgConfig,
+) -> Lifetime:
+    """A lifetime after an update to `params`: its values, and the next rollout."""
+    values, rollout = lifetime.values, lifetime.rollout
+    error = advantages(group, values, rollout, lifetime.hyper.gamma, config.trace_decay)
+    # No part of the meta-gradient: 0, and Adam's slope is infinite where a gradient is 0.
+    values = jax.lax.stop_gradient(group.values.learn(values, rollout.observation[:-1], error))
+    games, rollout = collect(
+        group, params, lifetime.world, lifetime.games, key, config.rollout_length
     )
+    return lifetime._replace(
+        params=params, opt_state=opt_state, values=values, games=games, rollout=rollout,
+        updates=lifetime.updates + 1,
+    )  # fmt: skip
 
 
 def outer_loss(
-    table: jax.Array,
-    values: jax.Array,
-    world: worlds.Params,
-    rollout: Rollout,
-    hyper: Hyperparameters,
-    config: LpgConfig,
+    group: Group, params: PyTree, lifetime: Lifetime, config: LpgConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """What the rule descends, of one lifetime, without what is said of its targets."""
-    outputs = outputs_of(table, world, rollout.state[:-1])
-    advantage = advantages(jax.lax.stop_gradient(values), rollout, hyper.gamma, config.trace_decay)
+    """What the rule descends, of one lifetime with these parameters, without what is said of its
+    targets."""
+    rollout, hyper = lifetime.rollout, lifetime.hyper
+    outputs = outputs_of(group, params, lifetime.world, rollout.observation[:-1])
+    values = jax.lax.stop_gradient(lifetime.values)
+    advantage = advantages(group, values, rollout, hyper.gamma, config.trace_decay)
     log_pi = jax.nn.log_softmax(outputs.logits)
     policy_entropy = jnp.mean(entropy(outputs.logits))
     loss = policy_gradient_loss(log_pi, rollout.action, advantage)

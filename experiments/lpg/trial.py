@@ -1,4 +1,4 @@
-"""What agents come to under a fixed update rule, and under A2C with the same tables.
+"""What agents come to under a fixed update rule, and under A2C with the same agents.
 
 In each world several agents live for each pair of a step size and a cost: of the prediction for a
 rule, of the entropy for A2C. The best pair is told, by the mean return of its agents at the end:
@@ -10,7 +10,7 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.agents.update_rule import Rule
-from bmg.environments import worlds
 from bmg.experiments.lpg import population
 from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.lpg.groups import Group, make_groups
 from bmg.experiments.lpg.population import Hyperparameters, Lifetime
 
 Method = Literal["rule", "a2c"]
@@ -41,42 +41,52 @@ class Best(NamedTuple):
     curve: np.ndarray  # [N, points], over its lifetime
 
 
+def arms_of_a2c(group: Group, weights: Sequence[float]) -> Group:
+    """The group whose arms are a step size and a weight of the policy's entropy."""
+    rates = dict.fromkeys(rate for rate, _ in group.arms)
+    return group._replace(arms=tuple((rate, weight) for rate in rates for weight in weights))
+
+
 def try_out(
     config: LpgConfig,
     rule: Rule | None,
     updates: int,
     agents: int,
     seed: int,
+    entropy_weights: Sequence[float] = (),
     report: Callable[[int], None] = lambda done: None,
     at_once: int = 50,
 ) -> Trial:
     """Agents from their beginning.
 
     Args:
-      config: of the worlds, the arms, the rollouts and the rule.
+      config: of the worlds, whose agents have to be alike, the rollouts and the rule.
       rule: that agents follow; None for A2C.
       updates: of each agent.
       agents: for each arm in each world.
       seed: of their worlds and of everything that happens; the same for each method.
+      entropy_weights: of A2C, an arm with each step size.
       report: called with the updates so far.
       at_once: updates between two reports.
     """
-    arms = len(config.arms)
+    (group,) = make_groups(config)
+    if rule is None:
+        group = arms_of_a2c(group, entropy_weights)
+    arms = len(group.arms)
     config = dataclasses.replace(config, lifetimes=arms * agents)
-    functions = population.make_functions(config, axis_name=None)
-    families = worlds.stack_families(config.worlds)
+    step = make_step(group, rule, config)
     world_of = jnp.repeat(jnp.arange(len(config.worlds)), arms * agents)
     arm_of = jnp.tile(jnp.repeat(jnp.arange(arms), agents), len(config.worlds))
-    step = functions.step if rule is not None else make_a2c_step(config)
 
     def begin(key, world, arm):
         hyper = Hyperparameters(arm, jnp.float32(config.discounts[0]), jnp.float32(0))
-        return functions.begin(key, jax.tree.map(lambda x: x[world], families), hyper)
+        family = jax.tree.map(lambda x: x[world], group.families)
+        return population.begin(group, family, hyper, config, key)
 
     @jax.jit
     def advance(rule, lifetimes, key):
         def body(lifetimes, key):
-            after, _ = step(rule, lifetimes, None, key)
+            after = step(rule, lifetimes, key)
             ended = 1.0 - after.rollout.discount
             episodes = jnp.sum(ended, (1, 2))
             returns = jnp.sum(ended * after.rollout.episode_return, (1, 2))
@@ -97,24 +107,24 @@ def try_out(
     return Trial(*(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
 
 
-def make_a2c_step(config: LpgConfig):
-    """An update of A2C for every lifetime: the same table, without its prediction; the second
-    number of an arm is the weight of the policy's entropy."""
-    rates, costs = jnp.asarray(config.arms).T
+def make_step(group: Group, rule: Rule | None, config: LpgConfig):
+    """(rule, lifetimes, key) -> lifetimes after an update by the rule; by A2C where there is none:
+    the same agents, without their prediction."""
+    if rule is not None:
+        functions = population.make_functions((group,), config, axis_name=None)
+        return lambda rule, lifetimes, key: functions.step(rule, (lifetimes,), None, key)[0][0]
+
     config = dataclasses.replace(config, prediction_entropy_weight=0.0)
 
     def one(lifetime: Lifetime, key):
-        arm = lifetime.hyper.arm
-        hyper = lifetime.hyper._replace(entropy_weight=costs[arm])
-        gradient, _ = jax.grad(population.outer_loss, has_aux=True)(
-            lifetime.table, lifetime.values, lifetime.world, lifetime.rollout, hyper, config
-        )
-        return population.advance(lifetime, lifetime.table - rates[arm] * gradient, key, config)
+        weight = jnp.asarray(group.arms)[lifetime.hyper.arm, 1]
+        own = lifetime._replace(hyper=lifetime.hyper._replace(entropy_weight=weight))
+        after = population.a2c_update(group, own, config)
+        return population.advance(group, lifetime, *after, key, config)
 
-    def step(rule, lifetimes, batch, key):
-        del rule, batch
-        keys = jax.random.split(key, len(lifetimes.updates))
-        return jax.vmap(one)(lifetimes, keys), ()
+    def step(rule, lifetimes, key):
+        del rule
+        return jax.vmap(one)(lifetimes, jax.random.split(key, len(lifetimes.updates)))
 
     return step
 

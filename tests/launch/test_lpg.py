@@ -47,8 +47,8 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
 def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
     before = files(tmp_path)
     for arguments, words in (
-        ("--worlds dense random-small", ["random-small", "allowed are dense"]),
-        ("--worlds labyrinth", ["labyrinth"]),
+        ("--worlds dense labyrinth", ["labyrinth", "allowed are dense"]),
+        ("--worlds dense dense", ["dense twice"]),
         ("--inner-steps 0", ["inner", "0"]),
         ("--rule.units 0", ["units", "0"]),
         ("--rule.prediction table", ["prediction", "table"]),

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmg.agents.convolution import conv3x3
 from bmg.experiments.few_shot.network import (
-    conv3x3,
     make_network,
     normalise_and_halve,
 )

@@ -50,21 +50,21 @@ def test_lifetimes_end_in_turns_and_tell_the_bandit(monkeypatch):
     counting; those in chains end at each meta-update."""
     runner = on(1, monkeypatch)
     begin = runner.lifetime(0)
-    assert begin.agent.updates.tolist() == [0, 2, 0, 0]
-    assert begin.agent.whole.tolist() == [True, False, True, True]
+    assert begin.agent[0].updates.tolist() == [0, 2, 0, 0]
+    assert begin.agent[0].whole.tolist() == [True, False, True, True]
     columns, first = run(runner, 1)
     assert columns["ended"][0].tolist() == [2]
-    assert first.agent.updates.tolist() == [2, 4, 0, 0]
-    assert np.all(first.agent.table[2:] == 0)
-    assert all(np.any(table != 0) for table in first.agent.table[:2])
-    counts = np.asarray(first.meta.bandit.counts)
+    assert first.agent[0].updates.tolist() == [2, 4, 0, 0]
+    assert np.all(first.agent[0].params[2:] == 0)
+    assert all(np.any(table != 0) for table in first.agent[0].params[:2])
+    counts = np.asarray(first.meta.bandits[0].counts)
     assert counts[0].sum() == 0
     # A chain's episodes have up to 30 steps, and its last rollout 8: where none ended, 0 / 0.
     assert counts[1].sum() <= 2
     columns, last = run(runner, 4)
     assert columns["ended"][0].tolist() == [2, 3, 3, 2]
-    assert last.meta.bandit.counts[0].sum() <= 1  # the first, which began at its beginning
-    assert np.all(last.agent.whole)
+    assert last.meta.bandits[0].counts[0].sum() <= 1  # the first, which began at its beginning
+    assert np.all(last.agent[0].whole)
 
 
 def test_a_lifetime_whose_policy_has_collapsed_begins_anew(monkeypatch):
@@ -72,8 +72,8 @@ def test_a_lifetime_whose_policy_has_collapsed_begins_anew(monkeypatch):
     config = dataclasses.replace(SMALL, collapse_entropy=100.0, lifetime_scale=1.0)
     columns, state = run(on(1, monkeypatch, config), 3)
     assert columns["collapsed"][0].tolist() == [4, 4, 4] and columns["ended"][0].sum() == 0
-    assert state.agent.updates.tolist() == [0] * 4 and np.all(state.agent.table == 0)
-    assert state.meta.bandit.counts.sum() == 0
+    assert state.agent[0].updates.tolist() == [0] * 4 and np.all(state.agent[0].params == 0)
+    assert state.meta.bandits[0].counts.sum() == 0
 
 
 def test_the_rule_descends_the_mean_over_all_lifetimes(monkeypatch):
@@ -93,14 +93,14 @@ def test_lifetimes_spread_over_devices_are_those_of_one(monkeypatch):
     devices = 2
     together, alone = on(devices, monkeypatch), on(1, monkeypatch)
     assert len(together.devices) == devices
-    shard = together._progress.state[0].agent.table.addressable_shards[0]
+    shard = together._progress.state[0].agent[0].params.addressable_shards[0]
     assert shard.data.shape[1] == 4 // devices
     columns, state = run(together, 3)
     expected_columns, expected = run(alone, 3)
     for name in columns:
         np.testing.assert_allclose(columns[name], expected_columns[name], rtol=1e-3, atol=1e-6)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # noqa: E731
-    jax.tree.map(close, state.agent.table, expected.agent.table)
+    jax.tree.map(close, state.agent[0].params, expected.agent[0].params)
     jax.tree.map(close, state.meta, expected.meta)
 
 
@@ -123,7 +123,7 @@ def test_bootstrapped_updates_are_updates(monkeypatch):
     config = dataclasses.replace(SMALL, objective="bmg", inner_steps=1, target_steps=2)
     assert config.updates_of_lifetime("cliff") == SMALL.updates_of_lifetime("cliff")
     columns, state = run(on(1, monkeypatch, config), 1)
-    assert state.agent.updates.tolist() == [2, 4, 0, 0]
+    assert state.agent[0].updates.tolist() == [2, 4, 0, 0]
     assert columns["loss"][0, 0] > 0 and columns["meta_gradient_norm"][0, 0] > 0
 
 
@@ -134,12 +134,12 @@ def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
         prediction_costs=(0.1, 0.2, 0.3),
     )  # fmt: skip
     runner = on(1, monkeypatch, config)
-    drawn = np.unique(runner.lifetime(0).agent.hyper.arm)
+    drawn = np.unique(runner.lifetime(0).agent[0].hyper.arm)
     assert len(drawn) == 9
     fixed = on(1, monkeypatch, dataclasses.replace(config, bandit=False))
-    assert set(np.asarray(fixed.lifetime(0).agent.hyper.arm)) == {4}
-    assert config.arms[4] == (2.0, 0.2)
-    hyper = runner.lifetime(0).agent.hyper
+    assert set(np.asarray(fixed.lifetime(0).agent[0].hyper.arm)) == {4}
+    assert config.arms_of("cliff")[4] == (2.0, 0.2)
+    hyper = runner.lifetime(0).agent[0].hyper
     assert set(np.round(np.asarray(hyper.gamma), 4)) == {np.float32(0.995), np.float32(0.99)}
     assert abs(float(jnp.mean(hyper.entropy_weight)) - 0.015) < 0.002
 
@@ -147,7 +147,8 @@ def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"worlds": ("dense", "random-small", "maze")}, "has random-small, maze; allowed are"),
+        ({"worlds": ("dense", "wood", "maze")}, "has wood, maze; allowed are"),
+        ({"worlds": ("dense", "cliff", "dense")}, "has dense twice"),
         ({"worlds": ()}, "worlds"),
         ({"learning_rates": ()}, "learning_rates is empty"),
         (
@@ -161,3 +162,25 @@ def test_what_the_bandit_has_learned_is_drawn_from(monkeypatch):
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises((FieldError, ValueError), match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+def test_groups_of_agents_side_by_side(monkeypatch):
+    """Tables beside networks: each group has a bandit and slots of its own, on two devices as on
+    one; the rule is the same for all."""
+    config = dataclasses.replace(
+        SMALL, worlds=("cliff", "chain-distractor", "chain-short"), lifetimes=2,
+        distractor_learning_rates=(0.01, 0.02, 0.03),
+    )  # fmt: skip
+    together, alone = on(2, monkeypatch, config), on(1, monkeypatch, config)
+    begin = alone.lifetime(0)
+    assert [len(agents.updates) for agents in begin.agent] == [4, 2]
+    assert [bandit.counts.shape for bandit in begin.meta.bandits] == [(2, 2), (1, 3)]
+    assert begin.agent[1].rollout.observation.shape == (2, 9, 4, 22)
+    columns, state = run(together, 2)
+    expected_columns, expected = run(alone, 2)
+    assert columns["episodes_chain-distractor"].sum() > 0
+    for name in columns:
+        np.testing.assert_allclose(columns[name], expected_columns[name], rtol=1e-3, atol=1e-6)
+    # Adam's steps are as large where a gradient is all but 0, and rounding decides its sign.
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3)  # noqa: E731
+    jax.tree.map(close, state.meta, expected.meta)

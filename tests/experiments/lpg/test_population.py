@@ -16,6 +16,7 @@ from bmg.agents.update_rule import RuleConfig
 from bmg.environments import worlds
 from bmg.experiments.lpg import population
 from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.lpg.groups import make_groups
 from bmg.experiments.lpg.population import Hyperparameters
 from bmg.meta import core, objectives
 
@@ -24,73 +25,133 @@ KEY = jax.random.PRNGKey(1)
 SMALL = LpgConfig(
     worlds=("chain-short-noisy", "cliff"), lifetimes=1, environments=3, rollout_length=6,
     inner_steps=2, learning_rates=(4.0, 8.0), prediction_costs=(0.5, 1.0),
+    network_learning_rates=(0.01, 0.02), distractor_learning_rates=(0.01, 0.02),
     rule=RuleConfig(units=3, prediction_size=4, embedding=2),
 )  # fmt: skip
 COUNT = 2
+TABLES = SMALL.worlds
+NETWORKS = ("random-small", "random-sparse")
+GROUPS = ("chain-short-noisy", "random-dense", "cliff", "chain-distractor")
+RATES = {True: (4.0, 8.0), False: (0.01, 0.02)}  # of SGD, of Adam
+ARM, GAMMA, COST = (1, 2), (0.9, 0.99), (1.0, 0.5)
 
 
 def some(config: LpgConfig, key=KEY):
-    """Functions, a rule with weights that do something, and lifetimes with tables of their own."""
-    functions = population.make_functions(config, axis_name=None)
-    families = worlds.stack_families(config.worlds)
-    hyper = Hyperparameters(jnp.array([1, 2]), jnp.array([0.9, 0.99]), jnp.array([0.01, 0.02]))
-    lifetimes = jax.vmap(functions.begin)(jax.random.split(key, COUNT), families, hyper)
-    table = jax.random.normal(key, lifetimes.table.shape)
-    rule = update_rule.init_rule(config.rule, key)
-    rule = jax.tree.map(lambda x: x + 0.5 * jax.random.normal(key, x.shape), rule)
-    return functions, rule, lifetimes._replace(table=table.astype(rule.policy.w.dtype))
+    """Groups, functions, a rule with weights that do something, and lifetimes, two of each group,
+    with parameters of their own."""
+    groups = make_groups(config)
+    functions = population.make_functions(groups, config, axis_name=None)
+    real = jnp.result_type(float)
+    own = lambda tree: jax.tree.map(  # noqa: E731
+        lambda x: (x + 0.5 * jax.random.normal(key, x.shape)).astype(real), tree
+    )
+    everyone = []
+    for group in groups:
+        count = len(group.worlds) * config.lifetimes
+        hyper = Hyperparameters(
+            *(jnp.array(x)[:count] for x in (ARM, GAMMA, (0.01, 0.02)))
+        )  # fmt: skip
+        begin = functools.partial(population.begin, group, config=config)
+        lifetimes = jax.vmap(lambda k, f, h, b=begin: b(family=f, hyper=h, key=k))(
+            jax.random.split(key, count), group.families, hyper
+        )
+        params = own(lifetimes.params)
+        state = jax.vmap(group.optimizer.init)(params)
+        everyone.append(lifetimes._replace(params=params, opt_state=state))
+    return groups, functions, own(update_rule.init_rule(config.rule, key)), tuple(everyone)
 
 
 def pick(tree, i):
     return jax.tree.map(lambda x: x[i], tree)
 
 
-@pytest.mark.parametrize("prediction", ["distribution", "vector", "value"])
-def test_an_update_is_that_of_one_agent_after_the_other(prediction):
-    """Each with its own table, step size, cost, gamma and world; actions that are not there have
-    no probability."""
-    config = dataclasses.replace(SMALL, rule=dataclasses.replace(SMALL.rule, prediction=prediction))
-    functions, rule, before = some(config)
+def slow_outputs(params, observation):
+    """Of one agent: logits of all 18 actions and prediction, by a loop over pixels."""
+    if not isinstance(params, dict):
+        row = params[observation]
+    else:
+        x, index = observation, 0
+        while (name := f"conv_{index}") + "_w" in params.get("~", {}):
+            w, b = params["~"][name + "_w"], params["~"][name + "_b"]
+            height, width = x.shape[-3:-1]
+            rows = []
+            for r in range(height):
+                for c in range(width):
+                    total = b
+                    for i in range(3):
+                        for j in range(3):
+                            if 0 <= r + i - 1 < height and 0 <= c + j - 1 < width:
+                                total = total + x[..., r + i - 1, c + j - 1, :] @ w[i, j]
+                    rows.append(jax.nn.relu(total))
+            x = jnp.stack(rows, -2).reshape(*x.shape[:-1], -1)
+            index += 1
+        x = x.reshape(*observation.shape[:2], -1)
+        hidden, out = (params[f"mlp/~/linear_{i}"] for i in (0, 1))
+        row = jax.nn.relu(x @ hidden["w"] + hidden["b"]) @ out["w"] + out["b"]
+    return row[..., :18], row[..., 18:]
+
+
+@pytest.mark.parametrize(
+    "prediction, names",
+    [("distribution", TABLES), ("vector", TABLES), ("value", TABLES), ("distribution", GROUPS)],
+)
+def test_an_update_is_that_of_one_agent_after_the_other(prediction, names):
+    """Each with its own parameters, step size, cost, gamma and world; actions that are not there
+    have no probability. Tables by SGD; networks by Adam, whose first step is rate * sign."""
+    rule_config = dataclasses.replace(SMALL.rule, prediction=prediction)
+    config = dataclasses.replace(SMALL, rule=rule_config, worlds=names)
+    groups, functions, rule, before = some(config)
+    assert sum(len(group.worlds) for group in groups) == len(names)
     after, aux = jax.jit(functions.step)(rule, before, None, KEY)
     squares = []
-    for i in range(COUNT):
-        own, world = pick(before, i), pick(before.world, i)
-        rollout, there = own.rollout, 2 if i == 0 else int(worlds.num_actions(world))
-        assert np.all(rollout.action < there)
+    for group, olds, news in zip(groups, before, after):
+        tabular = group.worlds[0] in TABLES
+        for i, name in enumerate(group.worlds):
+            own, new = pick(olds, i), pick(news, i)
+            rollout = own.rollout
+            there = 2 if "chain" in name else int(worlds.num_actions(own.world))
+            assert np.all(rollout.action < there)
 
-        def outputs(table, states, there=there):
-            row = table[states]
-            return update_rule.Outputs(row[..., :there], row[..., 18:])
+            def outputs(params, observation, there=there):
+                logits, prediction = slow_outputs(params, observation)
+                return update_rule.Outputs(logits[..., :there], prediction)
 
-        gamma = jnp.repeat(own.hyper.gamma, config.environments)
-        seen = update_rule.see(
-            outputs(own.table, rollout.state), rollout.action, rollout.reward, rollout.discount,
-            gamma, config.rule,
-        )  # fmt: skip
-        targets = update_rule.apply_rule(rule, seen, config.rule)
-        rate, cost = [(4.0, 1.0), (8.0, 0.5)][i]
-        gradient = jax.grad(
-            lambda table: update_rule.agent_loss(
-                outputs(table, rollout.state[:-1]), targets, rollout.action, cost, config.rule
-            )
-        )(own.table)
-        np.testing.assert_allclose(after.table[i], own.table - rate * gradient, atol=2e-5)
-        squares.append(float(jnp.mean(jnp.square(targets.policy))))
-        np.testing.assert_array_equal(after.rollout.state[i][0], pick(before.games, i) and
-            jax.vmap(functools.partial(worlds.index, world))(pick(before.games, i)))  # fmt: skip
+            seen = update_rule.see(
+                outputs(own.params, rollout.observation), rollout.action, rollout.reward,
+                rollout.discount, jnp.repeat(GAMMA[i], config.environments), config.rule,
+            )  # fmt: skip
+            targets = update_rule.apply_rule(rule, seen, config.rule)
+            gradient = jax.grad(
+                lambda p: update_rule.agent_loss(
+                    outputs(p, rollout.observation[:-1]), targets, rollout.action, COST[i],
+                    config.rule,
+                )
+            )(own.params)  # fmt: skip
+            rate = RATES[tabular][ARM[i] // 2]
+            for old, found, g in zip(*map(jax.tree.leaves, (own.params, new.params, gradient))):
+                if tabular:
+                    np.testing.assert_allclose(found, old - rate * g, atol=2e-5)
+                else:
+                    large = np.abs(g) > 1e-4
+                    np.testing.assert_allclose(
+                        found[large], (old - rate * np.sign(g))[large], atol=rate * 0.02
+                    )
+                    np.testing.assert_array_equal(found[g == 0], old[g == 0])
+            squares.append(float(jnp.mean(jnp.square(targets.policy))))
+            observe = jax.vmap(functools.partial(group.observe, own.world))
+            np.testing.assert_array_equal(new.rollout.observation[0], observe(own.games))
+        assert news.updates.tolist() == [1] * len(group.worlds)
     np.testing.assert_allclose(aux.policy_target, np.mean(squares), rtol=1e-4)
-    assert after.updates.tolist() == [1, 1]
 
 
 @pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize("names", [TABLES, ("cliff", "random-small")])
 @pytest.mark.parametrize("connected", [True, False])
-def test_the_rules_gradient_through_two_updates_in_two_worlds(connected):
+def test_the_rules_gradient_through_two_updates_in_two_worlds(connected, names):
     """Along random directions, with the actions as they are. Where what the rule sees is cut, the
     derivative is that of a rule that is shown the same."""
-    config = dataclasses.replace(SMALL, connected=connected)
-    functions, rule, lifetimes = some(config)
-    rule = jax.tree.map(lambda x: x.astype(jnp.float64), rule)
-    lifetimes = lifetimes._replace(table=lifetimes.table.astype(jnp.float64))
+    config = dataclasses.replace(SMALL, connected=connected, worlds=names)
+    _, functions, rule, lifetimes = some(config)
     compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
     found = jax.jit(lambda rule: compute(rule, lifetimes, (None,) * 2, None, KEY))(rule)
 
@@ -122,9 +183,7 @@ def test_the_bootstrapped_gradient_has_a_frozen_target(matched):
         SMALL, objective="bmg", inner_steps=1, target_steps=2, matched=matched,
         policy_target_weight=0.0, prediction_target_weight=0.0,
     )  # fmt: skip
-    functions, rule, lifetimes = some(config)
-    rule = jax.tree.map(lambda x: x.astype(jnp.float64), rule)
-    lifetimes = lifetimes._replace(table=lifetimes.table.astype(jnp.float64))
+    (group,), functions, rule, lifetimes = some(config)
     compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
     batch = objectives.BootstrapBatch((None,))
     found = jax.jit(lambda rule: compute(rule, lifetimes, (None,), batch, KEY))(rule)
@@ -134,23 +193,23 @@ def test_the_bootstrapped_gradient_has_a_frozen_target(matched):
     agents = updated(rule).states[-1]
     steps_key, _ = jax.random.split(keys[2])
     further = core.unroll(functions.step, rule, agents, (None,), steps_key).states[-1]
-    assert found.next_state.updates.tolist() == [2, 2]
-    np.testing.assert_allclose(found.next_state.table, further.table, atol=1e-12)
+    assert found.next_state[0].updates.tolist() == [2, 2]
+    np.testing.assert_allclose(found.next_state[0].params, further[0].params, atol=1e-12)
     target = []
     for i, rate in enumerate((4.0, 8.0)):
-        own = pick(further, i)
+        own = pick(further[0], i)
         gradient = jax.grad(
-            lambda table, own=own: population.outer_loss(
-                table, own.values, own.world, own.rollout, own.hyper, config
-            )[0]
-        )(own.table)
-        target.append(own.table - rate * gradient)
+            lambda table, own=own: population.outer_loss(group, table, own, config)[0]
+        )(own.params)
+        target.append(own.params - rate * gradient)
 
     def loss(rule):
-        total, table = 0.0, updated(rule).states[-1].table
+        total, table = 0.0, updated(rule).states[-1][0].params
         for i in range(COUNT):
-            states, world = agents.rollout.state[i, :-1], pick(agents.world, i)
-            ours, theirs = (population.outputs_of(x[i], world, states) for x in (table, target))
+            states, world = agents[0].rollout.observation[i, :-1], pick(agents[0].world, i)
+            ours, theirs = (
+                population.outputs_of(group, x[i], world, states) for x in (table, target)
+            )
             for name in ("logits", "prediction"):
                 if matched in ("both", {"logits": "policy"}.get(name, name)):
                     log_p = jax.nn.log_softmax(getattr(theirs, name))
@@ -175,18 +234,17 @@ def test_values_are_learned():
     config = dataclasses.replace(
         SMALL, worlds=("chain-short",), environments=64, rollout_length=20, discounts=(1.0,)
     )
-    functions = population.make_functions(config, axis_name=None)
-    family = pick(worlds.stack_families(config.worlds), 0)
+    (group,) = make_groups(config)
     hyper = Hyperparameters(jnp.int32(0), jnp.float32(1.0), jnp.float32(0.0))
-    lifetime = functions.begin(KEY, family, hyper)
-    collect = jax.jit(functools.partial(population.collect, length=20))
-    learn = jax.jit(functools.partial(population.learned_values, config=config))
+    lifetime = population.begin(group, pick(group.families, 0), hyper, config, KEY)
+    collect = jax.jit(functools.partial(population.collect, group, length=20))
+    error_of = jax.jit(functools.partial(population.advantages, group))
     values, games, errors = lifetime.values, lifetime.games, []
     for key in jax.random.split(KEY, 60):
-        games, rollout = collect(lifetime.table, lifetime.world, games, key)
-        advantage = population.advantages(values, rollout, hyper.gamma, config.trace_decay)
-        errors.append(float(jnp.mean(jnp.square(advantage))))
-        values = learn(values, rollout, hyper.gamma)
+        games, rollout = collect(lifetime.params, lifetime.world, games, key)
+        error = error_of(values, rollout, hyper.gamma, config.trace_decay)
+        errors.append(float(jnp.mean(jnp.square(error))))
+        values = group.values.learn(values, rollout.observation[:-1], error)
     length = int(lifetime.world.chain.length)
     assert np.mean(errors[-10:]) < 0.3 * errors[0]
     # After the first choice the return is certain: +1 where it was right, -1 where it was wrong.
@@ -200,19 +258,18 @@ def test_values_are_learned():
 
 def test_what_the_rule_descends_is_equation_4():
     """Of one lifetime, term by term."""
-    _, _, lifetimes = some(SMALL)
+    (group,), _, _, (lifetimes,) = some(SMALL)
     own = pick(lifetimes, 1)
     values = jax.random.normal(KEY, own.values.shape)
-    loss, metrics = population.outer_loss(
-        own.table, values, own.world, own.rollout, own.hyper, SMALL
-    )
+    own = own._replace(values=values)
+    loss, metrics = population.outer_loss(group, own.params, own, SMALL)
     there = int(worlds.num_actions(own.world))
-    states, actions = np.asarray(own.rollout.state), np.asarray(own.rollout.action)
+    states, actions = np.asarray(own.rollout.observation), np.asarray(own.rollout.action)
     total, steps = 0.0, SMALL.rollout_length
     for b in range(SMALL.environments):
         advantage = 0.0
         for t in reversed(range(steps)):
-            row = np.asarray(own.table[states[t, b]], np.float64)
+            row = np.asarray(own.params[states[t, b]], np.float64)
             pi = np.exp(row[:there]) / np.exp(row[:there]).sum()
             y = np.exp(row[18:]) / np.exp(row[18:]).sum()
             step = 0.99 * float(own.rollout.discount[t, b])
@@ -222,3 +279,40 @@ def test_what_the_rule_descends_is_equation_4():
             total += 0.02 * np.sum(pi * np.log(pi)) + 0.001 * np.sum(y * np.log(y))
     np.testing.assert_allclose(loss, total / (steps * SMALL.environments), rtol=1e-4)
     assert set(metrics) >= {"policy_entropy", "prediction_entropy", "reward"}
+
+
+def test_values_of_networks_are_learned():
+    """Of a chain whose first choice decides: after it the return is certain."""
+    config = dataclasses.replace(
+        SMALL, worlds=("chain-distractor",), environments=64, rollout_length=20, discounts=(1.0,),
+        value_network_learning_rate=0.01,
+    )  # fmt: skip
+    (group,) = make_groups(config)
+    hyper = Hyperparameters(jnp.int32(0), jnp.float32(1.0), jnp.float32(0.0))
+    lifetime = population.begin(group, pick(group.families, 0), hyper, config, KEY)
+
+    @jax.jit
+    def learn(values, games, key):
+        games, rollout = population.collect(
+            group, lifetime.params, lifetime.world, games, key, length=20
+        )
+        error = population.advantages(group, values, rollout, hyper.gamma, config.trace_decay)
+        values = group.values.learn(values, rollout.observation[:-1], error)
+        return values, games, jnp.mean(jnp.square(error))
+
+    values, games, errors = lifetime.values, lifetime.games, []
+    for key in jax.random.split(KEY, 200):
+        values, games, error = learn(values, games, key)
+        errors.append(float(error))
+    assert np.mean(errors[-10:]) < 0.3 * errors[0]
+
+
+def test_inputs_that_are_always_zero_leave_the_meta_gradient_finite():
+    """Through three updates of Adam, whose slope is infinite there: of a plane without objects."""
+    config = dataclasses.replace(SMALL, worlds=("random-sparse",), inner_steps=3, environments=8)
+    _, functions, rule, lifetimes = some(config)
+    compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
+    found = jax.jit(lambda rule: compute(rule, lifetimes, (None,) * 3, None, KEY))(rule)
+    assert np.all(lifetimes[0].rollout.observation[..., 2] == 0)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(found.gradient))
+    assert np.any(found.gradient.policy.w != 0)

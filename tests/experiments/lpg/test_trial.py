@@ -15,14 +15,14 @@ from bmg.experiments.lpg.config import LpgConfig
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
 CHAIN = LpgConfig(
     worlds=("chain-short",), environments=32, learning_rates=(10.0, 40.0),
-    prediction_costs=(0.0, 0.01), rule=RuleConfig(units=4, prediction_size=3, embedding=2),
+    prediction_costs=(0.5, 1.0), rule=RuleConfig(units=4, prediction_size=3, embedding=2),
 )  # fmt: skip
 
 
 def test_a2c_learns_a_chain_and_a_new_rule_does_not():
     """The first choice of many decides, and either is right in half of the episodes."""
-    found = trial.try_out(CHAIN, None, updates=150, agents=2, seed=0)
-    assert found.episodes.shape == found.returns.shape == (1, 4, 2, 150)
+    found = trial.try_out(CHAIN, None, 150, 2, 0, entropy_weights=(0.0, 0.01, 0.1))
+    assert found.episodes.shape == found.returns.shape == (1, 6, 2, 150)
     best = trial.best_of(found, 0)
     assert best.final.mean() > 0.9 and abs(best.curve[:, 0].mean()) < 0.6
     rule = init_rule(CHAIN.rule, jax.random.PRNGKey(0))
@@ -32,7 +32,7 @@ def test_a2c_learns_a_chain_and_a_new_rule_does_not():
 
 def test_a_trial_is_the_same_again_and_another_with_another_seed():
     config = dataclasses.replace(CHAIN, environments=4)
-    one, again, other = (trial.try_out(config, None, 20, 1, seed) for seed in (1, 1, 2))
+    one, again, other = (trial.try_out(config, None, 20, 1, seed, (0.01,)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.returns, again.returns)
     assert np.any(one.returns != other.returns)
 
