@@ -188,7 +188,8 @@ class LpgConfig:
     """An agent that a learned update rule updates (Oh et al. 2020); the rule stays what it is."""
 
     rule: str = ""
-    """File of the rule, as `bmg lpg evaluate --save` writes it."""
+    """File of the rule, as `bmg lpg` leaves it in its run directory. A run of an agent copies it
+    into its own, and goes on by that."""
     learning_rate: Positive = 5e-4
     """Alpha_lr, of Adam. Oh et al. table 4."""
     prediction_cost: Weight = 0.5
@@ -218,5 +219,6 @@ class AgentConfig:
         check_fields(self)
         if self.algorithm == "lpg" and not self.lpg.rule:
             raise FieldError(
-                "lpg.rule", "is empty; give a rule's file, which `bmg lpg evaluate --save` writes"
+                "lpg.rule",
+                "is empty; give a rule's file, which `bmg lpg` leaves in its run directory",
             )

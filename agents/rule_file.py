@@ -52,7 +52,7 @@ def load_rule(path: pathlib.Path) -> RuleFile:
 
     def template(header: dict[str, Any]):
         if header.get("kind") != _KIND:
-            raise CheckpointError("is no update rule; give a file of `bmg lpg evaluate --save`.")
+            raise CheckpointError("is no update rule; give one that `bmg lpg` leaves.")
         try:
             found.append(RuleConfig(**header["rule"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -34,7 +34,7 @@ NUM_ACTIONS = 18
 NUM_MOVES = 9
 OBSERVATION_SHAPE = (LARGEST, LARGEST, MOST_KINDS + 1)
 
-_FRAME = LARGEST + 2
+FRAME = LARGEST + 2
 
 
 class Objects(NamedTuple):
@@ -123,7 +123,7 @@ def make_params(
     """
     height, width = len(rows), len(rows[0])
     total = sum(kind.count for kind in kinds)
-    walls = np.ones((_FRAME, _FRAME), bool)
+    walls = np.ones((FRAME, FRAME), bool)
     if max(height, width) > LARGEST or total > MOST_OBJECTS or len(kinds) > MOST_KINDS:
         raise ValueError(
             f"a grid of {height}x{width} cells with {total} objects of {len(kinds)} kinds; allowed "
@@ -224,7 +224,7 @@ def step(
     """
     reaches = params.collects & (action >= NUM_MOVES)
     row, column = jnp.divmod(action.astype(jnp.int32) % NUM_MOVES, 3)
-    goal = state.agent + (row - 1) * _FRAME + column - 1
+    goal = state.agent + (row - 1) * FRAME + column - 1
     moves = ~reaches & (params.order[goal] >= 0)
     agent = jnp.where(moves, goal, state.agent)
 
@@ -271,7 +271,7 @@ def num_states(params: Params) -> jax.Array:
 def observe(params: Params, state: State) -> jax.Array:
     """A plane for each kind of object, then the agent's: float32 [13, 13, 4], 1 where one is; a
     smaller grid is in the upper left."""
-    planes = jnp.zeros((_FRAME * _FRAME, MOST_KINDS + 1))
+    planes = jnp.zeros((FRAME * FRAME, MOST_KINDS + 1))
     planes = planes.at[state.objects, params.objects.kind].add(state.present.astype(planes.dtype))
     planes = planes.at[state.agent, -1].set(1.0)
-    return planes.reshape(_FRAME, _FRAME, -1)[1:-1, 1:-1]
+    return planes.reshape(FRAME, FRAME, -1)[1:-1, 1:-1]

@@ -43,6 +43,13 @@ class Functions(Protocol):
         """May be left out: what TensorBoard draws of that table, tag -> (steps [m], values [S, m]);
         without it, all columns."""
 
+    def leave(self, config: LifetimesConfig, lifetimes: Sequence[State]) -> None:
+        """May be left out: writes into the run directory what was learned, beside the results.
+
+        Raises:
+          OSError: it could not be written.
+        """
+
     def suite(self, options: SuiteOptions) -> dict[str, LifetimesConfig]:
         """Where the declaration has a `suite`: a run directory's name -> what runs there."""
 

@@ -84,7 +84,9 @@ class TrainConfig:
 
 # What a resumed run may not change: the rest only says where and how long it runs.
 FIXED = (
-    "game", "seed", "agent", "atari",
+    "game", "seed", "agent.algorithm", "agent.network", "agent.loss", "agent.optimizer",
+    "agent.meta", "agent.lpg.learning_rate", "agent.lpg.prediction_cost", "agent.lpg.baseline",
+    "atari",
     "learner.unroll_length", "learner.online_batch", "learner.replay_batch",
 )  # fmt: skip
 
@@ -92,6 +94,21 @@ _SHARED = (
     *FIXED, "frames", "learner.publish_interval", "actors.num_actors",
     "devices.learner", "hosts.count", "hosts.check_updates",
 )  # fmt: skip
+
+
+def with_kept_rule(config: TrainConfig) -> TrainConfig:
+    """With the rule that lies in the run directory since the run began, where one does: the file
+    that it was copied from may be gone, or hold another one."""
+    kept = kept_rule(config)
+    if config.agent.algorithm != "lpg" or not kept.exists():
+        return config
+    lpg = dataclasses.replace(config.agent.lpg, rule=str(kept))
+    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, lpg=lpg))
+
+
+def kept_rule(config: TrainConfig) -> pathlib.Path:
+    """Where a run keeps the rule of its agent."""
+    return config.path / "rule.npz"
 
 
 def fixed_fields(config: TrainConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from bmg.launch import environment
-from bmg.launch.config import TrainConfig
+from bmg.launch.config import TrainConfig, with_kept_rule
 from bmg.launch.options import parse_options
 from bmg.storage.fields import Environments, Seed, check_fields
 from bmg.storage.run_directory import load_config
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
     environment.clean()
     config = load_config(pathlib.Path(options.workdir), TrainConfig)
-    config = dataclasses.replace(config, workdir=options.workdir)
+    config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
 
     import jax
     import numpy as np

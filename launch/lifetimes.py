@@ -194,7 +194,7 @@ def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
 def _write_results(
     experiment: Experiment, config, runner, steps_per_second: float
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Writes the table of a run, and its sum.
+    """Writes the table of a run, its sum, and what it has learned.
 
     Args:
       experiment: whose run it is.
@@ -223,6 +223,8 @@ def _write_results(
     try:
         write_csv(config.path / RESULTS, config.first_seed, steps, columns)
         write_json(config.path / "results.json", result)
+        if leave := getattr(experiment.functions, "leave", None):
+            leave(config, [runner.lifetime(index) for index in range(config.seeds)])
     except OSError as error:
         return result, [f"{error.filename or 'the results'} ({reason(error)})"]
     return result, []

@@ -9,7 +9,7 @@ import sys
 import time
 
 from bmg.launch import environment, signals
-from bmg.launch.config import FIXED, TrainConfig
+from bmg.launch.config import FIXED, TrainConfig, kept_rule, with_kept_rule
 from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
@@ -113,7 +113,19 @@ def parse(arguments: list[str]) -> TrainConfig:
     if index:  # the first host evaluates
         evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
         default = dataclasses.replace(default, evaluator=evaluator)
-    return parse_options(TrainConfig, "bmg train", arguments, default)
+    from bmg.storage.files import same_bytes
+
+    config = parse_options(TrainConfig, "bmg train", arguments, default)
+    if not config.resume:
+        return config
+    given = peek(arguments, ("agent.lpg.rule",)).get("agent.lpg.rule")
+    kept = with_kept_rule(config)
+    if given and kept != config and not same_bytes(pathlib.Path(given), kept_rule(config)):
+        raise ValueError(
+            f"{config.path} holds a run whose agent follows another rule than {given}; leave "
+            "--agent.lpg.rule out to resume it, or give another --workdir."
+        )
+    return kept
 
 
 def check_root(config: TrainConfig) -> None:
@@ -136,10 +148,14 @@ def prepare_workdir(config: TrainConfig) -> bool:
       ValueError: another run is there, or none to resume; one line.
     """
     from bmg.storage.checkpoint import list_checkpoints
-    from bmg.storage.files import remove_leftovers
+    from bmg.storage.files import remove_leftovers, whole_file
 
     check_root(config)
     workdir = config.path
+    if config.agent.algorithm == "lpg" and not config.resume:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with whole_file(kept_rule(config)) as file:
+            file.write(pathlib.Path(config.agent.lpg.rule).read_bytes())
     folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,14 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def same_bytes(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether both files can be read and hold the same."""
+    try:
+        return one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
+
+
 def remove_leftovers(*folders: pathlib.Path) -> None:
     """Removes what `whole_file` left in these folders when its process was killed.
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from bmg.experiments.declaration import Experiment
-from bmg.experiments.lpg.config import LpgConfig, LpgEvaluateOptions
+from bmg.experiments.lpg.config import (
+    LpgConfig,
+    LpgEvaluateOptions,
+    LpgFiguresOptions,
+    LpgSuiteOptions,
+)
 
 EXPERIMENT = Experiment(
     command="lpg",
     config=LpgConfig,
     module="bmg.experiments.lpg.experiment",
+    suite=LpgSuiteOptions(),
+    figures=LpgFiguresOptions(),
     evaluate=LpgEvaluateOptions(),
 )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from bmg.agents.update_rule import RuleConfig
 from bmg.environments.worlds import WORLDS, ChainWorld
-from bmg.experiments.config import LifetimesConfig, check_lifetimes
+from bmg.experiments.config import (
+    FiguresOptions,
+    LifetimesConfig,
+    SuiteOptions,
+    check_lifetimes,
+)
 from bmg.storage.fields import (
     Count,
     FieldError,
@@ -140,6 +145,22 @@ class LpgConfig(LifetimesConfig):
     """Rho. Table 2."""
 
     @property
+    def label(self) -> str:
+        """What is meta-learned how, as figure 7 names it."""
+        kind = self.rule.prediction
+        parts = [
+            ("LPG-V", kind == "value"),
+            ("without softmax", kind == "vector"),
+            ("without entropy", kind == "distribution" and not self.prediction_entropy_weight),
+            ("without L2", not (self.policy_target_weight or self.prediction_target_weight)),
+            ("fixed step sizes", not self.bandit),
+            ("without the path", not self.connected),
+            (f"bootstrapped, K = {self.inner_steps}, L = {self.target_steps}",
+             self.objective == "bmg"),
+        ]  # fmt: skip
+        return ", ".join(name for name, holds in parts if holds) or "LPG"
+
+    @property
     def most_devices(self) -> int:
         """One for each lifetime, at most."""
         return self.seeds * self.lifetimes * len(self.worlds)
@@ -204,8 +225,7 @@ class LpgConfig(LifetimesConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LpgEvaluateOptions:
-    """Let new agents learn by a run's rule, by the rule that it began with, and by A2C; or by a
-    rule in a file."""
+    """Let new agents learn by a run's rule, by the rule that it began with, and by A2C."""
 
     workdir: str = LpgConfig.workdir
     """Run directory."""
@@ -219,9 +239,94 @@ class LpgEvaluateOptions:
     """Of A2C's policy, with each step size. Ours: the paper does not say."""
     seed: Seed = 1
     """Of worlds and agents."""
-    save: str = ""
-    """File for the rule of the first seed; empty for none."""
 
     def __post_init__(self):
         check_fields(self)
         check_worlds(self.worlds)
+
+
+Method = Literal[
+    "lpg", "lpg-v", "no-softmax", "no-entropy", "no-l2", "fixed", "not-connected", "bmg"
+]
+METHODS: dict[str, dict[str, Any]] = {
+    "lpg": {},
+    "lpg-v": {"prediction": "value"},
+    "no-softmax": {"prediction": "vector"},
+    "no-entropy": {"prediction_entropy_weight": 0.0},
+    "no-l2": {"policy_target_weight": 0.0, "prediction_target_weight": 0.0},
+    "fixed": {"bandit": False},
+    "not-connected": {"connected": False},
+    "bmg": {"objective": "bmg", "inner_steps": 1, "target_steps": 5},
+}
+"""What is not as in `LpgConfig`; `prediction` is the rule's. As many updates in a meta-update."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LpgSuiteOptions(SuiteOptions):
+    """Meta-train the rule and its variants, one after the other; go on where it was stopped."""
+
+    steps: Count = 1_600
+    """Meta-updates of each."""
+    root: str = "runs/lpg"
+    """Folder of the run directories."""
+    methods: tuple[Method, ...] = tuple(METHODS)
+    """Which of them: the paper's rule, LPG-V, its ablations (figure 7), without the path through
+    what the rule sees, bootstrapped."""
+    worlds: tuple[str, ...] = LpgConfig.worlds
+    """What agents live in."""
+    lifetimes: Count = LpgConfig.lifetimes
+    """Of each world, side by side."""
+    lifetime_scale: Positive = 0.1
+    """Of table 3's lengths; the paper's are 1."""
+    units: Count = 64
+    """Of the rule's LSTM; the paper's has 256."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_worlds(self.worlds)
+        if not self.methods:
+            raise FieldError("methods", "is empty; give at least one")
+
+
+@dataclasses.dataclass(frozen=True)
+class LpgFiguresOptions(FiguresOptions):
+    """Draw the paper's figures from such runs: what agents come to by the rules (3), what
+    predictions look like (4), the values in them (5), whether they converge (6), meta-training
+    (7)."""
+
+    root: str = "runs/lpg"
+    """Folder of the run directories, as `all` leaves it."""
+    output: str = "docs/lpg"
+    """Folder for the pictures."""
+    figures: tuple[Literal["3", "4", "5", "6", "7"], ...] = ("3", "4", "5", "6", "7")
+    """Which of them; 3 lets new agents learn in every world, and takes longest."""
+    worlds: tuple[str, ...] = ()
+    """Of figure 3; empty for those of the runs, and those that are held out."""
+    agents: Count = 4
+    """Of figure 3, for each pair of step sizes in each world."""
+    lifetime_scale: Positive | None = None
+    """Of their lives; None for that of the runs."""
+    entropy_weights: tuple[Weight, ...] = LpgEvaluateOptions.entropy_weights
+    """Of A2C's policy, with each step size."""
+    grid: str = "dense"
+    """The tabular grids of figures 4 to 6."""
+    grids: Count = 20
+    """How many of them in figures 5 and 6; on a quarter of them regressions are tried."""
+    updates: Count = 200
+    """Of policy evaluation in figures 4 to 6."""
+    seed: Seed = 1
+    """Of worlds and agents."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_worlds(self.worlds)
+        allowed = [
+            name for name, world in WORLDS.items()
+            if world.tabular and not isinstance(world, ChainWorld)
+        ]  # fmt: skip
+        if self.grid not in allowed:
+            raise FieldError("grid", f"is {self.grid!r}; allowed are {', '.join(allowed)}")
+        if self.grids < 4:
+            raise FieldError("grids", f"is {self.grids}; allowed are integers from 4")
+        if not self.entropy_weights:
+            raise FieldError("entropy_weights", "is empty; give at least one number")

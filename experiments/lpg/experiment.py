@@ -11,29 +11,24 @@ import jax
 import numpy as np
 
 from bmg.agents.rule_file import save_rule
-from bmg.agents.update_rule import init_rule
+from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
-from bmg.experiments.lpg import trial
-from bmg.experiments.lpg.config import LpgConfig, LpgEvaluateOptions
+from bmg.experiments.lpg import figures, trial
+from bmg.experiments.lpg.config import (
+    METHODS,
+    LpgConfig,
+    LpgEvaluateOptions,
+    LpgFiguresOptions,
+    LpgSuiteOptions,
+)
+from bmg.experiments.lpg.figures import mean_returns, rule_file
 from bmg.experiments.lpg.lifetime import make_lifetime
+from bmg.experiments.records import Run
 
-__all__ = ["curves", "evaluate", "make_lifetime", "summarise"]
+__all__ = ["curves", "draw", "evaluate", "leave", "make_lifetime", "suite", "summarise"]
 
 _LAST = 4  # a quarter of the rows counts for the sum
-_EPISODES, _RETURNS = "episodes_", "returns_"  # what columns of worlds begin with
-
-
-def mean_returns(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mean return of the episodes that ended, by world: [S, n], NaN where none did."""
-    found = {}
-    for column, episodes in columns.items():
-        if column.startswith(_EPISODES):
-            name = column.removeprefix(_EPISODES)
-            nothing = np.full(episodes.shape, np.nan)
-            returns = columns[_RETURNS + name]
-            found[name] = np.divide(returns, episodes, out=nothing, where=episodes > 0)
-    return found
 
 
 def summarise(config: LpgConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
@@ -57,8 +52,22 @@ def curves(
     for name, returns in mean_returns(columns).items():
         some = np.all(np.isfinite(returns), axis=0)
         found[f"returns/{name}"] = steps[some], returns[:, some]
-    others = [name for name in columns if not name.startswith((_EPISODES, _RETURNS))]
+    others = [name for name in columns if not name.startswith(("episodes_", "returns_"))]
     return {**found, **{name: (steps, columns[name]) for name in others}}
+
+
+def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
+    """The rules as files."""
+    for index, state in enumerate(lifetimes):
+        seed = config.first_seed + index
+        made_from = {
+            "experiment": "lpg", "meta_updates": int(state.meta.opt_state[0].count),
+            "objective": config.objective, "worlds": list(config.worlds),
+            "lifetimes": config.lifetimes, "inner_steps": config.inner_steps,
+            "lifetime_scale": config.lifetime_scale, "seed": seed,
+            "written": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
+        save_rule(rule_file(config.path, seed), state.meta.params, config.rule, made_from)
 
 
 def evaluate(
@@ -68,16 +77,6 @@ def evaluate(
     over agents and seeds of the rule."""
     worlds = options.worlds or config.worlds
     scale = options.lifetime_scale or config.lifetime_scale
-    if options.save:
-        made_from = {
-            "experiment": "lpg", "meta_updates": int(lifetimes[0].meta.opt_state[0].count),
-            "worlds": list(config.worlds), "lifetimes": config.lifetimes,
-            "inner_steps": config.inner_steps, "lifetime_scale": config.lifetime_scale,
-            "first_seed": config.first_seed, "written": time.strftime("%Y-%m-%d"),
-        }  # fmt: skip
-        path = pathlib.Path(options.save)
-        save_rule(path, lifetimes[0].meta.params, config.rule, made_from)
-        yield path
     rows = []
     for world in worlds:
         own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
@@ -101,3 +100,39 @@ def evaluate(
         rows[-1]["arm"] = str(own.arms_of(world)[found["rule"][0].arm])
         rows[-1]["a2c arm"] = str(a2c.arm)
     yield rows
+
+
+def suite(options: LpgSuiteOptions) -> dict[str, LpgConfig]:
+    """The rule and its variants."""
+    found = {}
+    for name in options.methods:
+        changes = dict(METHODS[name])
+        rule = RuleConfig(
+            units=options.units, prediction=changes.pop("prediction", RuleConfig.prediction)
+        )
+        found[name] = LpgConfig(
+            rule=rule, seeds=options.seeds, steps=options.steps, worlds=options.worlds,
+            lifetimes=options.lifetimes, lifetime_scale=options.lifetime_scale, **changes,
+        )  # fmt: skip
+    return found
+
+
+def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
+    """The figures that there are runs for."""
+    output = pathlib.Path(options.output)
+    if "7" in options.figures:
+        yield figures.draw_figure_7(runs, output)
+        yield figures.table_7(runs)
+    rules = figures.load_rules(runs, pathlib.Path(options.root))
+    with_predictions = [x for x in rules if x.config.rule.prediction == "distribution"]
+    if with_predictions:
+        first = with_predictions[0]
+        if "4" in options.figures:
+            yield figures.draw_figure_4(first, options, output)
+        for name, make in (("5", figures.draw_figure_5), ("6", figures.draw_figure_6)):
+            if name in options.figures:
+                yield from make(first, options, output)
+    if rules and "3" in options.figures:
+        outcomes = figures.try_all(rules, options)
+        yield figures.draw_figure_3(outcomes, output)
+        yield figures.table_of(outcomes)

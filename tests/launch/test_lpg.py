@@ -35,12 +35,30 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
     assert results["counted"] == "meta-updates" and results["complete"] is True
     assert list((tmp_path / "run" / "tensorboard").glob("seed-0/*"))
 
-    code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1, "--worlds",
-                           "chain-short", "--save", "rules/small.npz")  # fmt: skip
-    assert code == 0 and "rules/small.npz" in out
-    assert "chain-short" in out and "cliff" not in out
-    saved = load_rule(tmp_path / "rules" / "small.npz")
+    saved = load_rule(tmp_path / "run" / "rule-0.npz")
     assert saved.config.units == 4 and saved.made_from["meta_updates"] == 4
+    other = load_rule(tmp_path / "whole" / "rule-0.npz")
+    jax.tree.map(np.testing.assert_array_equal, saved.rule, other.rule)
+    code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1, "--worlds",
+                           "chain-short")  # fmt: skip
+    assert code == 0 and "chain-short" in out and "cliff" not in out
+
+
+@pytest.mark.slow
+def test_all_goes_on_and_is_drawn(command, tmp_path):
+    """Two methods; what is complete is left alone. The picture of meta-training needs no rule."""
+    small = ("--root suite --worlds chain-short --lifetimes 1 --units 4 --lifetime-scale 0.007 "
+             "--methods lpg fixed --steps").split()  # fmt: skip
+    assert command("lpg", "all", *small, 1)[0] == 0
+    assert (tmp_path / "suite/lpg/rule-0.npz").exists()
+    before = (tmp_path / "suite/fixed/results.csv").stat().st_mtime_ns
+    assert command("lpg", "all", *small, 1)[0] == 0
+    assert (tmp_path / "suite/fixed/results.csv").stat().st_mtime_ns == before
+    code, out, _ = command("lpg", "figures", "--root", "suite", "--output", "drawn",
+                           "--figures", 7)  # fmt: skip
+    assert code == 0 and "fixed step sizes" in out and (tmp_path / "drawn/figure_7.png").exists()
+    assert "grid" in command.refused("lpg", "figures", "--root", "suite", "--grid", "chain-short")
+    assert "methods" in command.refused("lpg", "all", "--root", "other", "--methods", "ppo")
 
 
 @pytest.mark.heavy
@@ -84,10 +102,15 @@ def test_the_whole_program_updates_an_agent_by_a_rule(tmp_path, runtime):
     rows = commands.learner_rows(tmp_path / "run")
     assert rows[-1]["learner/frames"] >= 4_000
     assert rows[-1]["lpg/policy_target_size"] > 0 and "loss_main/prediction" in rows[-1]
-    code, _, err = commands.bmg(
-        "train", "--workdir", "run", "--resume", "--frames", "6000", cwd=tmp_path
-    )
+    # The run has a rule of its own by now: it goes on by that, wherever it lies.
+    save_rule(tmp_path / "rule.npz", init_rule(rule, jax.random.PRNGKey(1)), rule, {})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    more = ["train", "--workdir", "moved", "--resume", "--frames", "6000"]
+    code, _, err = commands.bmg(*more, "--agent.lpg.rule", "rule.npz", cwd=tmp_path)
+    assert code == 2 and "another rule than rule.npz" in err, err
+    (tmp_path / "rule.npz").unlink()
+    code, _, err = commands.bmg(*more, cwd=tmp_path)
     assert code == 0, err
-    results = json_of(tmp_path / "run/results.json")
+    results = json_of(tmp_path / "moved/results.json")
     assert results["frames"] >= 6_000 and results["protocol"]["algorithm"] == "lpg"
-    assert commands.bmg("evaluate", "--workdir", "run", "--episodes", "5", cwd=tmp_path)[0] == 0
+    assert commands.bmg("evaluate", "--workdir", "moved", "--episodes", "5", cwd=tmp_path)[0] == 0

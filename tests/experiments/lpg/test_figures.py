@@ -1,0 +1,126 @@
+"""What is drawn, from runs that are made up: normalised returns, choices, pictures of grids."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bmg.agents.rule_file import save_rule
+from bmg.agents.update_rule import RuleConfig, init_rule
+from bmg.environments import worlds
+from bmg.experiments.lpg import experiment, figures
+from bmg.experiments.lpg.config import METHODS, LpgConfig, LpgFiguresOptions, LpgSuiteOptions
+from bmg.experiments.records import Run
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+RULE = RuleConfig(units=4, prediction_size=3, embedding=2)
+CONFIG = LpgConfig(worlds=("cliff", "chain-short"), rule=RULE)
+STEPS = np.array([10, 20, 30, 40])
+
+
+def made_up(name, returns, **changes):
+    """A run with one seed: mean returns of each world, where an episode ended."""
+    columns = {}
+    for world, values in returns.items():
+        values = np.array([values], float)
+        columns[f"episodes_{world}"] = np.where(np.isnan(values), 0.0, 2.0)
+        columns[f"returns_{world}"] = np.nan_to_num(2 * values)
+    config = dataclasses.replace(CONFIG, **changes)
+    return Run(name, config, STEPS, columns)
+
+
+LPG = made_up("lpg", {"cliff": [0, 1, 1, 2], "chain-short": [-1, 0, 1, 1]})
+VALUE = made_up(
+    "lpg-v", {"cliff": [0, 0, 0, 1], "chain-short": [-1, np.nan, 0, 0]},
+    rule=dataclasses.replace(RULE, prediction="value"),
+)  # fmt: skip
+
+
+def test_returns_are_normalised_by_what_runs_began_with_and_came_to():
+    found = figures.normalised_returns([LPG, VALUE])
+    np.testing.assert_allclose(found["lpg"], [[0, 0.5, 0.75, 1]])
+    np.testing.assert_allclose(found["lpg-v"], [[0, 0, 0.25, 0.5]])  # nothing ended: left out
+    rows = figures.table_7([LPG, VALUE])
+    assert [row["normalised return"] for row in rows] == ["1.000", "0.500"]
+    assert [row["method"] for row in rows] == ["LPG", "LPG-V"]
+
+
+def test_figure_7_has_a_line_for_each_run(tmp_path, pictures):
+    figures.draw_figure_7([LPG, VALUE], tmp_path)
+    pictures.assert_full("figure_7.png")
+    (panel,) = pictures["figure_7.png"]
+    np.testing.assert_allclose(panel.lines["LPG"].T, [STEPS, [0, 0.5, 0.75, 1]])
+    np.testing.assert_allclose(panel.lines["LPG-V"].T, [STEPS, [0, 0, 0.25, 0.5]])
+
+
+def test_the_suite_is_the_rule_and_its_variants():
+    configs = experiment.suite(LpgSuiteOptions(units=8, steps=30, seeds=2))
+    assert list(configs) == list(METHODS)
+    labels = [config.label for config in configs.values()]
+    assert labels == [
+        "LPG", "LPG-V", "without softmax", "without entropy", "without L2", "fixed step sizes",
+        "without the path", "bootstrapped, K = 1, L = 5",
+    ]  # fmt: skip
+    assert {config.updates_per_window for config in configs.values()} == {5}
+    assert all(c.rule.units == 8 and c.steps == 30 and c.seeds == 2 for c in configs.values())
+    some = experiment.suite(LpgSuiteOptions(methods=("bmg",), worlds=("cliff",)))
+    assert list(some) == ["bmg"] and some["bmg"].worlds == ("cliff",)
+
+
+def test_rules_that_are_compared(tmp_path):
+    """Of runs that left one: the paper's, LPG-V, bootstrapped ones; no ablations."""
+    runs = [
+        made_up("bmg", {}, objective="bmg"), made_up("fixed", {}, bandit=False), LPG, VALUE,
+        made_up("nothing", {}),
+    ]  # fmt: skip
+    for run in runs[:-1]:
+        (tmp_path / run.name).mkdir()
+        rule = init_rule(run.config.rule, jax.random.PRNGKey(0))
+        save_rule(figures.rule_file(tmp_path / run.name, 0), rule, run.config.rule, {})
+    found = figures.load_rules(runs, tmp_path)
+    assert [x.label for x in found] == ["LPG", "LPG-V", "bootstrapped, K = 5, L = 5"]
+
+
+def test_states_as_pictures():
+    """Places of a grid with walls, in their rows and columns, with all objects there."""
+    family = jax.tree.map(lambda x: x[0], worlds.stack_families(["cliff"]))
+    world = worlds.draw_world(family, jax.random.PRNGKey(0))
+    free, objects = 23, 4
+    picture = figures.as_pictures(world, np.arange(free << objects))
+    assert picture.shape == (4, 7)
+    assert np.isnan(picture[3, 1:6]).all() and np.isfinite(picture).sum() == free
+    np.testing.assert_array_equal(picture[0], (np.arange(7) << objects) + 15)
+    assert picture[3, 0] == (21 << objects) + 15
+    rewards = figures.as_pictures(world, figures._rewards(world))
+    assert sorted(rewards[np.isfinite(rewards) & (rewards != 0)]) == [-1, -1, -1, 1]
+
+
+@pytest.mark.heavy
+def test_figures_3_to_6_of_a_rule(tmp_path, pictures):
+    """Every panel, with what belongs into it."""
+    (tmp_path / "lpg").mkdir()
+    rule = init_rule(RULE, jax.random.PRNGKey(0))
+    config = dataclasses.replace(CONFIG, learning_rates=(40.0,), prediction_costs=(0.5,),
+                                 environments=16, lifetime_scale=0.02)  # fmt: skip
+    save_rule(figures.rule_file(tmp_path / "lpg", 0), rule, RULE, {})
+    options = LpgFiguresOptions(
+        root=str(tmp_path), output=str(tmp_path), figures=("3", "4", "5", "6"), grid="cliff",
+        grids=4, updates=10, agents=2, worlds=("cliff",), entropy_weights=(0.01,),
+    )  # fmt: skip
+    shown = [*experiment.draw([LPG._replace(config=config)], options)]
+    names = [x.name for x in shown if not isinstance(x, list)]
+    assert names == ["figure_4.png", "figure_5.png", "figure_6.png", "figure_3.png"]
+    titles = [panel.title for panel in pictures["figure_4.png"]]
+    assert titles == ["rewards", "true values", "y[0]", "y[1]", "y[2]"]
+    tables = [x for x in shown if isinstance(x, list)]
+    assert [row["discount"] for row in tables[0]] == ["0.995", "0.99", "0.98", "0.95", "0.9"]
+    assert tables[1][0]["updates"] == "0" and tables[1][-1]["updates"] == "10"
+    assert list(tables[2][0]) == ["world", "LPG", "A2C"]
+    pictures.assert_full("figure_3.png", "figure_5.png")
+    assert set(pictures["figure_3.png"][0].lines) == {"LPG", "A2C"}
+    assert set(pictures["figure_5.png"][0].lines) == {"from y", "from TD(λ)'s value"}
+    apart = [*pictures["figure_6.png"][-1].lines.values()][0]
+    assert apart.shape[1] == 2 and np.all(np.isfinite(apart)) and apart[0, 1] > 0.1
