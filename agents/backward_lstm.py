@@ -15,11 +15,13 @@ forget gate is that of Jozefowicz et al. 2015, as Haiku has it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+PyTree = Any
 _NUM_GATES = 4  # i, g, f, o
 
 
@@ -91,8 +93,29 @@ def _forward(weights: Weights, x: jax.Array, keep: jax.Array):
         return (h_after, c_after, h, c), _Step(h_after, c_after, i, g, f, o, tanh_c)
 
     zeros = jnp.zeros((x.shape[1], len(weights.recurrent)), x.dtype)
-    (_, _, *kept), steps = jax.lax.scan(body, (zeros,) * 4, (from_inputs, keep), reverse=True)
+    (_, _, *kept), steps = _scan(body, (zeros,) * 4, (from_inputs, keep), reverse=True)
     return _used(steps.h, kept), (weights, x, keep, steps)
+
+
+def _scan(body: Callable, carry: PyTree, inputs: PyTree, reverse: bool = False):
+    """`jax.lax.scan`, whose outputs take memory when it begins.
+
+    JAX's own begin as zeros. XLA's CPU compiler makes those of all loops of a program at its start,
+    and none can have the memory of another one.
+    """
+    first = jax.tree.leaves(inputs)[0]
+    length, zero = len(first), 0.0 * first.ravel()[0]
+    shapes = jax.eval_shape(body, carry, jax.tree.map(lambda x: x[0], inputs))[1]
+    begin = jax.tree.map(lambda x: jnp.full((length, *x.shape), zero, x.dtype), shapes)
+
+    def step(state, inputs):
+        index, inputs = inputs
+        carry, outputs = body(state[0], inputs)
+        put = lambda all_, x: jax.lax.dynamic_update_index_in_dim(all_, x, index, 0)  # noqa: E731
+        return (carry, jax.tree.map(put, state[1], outputs)), None
+
+    indices = jnp.arange(length)
+    return jax.lax.scan(step, (carry, begin), (indices, inputs), reverse=reverse)[0]
 
 
 def _used(x: jax.Array, kept: list[jax.Array]) -> jax.Array:
@@ -125,7 +148,7 @@ def _backward(residuals, h_cotangent: jax.Array):
         return (before, dc_all * step.f * keep[:, None], dh, dc), dz
 
     zeros = jnp.zeros_like(steps.h[0])
-    (_, _, *kept), dz = jax.lax.scan(body, (zeros,) * 4, (h_cotangent, keep, c_before, steps))
+    (_, _, *kept), dz = _scan(body, (zeros,) * 4, (h_cotangent, keep, c_before, steps))
     h_before = _from_after(steps.h, keep).reshape(-1, zeros.shape[-1])
     flat = [gate.reshape(h_before.shape) for gate in dz]
     joined = lambda parts: jnp.concatenate(list(parts), axis=-1)  # noqa: E731
