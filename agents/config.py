@@ -184,7 +184,7 @@ class MetaConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LpgConfig:
+class RuleAgentConfig:
     """An agent that a learned update rule updates (Oh et al. 2020); the rule stays what it is."""
 
     rule: str = ""
@@ -213,7 +213,7 @@ class AgentConfig:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig = MetaConfig()
-    lpg: LpgConfig = LpgConfig()
+    lpg: RuleAgentConfig = RuleAgentConfig()
 
     def __post_init__(self):
         check_fields(self)

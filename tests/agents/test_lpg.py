@@ -13,7 +13,7 @@ import pytest
 
 from bmg.agents import update_rule
 from bmg.agents.agent import Spec
-from bmg.agents.config import AgentConfig, LossConfig, LpgConfig, NetworkConfig
+from bmg.agents.config import AgentConfig, LossConfig, NetworkConfig, RuleAgentConfig
 from bmg.agents.factory import make_agent
 from bmg.agents.networks import make_heads
 from bmg.agents.rule_file import load_rule, save_rule
@@ -21,7 +21,8 @@ from bmg.agents.trajectory import UpdateBatch, prepare
 from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.benchmarks import learner
 from bmg.environments import worlds
-from bmg.experiments.lpg.config import LpgConfig as MetaTraining
+from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.lpg.groups import make_groups
 from bmg.experiments.lpg.population import Rollout, make_gradient
 from bmg.storage.fields import FieldError
 
@@ -37,7 +38,9 @@ def config(tmp_path):
     network = NetworkConfig(torso="mlp", features=8, head_hidden=())
     return AgentConfig(
         algorithm="lpg", network=network, loss=LossConfig(discount=0.9),
-        lpg=LpgConfig(rule=str(tmp_path / "rule.npz"), learning_rate=0.01, prediction_cost=0.3),
+        lpg=RuleAgentConfig(
+            rule=str(tmp_path / "rule.npz"), learning_rate=0.01, prediction_cost=0.3
+        ),
     )  # fmt: skip
 
 
@@ -141,8 +144,9 @@ def test_the_gradient_is_the_one_of_meta_training():
     states = jnp.concatenate([state, state[:1]])
     zeros = jnp.zeros((steps, batch))
     rollout = Rollout(states, action, zeros, zeros, zeros)
-    meta = MetaTraining(rule=RULE)
-    found, _ = make_gradient(meta)(table, (targets, jnp.float32(0.3)), (family, rollout))
+    meta = LpgConfig(worlds=("dense",), rule=RULE)
+    (group,) = make_groups(meta)
+    found, _ = make_gradient(group, meta)(table, (targets, jnp.float32(0.3)), (family, rollout))
     joined = jnp.concatenate([own.logits, own.prediction], axis=-1)
     np.testing.assert_allclose(found[state], joined, atol=1e-6)
 
@@ -150,6 +154,6 @@ def test_the_gradient_is_the_one_of_meta_training():
 def test_a_rule_is_needed(tmp_path):
     with pytest.raises(FieldError, match="lpg.rule is empty; give a rule's file"):
         AgentConfig(algorithm="lpg")
-    missing = AgentConfig(algorithm="lpg", lpg=LpgConfig(rule=str(tmp_path / "none.npz")))
+    missing = AgentConfig(algorithm="lpg", lpg=RuleAgentConfig(rule=str(tmp_path / "none.npz")))
     with pytest.raises(ValueError, match="none.npz cannot be opened"):
         make_agent(missing, SPEC)
