@@ -41,7 +41,8 @@ class Events:
         """
         self._total, self._curves = total, curves
         self._writers = [EventWriter(folder / f"seed-{seed}", step) for seed in seeds]
-        self._rows, self._done, self._problem = 0, step, ""
+        self._rows, self._end = 0, None
+        self._done, self._problem = step, ""
 
     def update(self, records: Records, last: bool = False) -> None:
         """Writes what is new; where it cannot, a line says so, once, and the run goes on.
@@ -51,11 +52,12 @@ class Events:
           last: nothing follows: a row that is not complete counts as well.
         """
         rows = records.stretches(records.updates)
-        if not last and rows == self._rows:
+        grows = records.stretches(records.updates + 1) == rows  # with the next update
+        end = None if last or not grows else rows - 1
+        if not last and end == self._end and rows == self._rows:
             return
-        self._rows = rows
+        self._rows, self._end = rows, end
         steps, columns = records.means(self._total)
-        end = None if last else rows - 1  # the last one may still grow
         steps, columns = steps[:end], {name: x[:, :end] for name, x in columns.items()}
         if not len(steps):
             return

@@ -108,14 +108,19 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         return 0
     if found := environment.report():
         print(found)
-    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     runner = make_runner(config, lifetime)
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
             for problem in runner.restore():
                 print(problem)
+            if runner.records.steps - runner.chunk_steps >= config.steps:
+                raise ValueError(
+                    f"{workdir} has {runner.records.steps:,} {config.counted} already; give at "
+                    f"least as many for --steps, not {config.steps:,}."
+                )
         else:
             print(f"no checkpoint in {workdir}: the run begins at 0 {config.counted} again")
+    write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
     started, begin = time.monotonic(), runner.records.steps
     console = StepsConsole(config.steps, config.seeds, str(workdir), config.counted)
     events = Events(
@@ -179,7 +184,7 @@ def _advance(experiment: Experiment, config, lifetime, runner, report, should_st
 
 def _say_end() -> None:
     """In the midst of a compilation, or of a measurement: state and results are those before."""
-    os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+    os.write(2, b"bmg: ends at once; --resume goes on from the newest checkpoint, if any\n")
 
 
 def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
@@ -247,6 +252,8 @@ def run_each(experiment: Experiment, configs: dict[str, Any], root: pathlib.Path
         resume = config_file(workdir).exists()
         own = dataclasses.replace(config, workdir=str(workdir), resume=resume)
         code = _run_alone(experiment, own)
+        if code == signals.EXIT_CODE:
+            print(f"the command that was stopped goes on with all of {root}")
         if code:
             return code
     return 0

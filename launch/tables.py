@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def print_table(rows: list[dict]) -> None:
-    """Prints rows that share their keys; a value that is None stays empty."""
+    """Prints rows that share their keys, where there are any; a value that is None stays empty."""
+    if not rows:
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -154,6 +154,12 @@ class FewShotSuiteOptions(SuiteOptions):
     """The 24 runs of MAML: step size, K, FOMAML, ANIL."""
     bmg: bool = True
     """The 24 runs of BMG: step size, K, L, direction of the divergence."""
+    ways: Several = FewShotConfig.ways
+    """Classes of a task."""
+    shots: Count = FewShotConfig.shots
+    """Images of a class in the support set."""
+    evaluate_every: Count = FewShotConfig.evaluate_every
+    """Meta-batches from one evaluation to the next; where a lifetime is shorter, at its end."""
     meta_learning_rates: tuple[Positive, ...] = (1e-3, 1e-4)
     """Beta. Table 4."""
     inner_steps: tuple[Lookahead, ...] = (1, 5, 10)

@@ -52,6 +52,7 @@ def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.nd
         "query_accuracy": float(columns["query_accuracy"][:, -1].mean()),
     }
     at, found = figures.evaluations(steps, columns)
+    result["evaluations"] = len(at)
     if len(at):
         best = figures.best_so_far(found)
         result["validation_accuracy"] = float(best["validation_accuracy"][:, -1].mean())
@@ -108,6 +109,10 @@ def evaluate(
                 "95 % interval": f"± {100 * float(found.half_width):.2f}",
             }
         )
+    yield (
+        f"{options.tasks} tasks of {options.classes} classes, {config.ways} ways, {shots} shots, "
+        f"{options.steps} steps each"
+    )
     yield rows
     if len(means) > 1:
         spread = f"{np.mean(means):.2f} % on average, standard deviation {np.std(means):.2f}"
@@ -124,7 +129,10 @@ def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
     bmg = itertools.product(
         options.meta_learning_rates, few, options.target_steps, ("kl", "reverse_kl")
     )
-    shared = {"seeds": options.seeds, "steps": options.steps}
+    shared = {
+        "seeds": options.seeds, "steps": options.steps, "ways": options.ways,
+        "shots": options.shots, "evaluate_every": min(options.evaluate_every, options.steps),
+    }  # fmt: skip
     configs = []
     for beta, k, first_order, head_only in maml if options.maml else ():
         configs.append(
@@ -144,12 +152,34 @@ def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
 
 
 def draw(runs: Sequence[Run], options: FewShotFiguresOptions) -> Iterable[Shown]:
-    """Tables 6, 7 and 8, figure 5, and a picture of all runs."""
+    """Tables 6, 7 and 8, figure 5, and a picture of all runs.
+
+    Raises:
+      ValueError: the runs cannot be compared, or none was evaluated; one line.
+    """
+    tasks = {figures.task_of(run): run.name for run in runs}
+    if len(tasks) > 1:
+        found = "; ".join(f"{task} ({name})" for task, name in sorted(tasks.items()))
+        raise ValueError(f"{options.root} holds runs of different tasks, {found}; part them.")
+    evaluated = [run for run in runs if len(figures.evaluations(run.steps, run.columns)[0])]
+    for run in runs:
+        if not any(run is other for other in evaluated):
+            yield (
+                f"{run.name} is left out: it has no evaluation up to {run.steps[-1]:,} "
+                f"meta-batches, with --evaluate-every {run.config.evaluate_every}"
+            )
+    runs = evaluated
+    if not runs:
+        raise ValueError(f"no run in {options.root} has been evaluated: nothing is drawn.")
+    yield f"{next(iter(tasks))}, {len(runs)} runs"
     minutes = figures.minutes_by_runs(pathlib.Path(options.root))
     if options.speeds:
         minutes = figures.minutes_by_table(pathlib.Path(options.speeds))
+    yield "Table 6: meta-gradients, means over the last half"
     yield figures.table_6(runs)
+    yield "Table 7: the best configuration by meta-batches, chosen by validation"
     yield figures.table_7(runs)
+    yield "Table 8: by the minutes of one lifetime"
     yield figures.table_8(runs, minutes)
     output = pathlib.Path(options.output)
     yield figures.draw_figure_5(runs, minutes, output)

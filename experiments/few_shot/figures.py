@@ -18,6 +18,11 @@ from bmg.experiments.records import Run
 
 NAMES = {"maml": "MAML", "bmg": "BMG"}
 COLORS = {"maml": "tab:orange", "bmg": "tab:blue"}
+# As many runs of a method are told apart.
+SHADES = {
+    "maml": ("tab:orange", "tab:red", "tab:brown", "gold", "tab:pink"),
+    "bmg": ("tab:blue", "tab:cyan", "navy", "tab:green", "tab:purple"),
+}
 _BUDGETS = 10
 _EVALUATED = ("validation_accuracy", "test_accuracy", "test_half_width")
 
@@ -48,6 +53,12 @@ def best_so_far(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         before = np.take_along_axis(validation, index[:, i - 1 : i], 1)[:, 0]
         index[:, i] = np.where(validation[:, i] > before, i, index[:, i - 1])
     return {name: np.take_along_axis(x, index, 1) for name, x in found.items()}
+
+
+def task_of(run: Run) -> str:
+    """What a run learns; others cannot be compared with it."""
+    config = run.config
+    return f"{config.ways} ways, {config.shots} shots of {config.data.source}"
 
 
 class Choice(NamedTuple):
@@ -253,12 +264,19 @@ def draw_runs(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
 
     def draw(k):
         def panel(axis):
+            same = dict.fromkeys(SHADES, 0)
             for run in sorted(runs, key=_order):
                 at, found = evaluations(run.steps, run.columns)
                 if run.config.inner_steps == k and len(at):
+                    # Full lines for BMG, broken ones for MAML, each in shades of its colour.
+                    shades = SHADES[run.config.objective]
+                    color = shades[same[run.config.objective] % len(shades)]
+                    same[run.config.objective] += 1
                     line = "-" if run.config.objective == "bmg" else "--"
                     accuracy = 100 * found["test_accuracy"]
-                    draw_band(axis, at / 1e3, accuracy, run.config.label, linestyle=line)
+                    draw_band(
+                        axis, at / 1e3, accuracy, run.config.label, linestyle=line, color=color
+                    )
             axis.set_xlabel("meta-batches (thousands)")
             axis.set_ylabel("test accuracy, %")
 

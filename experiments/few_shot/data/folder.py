@@ -111,6 +111,6 @@ def _classes(path: pathlib.Path, config: DataConfig, least: int) -> Classes:
             raise ValueError(
                 f"the class {path / name} has {len(images)} images; allowed are "
                 f"{config.min_images_per_class} or more ({', '.join(pictures.ENDINGS)}): remove "
-                "it, or ask for fewer images of a class."
+                "it, or give a smaller --data.min-images-per-class."
             )
     return found
