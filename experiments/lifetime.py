@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,8 @@ class Lifetime(NamedTuple):
     # Arrays that all lifetimes read, such as images: an argument of the compiled program, of which
     # a constant would become a part.
     data: PyTree = None
+    # What tells those data from others, JSON values by name: a checkpoint goes on with the same.
+    identity: Mapping[str, Any] = MappingProxyType({})
     chunk_steps: int = 2_000  # of each lifetime between two looks at the run
     # Equal pieces of a window, which may lie on as many devices: it sees to the share of its own
     # device along the axis `SHARDS`, and leaves the same state on all of them.

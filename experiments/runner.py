@@ -59,6 +59,13 @@ class _Progress(NamedTuple):
     records: Records
 
 
+class _Timed(NamedTuple):
+    """How long chunks took, but for the first one of each session."""
+
+    steps: int  # of one lifetime
+    seconds: float
+
+
 class Runner:
     """Many lifetimes: their state, what was recorded of them, and their checkpoints."""
 
@@ -84,6 +91,7 @@ class Runner:
         self.not_saved: list[str] = []
         """What could not be written at the last try, and why."""
         self._lifetime, self._seeds = lifetime, seeds
+        self._timed, self._compiled = _Timed(0, 0.0), False
         self._directory, self._counted = directory, counted
         count, shards = _spread(seeds, lifetime.shards, len(jax.devices()))
         devices = np.array(jax.devices()[: count * shards]).reshape(count, shards)
@@ -163,8 +171,24 @@ class Runner:
         self._chunk = self._chunk.lower(self._progress.state[0], self._data).compile()
         return self._chunk
 
+    @property
+    def steps_per_second(self) -> float | None:
+        """Of all lifetimes together, in all sessions, without the first chunk of each, which is
+        compiled; None where there is no other one."""
+        steps, seconds = self._timed
+        return self._seeds * steps / seconds if seconds else None
+
     def advance(self) -> None:
         """Runs all lifetimes for a chunk."""
+        begin = time.perf_counter()
+        self._run_chunk()
+        if self._compiled:
+            steps, seconds = self._timed
+            seconds += time.perf_counter() - begin
+            self._timed = _Timed(steps + self.chunk_steps, seconds)
+        self._compiled = True
+
+    def _run_chunk(self) -> None:
         done = [self._chunk(part, self._data) for part in self._progress.state]
         columns = {
             name: np.concatenate([part[name] for _, part in done])[: self._seeds]
@@ -226,7 +250,10 @@ class Runner:
         lifetimes, records = self._all_lifetimes(), self.records
         lifetimes = jax.tree.map(lambda x: x[: self._seeds], lifetimes)
         state = {"lifetimes": lifetimes, "records": records.state()}
-        header = {"stretches": records.stretches(records.updates)}
+        header = {
+            "stretches": records.stretches(records.updates), "timed": list(self._timed),
+            "identity": dict(self._lifetime.identity),
+        }  # fmt: skip
         checkpoint.save(self._directory, records.steps, state, header, keep=2)
 
     def restore(self) -> list[str]:
@@ -264,7 +291,12 @@ class Runner:
                     "belong together, or not to its name; remove it to use an earlier one."
                 )
 
-        found, problems = checkpoint.load_newest(self._directory, template, check=check)
+        found, problems = checkpoint.load_newest(
+            self._directory, template, dict(self._lifetime.identity), check
+        )
+        timed = found.header.get("timed")
+        if isinstance(timed, list) and [type(x) for x in timed] == [int, float]:
+            self._timed = _Timed(*timed)
         # Lifetimes that only fill a device up begin anew.
         state = jax.tree.map(
             lambda old, new: np.concatenate([new, old[self._seeds :]]),

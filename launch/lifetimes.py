@@ -139,7 +139,8 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         events.close()
         rate = (runner.records.steps - begin) / (time.monotonic() - started)
         stopped = asked.is_set() and runner.records.steps < config.steps
-        result, not_written = _write_results(experiment, config, runner, config.seeds * rate)
+        rate = runner.steps_per_second or config.seeds * rate
+        result, not_written = _write_results(experiment, config, runner, rate)
         if result is not None and not stopped:
             print(json.dumps(result, indent=2))
         not_saved = [*runner.not_saved, *not_written]
@@ -205,7 +206,7 @@ def _write_results(
       experiment: whose run it is.
       config: of the run.
       runner: where it is.
-      steps_per_second: of all lifetimes in this stretch of the run, compilation included.
+      steps_per_second: of all lifetimes.
 
     Returns:
       The sum, None before the first step; what cannot be written, and why.

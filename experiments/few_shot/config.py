@@ -15,6 +15,7 @@ from bmg.experiments.config import (
 from bmg.experiments.few_shot.data.config import DataConfig
 from bmg.storage.fields import (
     Count,
+    FieldError,
     Lookahead,
     Positive,
     Seed,
@@ -126,6 +127,12 @@ class FewShotConfig(LifetimesConfig):
     def __post_init__(self):
         check_fields(self)
         check_lifetimes(self, 1)
+        if self.evaluate_every <= self.steps and self.evaluate_every % self.record_every:
+            raise FieldError(
+                "evaluate_every",
+                f"is {self.evaluate_every}; allowed are multiples of record_every, "
+                f"{self.record_every}: a row of the results holds one evaluation",
+            )
 
     @property
     def method(self) -> str:
@@ -160,12 +167,22 @@ class FewShotSuiteOptions(SuiteOptions):
     """Images of a class in the support set."""
     evaluate_every: Count = FewShotConfig.evaluate_every
     """Meta-batches from one evaluation to the next; where a lifetime is shorter, at its end."""
+    record_every: Count = FewShotConfig.record_every
+    """Meta-batches that a row of the results averages; in a short lifetime, all of it."""
     meta_learning_rates: tuple[Positive, ...] = (1e-3, 1e-4)
     """Beta. Table 4."""
     inner_steps: tuple[Lookahead, ...] = (1, 5, 10)
     """K; BMG leaves out the largest of several, as the paper does. Table 4."""
     target_steps: tuple[Lookahead, ...] = (1, 5, 10)
     """L. Table 4."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.maml or self.bmg):
+            raise FieldError("maml", "and bmg are both left out; give one of them")
+        for name in ("meta_learning_rates", "inner_steps", "target_steps"):
+            if not getattr(self, name):
+                raise FieldError(name, "is empty; give at least one number")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +20,7 @@ from bmg.experiments.few_shot.config import (
     FewShotFiguresOptions,
     FewShotSuiteOptions,
 )
-from bmg.experiments.few_shot.data.sets import check_tasks
+from bmg.experiments.few_shot.data.sets import DataSet, check_tasks
 from bmg.experiments.few_shot.data.source import load
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.lifetime import Lifetime, State
@@ -29,10 +31,21 @@ __all__ = ["curves", "draw", "evaluate", "make_lifetime", "meta_test", "suite", 
 
 def make_lifetime(config: FewShotConfig) -> Lifetime:
     """A lifetime on the images that the configuration names."""
-    return lifetime.make_lifetime(config, load_images(config))
+    found = load_images(config)
+    images = lifetime.Images(*(split.images for split in found))
+    return lifetime.make_lifetime(config, images)._replace(identity={"images": digest(found)})
 
 
-def load_images(config: FewShotConfig) -> lifetime.Images:
+def digest(dataset: DataSet) -> str:
+    """Of all classes and images: a run goes on with the same, and is evaluated on the same."""
+    found = hashlib.sha256()
+    for split in dataset:
+        found.update(json.dumps([split.names, split.images.shape]).encode())
+        found.update(np.ascontiguousarray(split.images))
+    return found.hexdigest()[:16]
+
+
+def load_images(config: FewShotConfig) -> DataSet:
     """What the configuration names, enough for its tasks.
 
     Raises:
@@ -41,7 +54,7 @@ def load_images(config: FewShotConfig) -> lifetime.Images:
     found = load(config.data)
     queries = max(config.queries, config.evaluation_queries)
     check_tasks(found, config.ways, config.shots, queries)
-    return lifetime.Images(*(split.images for split in found))
+    return found
 
 
 def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
@@ -83,7 +96,8 @@ def evaluate(
       ValueError: there are too few images for the tasks, or nothing was evaluated yet; one line.
     """
     shots = options.shots or config.shots
-    images = getattr(load_images(dataclasses.replace(config, shots=shots)), options.classes)
+    found = load_images(dataclasses.replace(config, shots=shots))
+    images = getattr(found, options.classes).images
     config = dataclasses.replace(
         config, shots=shots, evaluation_tasks=options.tasks, evaluation_steps=options.steps
     )
@@ -121,7 +135,7 @@ def evaluate(
 
 def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
     """Table 4: 24 runs of MAML and 24 of BMG."""
-    few = options.inner_steps
+    few = tuple(dict.fromkeys(options.inner_steps))
     if len(few) > 1:
         few = tuple(k for k in few if k < max(few))
     switches = (False, True)
@@ -132,6 +146,7 @@ def suite(options: FewShotSuiteOptions) -> dict[str, FewShotConfig]:
     shared = {
         "seeds": options.seeds, "steps": options.steps, "ways": options.ways,
         "shots": options.shots, "evaluate_every": min(options.evaluate_every, options.steps),
+        "record_every": min(options.record_every, options.steps),
     }  # fmt: skip
     configs = []
     for beta, k, first_order, head_only in maml if options.maml else ():
@@ -168,7 +183,13 @@ def draw(runs: Sequence[Run], options: FewShotFiguresOptions) -> Iterable[Shown]
                 f"{run.name} is left out: it has no evaluation up to {run.steps[-1]:,} "
                 f"meta-batches, with --evaluate-every {run.config.evaluate_every}"
             )
-    runs = evaluated
+    seeds = min((len(run.columns["evaluations"]) for run in evaluated), default=0)
+    if any(len(run.columns["evaluations"]) > seeds for run in evaluated):
+        yield f"of each run the first {seeds} seeds are compared, which all have"
+    runs = [
+        run._replace(columns={name: x[:seeds] for name, x in run.columns.items()})
+        for run in evaluated
+    ]
     if not runs:
         raise ValueError(f"no run in {options.root} has been evaluated: nothing is drawn.")
     yield f"{next(iter(tasks))}, {len(runs)} runs"

@@ -7,6 +7,7 @@ on validation classes, and reports its accuracy on test classes.
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -197,8 +198,10 @@ def minutes_by_table(path: pathlib.Path) -> CostOf:
     """
     try:
         rows = json.loads(path.read_text())
-        speeds = {row["method"]: row["meta_steps_per_second"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        speeds = {row["method"]: float(row["meta_steps_per_second"]) for row in rows}
+        if not all(0 < speed < math.inf for speed in speeds.values()):
+            raise ValueError("a speed is not above 0")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise ValueError(
             f"{path} is no table of bmg benchmark few-shot --json FILE: {why}."

@@ -33,6 +33,8 @@ COLUMNS = (
 )  # fmt: skip
 _VALIDATION, _TEST = 0, 1  # seeds of the tasks of an evaluation
 
+_CHUNK_STEPS = 50  # on accelerators
+
 
 class Images(NamedTuple):
     """Classes that share no image, uint8 [classes, images of a class, H, W, C] each."""
@@ -109,7 +111,7 @@ def make_lifetime(config: FewShotConfig, images: Images) -> Lifetime:
         return State(history, meta, next_key), {name: values[name][None] for name in COLUMNS}
 
     return Lifetime(
-        init, window, 1, 1, COLUMNS, convolves=True, data=images, chunk_steps=50,
+        init, window, 1, 1, COLUMNS, convolves=True, data=images, chunk_steps=_CHUNK_STEPS,
         shards=config.meta_batch,
     )  # fmt: skip
 
@@ -138,10 +140,16 @@ def evaluate_sometimes(
             meta_test(params, images, jax.random.PRNGKey(seed), config, SHARDS)
             for seed, images in ((_VALIDATION, data.validation), (_TEST, data.test))
         )
-        return jnp.stack([jnp.ones(()), validation.mean, test.mean, test.half_width])
+        found = jnp.stack([validation.mean, test.mean, test.half_width])
+        # Of logits that are no numbers the largest is the first: an accuracy by chance.
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]))
+        return jnp.concatenate([jnp.ones(1), jnp.where(finite, found, jnp.nan)])
 
     none = jnp.zeros(4)
-    if config.evaluate_every > config.steps:  # none is ever due, and none is compiled
+    # None is ever due, and none is compiled; chunks, which a CPU does without, may go on past the
+    # end of a run.
+    beyond = 0 if jax.default_backend() == "cpu" else _CHUNK_STEPS
+    if config.evaluate_every > config.steps + beyond:
         return dict(zip(COLUMNS[-4:], none))
     due = alike(meta_batches) % config.evaluate_every == 0
     values = jax.lax.cond(due, evaluate, lambda params: none, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from bmg.experiments.few_shot.data import cache, classes, pictures
@@ -25,6 +26,7 @@ def load(config: DataConfig, report: Report) -> DataSet:
     splits = _find(config, report)
     check_disjoint(DataSet(*(ImageSet(None, tuple(each)) for each in splits)))
     paths = [path for each in splits for images in each.values() for path in images]
+    check_once(paths)
 
     def read() -> DataSet:
         channels = 1 if all(map(pictures.is_grey, paths)) else 3
@@ -42,6 +44,19 @@ def load(config: DataConfig, report: Report) -> DataSet:
     content = [config.pixels, [[name, stamps(x)] for each in splits for name, x in each.items()]]
     sizes = [len(each) for each in splits]
     return cache.kept(cache.folder(config.cache), "folder", [content, sizes], read)
+
+
+def check_once(paths: Sequence[pathlib.Path]) -> None:
+    """Refuses a file that is there twice, be it by a link: it could be learned and asked for.
+
+    Raises:
+      ValueError: one line.
+    """
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    for path in paths:
+        other = found.setdefault(path.resolve(), path)
+        if other is not path:
+            raise ValueError(f"the images {other} and {path} are one file; remove one of them.")
 
 
 def stamps(paths: list[pathlib.Path]) -> list[Any]:

@@ -103,8 +103,10 @@ def _unpickled(path: pathlib.Path, seed: int, report: Report) -> ImageSet:
 
 
 def _indices(path: pathlib.Path, name: Any, indices: Any, count: int) -> list[int]:
-    whole = isinstance(indices, (list, tuple, np.ndarray)) and all(
-        isinstance(i, (int, np.integer)) and 0 <= i < count for i in indices
+    whole = (
+        isinstance(indices, (list, tuple, np.ndarray))
+        and np.ndim(indices) == 1
+        and all(isinstance(i, (int, np.integer)) and 0 <= i < count for i in indices)
     )
     if not whole or not len(indices):
         raise _refuse(path, f"has a class {shown(_text(name))} whose images are not in it")
@@ -180,6 +182,7 @@ def _from_tables(tables: list[pathlib.Path], config: DataConfig, report: Report)
         for table in tables
     ]
     check_disjoint(DataSet(*(ImageSet(None, tuple(each)) for each in splits)))
+    folder.check_once([path for each in splits for paths in each.values() for path in paths])
     total = sum(len(images) for each in splits for images in each.values())
 
     def read() -> DataSet:

@@ -13,7 +13,8 @@ Report = Callable[[str], None]
 """Shows a line to the user."""
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_GREY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes without colour
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of more than 8 bits
+_GREY = ("1", "L", "LA", "La", *_DEEP)  # those without colour
 _REPORT_EVERY = 10.0  # seconds
 
 
@@ -63,8 +64,7 @@ def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
     """
 
     def array(picture: Image.Image) -> np.ndarray:
-        if channels == 1:
-            picture = _eight_bits(picture)
+        picture = _on_white(_eight_bits(picture))
         picture = picture.convert("L" if channels == 1 else "RGB")
         if picture.size != (size, size):
             picture = picture.resize((size, size), Image.Resampling.LANCZOS)
@@ -90,10 +90,26 @@ def read_all(
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Pillow cuts off what is above 255 of 16 bits, where it should be scaled."""
-    if picture.mode in ("I", "I;16"):
-        return Image.fromarray((np.asarray(picture, np.int64) // 257).clip(0, 255).astype(np.uint8))
-    return picture
+    """Pillow cuts off what is above 255, where it should be scaled: numbers up to 1 (of "F"), up to
+    255, or of 16 bits."""
+    if picture.mode not in _DEEP:
+        return picture
+    x = np.asarray(picture, np.float64)
+    largest = x.max(initial=0.0)
+    if picture.mode == "F" and largest <= 1:
+        x = 255 * x
+    elif picture.mode not in ("I", "F") or largest > 255:
+        x = x // 257
+    return Image.fromarray(x.clip(0, 255).astype(np.uint8))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """What is transparent shows a white ground, as in most viewers."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(ground, picture)
 
 
 def _with_picture(path: pathlib.Path, use: Callable):

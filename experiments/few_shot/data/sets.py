@@ -43,7 +43,8 @@ def check_tasks(dataset: DataSet, ways: int, shots: int, queries: int) -> None:
         if classes < ways:
             raise ValueError(
                 f"tasks of {ways} classes do not fit the {split} split, which has {classes}; "
-                f"choose at most {classes} ways, or give more classes."
+                + (f"choose at most {classes} ways, or " if classes > 1 else "")
+                + "give more classes."
             )
         if count < shots + queries:
             raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bmg.experiments.few_shot.data import mini_imagenet, source
+from bmg.experiments.few_shot.data import mini_imagenet, pictures, source
 from bmg.experiments.few_shot.data.config import DataConfig
 from bmg.experiments.few_shot.data.sets import SPLITS, check_tasks
 
@@ -254,6 +254,33 @@ def test_pictures_of_sixteen_bits_are_scaled(tmp_path):
         Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)).save(path)
     dataset, _ = load(tmp_path / "data", "folder", image_size=8)
     assert all((each.images == 128).all() and each.images.shape[-1] == 1 for each in dataset)
+
+
+@pytest.mark.parametrize(
+    "picture, expected",
+    [
+        (Image.fromarray(np.full((8, 8), 128 * 257, ">u2")), 128),
+        (Image.fromarray(np.full((8, 8), 0.5, np.float32)), 127),
+        (Image.fromarray(np.full((8, 8), 200, np.int32)), 200),
+        (Image.fromarray(np.full((8, 8), 128 * 257, np.int32)), 128),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 255),
+        (Image.new("LA", (8, 8), (0, 255)), 0),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_and_transparent_pictures_keep_what_they_show(tmp_path, picture, expected, channels):
+    path = tmp_path / "one.tif"
+    picture.save(path)
+    assert np.all(pictures.read(path, 8, channels) == expected)
+
+
+def test_a_file_that_is_there_twice_is_refused(tmp_path):
+    """By a link in another class: it would be learned, and asked for."""
+    path = tmp_path / "data"
+    write_classes(path, {f"{i}": 2 for i in range(5)})
+    (path / "3" / "0.png").unlink()
+    (path / "3" / "0.png").symlink_to(path / "1" / "0.png")
+    assert "are one file; remove one" in refused(path, "folder")
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path):

@@ -9,16 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from bmg.experiments import runner
 from bmg.experiments.few_shot import experiment, figures, lifetime
 from bmg.experiments.few_shot.adaptation import make_task_gradient, mean_over_tasks
-from bmg.experiments.few_shot.config import FewShotConfig, FewShotSuiteOptions
+from bmg.experiments.few_shot.config import (
+    FewShotConfig,
+    FewShotFiguresOptions,
+    FewShotSuiteOptions,
+)
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.tasks import sample_task
+from bmg.experiments.lifetime import SHARDS
 from bmg.experiments.records import Run
 from bmg.experiments.runner import Runner
 from bmg.meta.diagnosis import cosine_similarity, norm
+from bmg.storage.checkpoint import CheckpointError
+from bmg.storage.fields import FieldError
 from tests.experiments.few_shot import oracle
 
 pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.heavy]
@@ -296,6 +304,72 @@ def test_the_pictures_have_a_line_for_each_method_and_each_run(tmp_path, picture
     one, five = pictures["runs.png"]
     assert set(one.lines) == {runs[1].name}
     assert set(five.lines) == {runs[0].name, runs[2].name}
+
+
+def test_figures_compare_what_can_be_compared(tmp_path, pictures):
+    """Other tasks are refused; what was not evaluated is left out; seeds that all have count."""
+    options = FewShotFiguresOptions(root="runs", output=str(tmp_path))
+    run = some_run(FewShotConfig(), [0.6, 0.5], [0.55, 0.45])
+    other = some_run(FewShotConfig(objective="maml", ways=2), [0.9, 0.9], [0.9, 0.9])
+    with pytest.raises(ValueError, match="runs holds runs of different tasks, 2 ways"):
+        list(experiment.draw([run, other], options))
+    nothing = other._replace(
+        name="new", config=FewShotConfig(objective="maml"),
+        columns={name: 0 * x for name, x in other.columns.items()},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no run in runs has been evaluated"):
+        list(experiment.draw([nothing], options))
+    twice = run._replace(
+        name="twice", columns={name: np.repeat(x, 2, 0) for name, x in run.columns.items()}
+    )
+    shown = list(experiment.draw([run, nothing, twice], options))
+    lines = [x for x in shown if isinstance(x, str)]
+    assert "new is left out" in lines[0] and "the first 1 seeds" in lines[1]
+    assert {"figure_5.png", "runs.png"} <= set(pictures)
+
+
+def test_an_evaluation_has_a_row_of_its_own():
+    with pytest.raises(FieldError, match="multiples of record_every, 500"):
+        FewShotConfig(evaluate_every=100, steps=1_000)
+    assert FewShotConfig(evaluate_every=100, record_every=50).evaluate_every == 100
+
+
+def test_weights_that_are_no_numbers_have_no_accuracy():
+    """Of their logits the first is the largest: as good as chance, and never the best."""
+    params = lifetime.make_lifetime(SMALL, IMAGES).init(jax.random.PRNGKey(0)).meta.params
+    config = SMALL.settled("cpu")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (SHARDS,))
+
+    def evaluated(params):
+        return jax.jit(
+            jax.shard_map(
+                lambda p: lifetime.evaluate_sometimes(p, jnp.int32(2), IMAGES, config),
+                mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
+            )
+        )(params)  # fmt: skip
+
+    assert np.isfinite(evaluated(params)["validation_accuracy"])
+    broken = evaluated(jax.tree.map(lambda x: x * jnp.nan, params))
+    assert broken["evaluations"] == 1 and np.isnan(broken["validation_accuracy"])
+    best = lifetime.Best(params, -jnp.ones(()), jnp.zeros(()), jnp.int32(0))
+    assert lifetime.better(best, params, jnp.int32(2), broken).validation_accuracy == -1
+
+
+def test_a_run_goes_on_with_the_same_images(tmp_path):
+    """A class that has come or gone shares all of them out anew."""
+
+    def runner(digest):
+        own = lifetime.make_lifetime(SMALL, IMAGES)._replace(identity={"images": digest})
+        return Runner(own, 1, 0, 2, tmp_path)
+
+    first = runner("a")
+    first.run(2, lambda done: None)
+    again = runner("a")
+    assert again.restore() == [] and again.records.steps == 2
+    assert first.steps_per_second > 0
+    assert again.steps_per_second == pytest.approx(first.steps_per_second)
+    with pytest.raises(CheckpointError, match="is of another run: images was 'a', not 'b'"):
+        runner("b").restore()
 
 
 def test_each_backend_has_its_own_way():
