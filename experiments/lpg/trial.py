@@ -10,6 +10,7 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -69,21 +70,46 @@ def try_out(
       report: called with the updates so far.
       at_once: updates between two reports.
     """
-    (group,) = make_groups(config)
-    if rule is None:
-        group = arms_of_a2c(group, entropy_weights)
-    arms = len(group.arms)
-    config = dataclasses.replace(config, lifetimes=arms * agents)
-    step = make_step(group, rule, config)
+    weights = None if rule is not None else tuple(entropy_weights)
+    config = dataclasses.replace(config, lifetimes=agents)
+    arms, begin, advance = _functions(config, weights, at_once)
     world_of = jnp.repeat(jnp.arange(len(config.worlds)), arms * agents)
     arm_of = jnp.tile(jnp.repeat(jnp.arange(arms), agents), len(config.worlds))
+    begin_key, key = jax.random.split(jax.random.PRNGKey(seed))
+    # Agents of all arms meet the same worlds.
+    keys = jnp.tile(jax.random.split(begin_key, agents), (arms * len(config.worlds), 1))
+    lifetimes = begin(keys, world_of, arm_of)
+    found = []
+    for done in range(0, updates, at_once):
+        lifetimes, rows = advance(rule, lifetimes, jax.random.fold_in(key, done))
+        found.append(jax.device_get(rows))
+        report(min(done + at_once, updates))
+    shape = (len(config.worlds), arms, agents, -1)
+    return Trial(*(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
+
+
+@functools.lru_cache(maxsize=4)
+def _functions(config: LpgConfig, entropy_weights: tuple[float, ...] | None, at_once: int):
+    """How many arms there are, and compiled: (keys, worlds, arms) -> lifetimes at their beginning;
+    (rule, lifetimes, key) -> lifetimes later, with episodes and returns of each update. Kept, as
+    several rules are tried in a world.
+
+    Args:
+      config: `lifetimes` are those of an arm in a world.
+      entropy_weights: of A2C; None for a rule.
+      at_once: updates.
+    """
+    (group,) = make_groups(config)
+    if entropy_weights is not None:
+        group = arms_of_a2c(group, entropy_weights)
+    config = dataclasses.replace(config, lifetimes=len(group.arms) * config.lifetimes)
+    step = make_step(group, entropy_weights is None, config)
 
     def begin(key, world, arm):
         hyper = Hyperparameters(arm, jnp.float32(config.discounts[0]), jnp.float32(0))
         family = jax.tree.map(lambda x: x[world], group.families)
         return population.begin(group, family, hyper, config, key)
 
-    @jax.jit
     def advance(rule, lifetimes, key):
         def body(lifetimes, key):
             after = step(rule, lifetimes, key)
@@ -94,23 +120,13 @@ def try_out(
 
         return jax.lax.scan(body, lifetimes, jax.random.split(key, at_once))
 
-    begin_key, key = jax.random.split(jax.random.PRNGKey(seed))
-    # Agents of all arms meet the same worlds.
-    keys = jnp.tile(jax.random.split(begin_key, agents), (arms * len(config.worlds), 1))
-    lifetimes = jax.jit(jax.vmap(begin))(keys, world_of, arm_of)
-    found = []
-    for done in range(0, updates, at_once):
-        lifetimes, rows = advance(rule, lifetimes, jax.random.fold_in(key, done))
-        found.append(jax.device_get(rows))
-        report(min(done + at_once, updates))
-    shape = (len(config.worlds), arms, agents, -1)
-    return Trial(*(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
+    return len(group.arms), jax.jit(jax.vmap(begin)), jax.jit(advance)
 
 
-def make_step(group: Group, rule: Rule | None, config: LpgConfig):
-    """(rule, lifetimes, key) -> lifetimes after an update by the rule; by A2C where there is none:
-    the same agents, without their prediction."""
-    if rule is not None:
+def make_step(group: Group, by_rule: bool, config: LpgConfig):
+    """(rule, lifetimes, key) -> lifetimes after an update by the rule; or else by A2C: the same
+    agents, without their prediction."""
+    if by_rule:
         functions = population.make_functions((group,), config, axis_name=None)
         return lambda rule, lifetimes, key: functions.step(rule, (lifetimes,), None, key)[0][0]
 
