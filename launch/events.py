@@ -41,8 +41,7 @@ class Events:
         """
         self._total, self._curves = total, curves
         self._writers = [EventWriter(folder / f"seed-{seed}", step) for seed in seeds]
-        self._rows, self._end = 0, None
-        self._done, self._problem = step, ""
+        self._complete, self._done, self._problem = 0, step, ""
 
     def update(self, records: Records, last: bool = False) -> None:
         """Writes what is new; where it cannot, a line says so, once, and the run goes on.
@@ -52,11 +51,12 @@ class Events:
           last: nothing follows: a row that is not complete counts as well.
         """
         rows = records.stretches(records.updates)
-        grows = records.stretches(records.updates + 1) == rows  # with the next update
-        end = None if last or not grows else rows - 1
-        if not last and end == self._end and rows == self._rows:
+        # The last one may still grow with the next update.
+        complete = rows - (records.stretches(records.updates + 1) == rows)
+        if not last and complete == self._complete:
             return
-        self._rows, self._end = rows, end
+        self._complete = complete
+        end = rows if last else complete
         steps, columns = records.means(self._total)
         steps, columns = steps[:end], {name: x[:, :end] for name, x in columns.items()}
         if not len(steps):

@@ -176,9 +176,11 @@ def draw(runs: Sequence[Run], options: FewShotFiguresOptions) -> Iterable[Shown]
     if len(tasks) > 1:
         found = "; ".join(f"{task} ({name})" for task, name in sorted(tasks.items()))
         raise ValueError(f"{options.root} holds runs of different tasks, {found}; part them.")
-    evaluated = [run for run in runs if len(figures.evaluations(run.steps, run.columns)[0])]
+    evaluated = []
     for run in runs:
-        if not any(run is other for other in evaluated):
+        if len(figures.evaluations(run.steps, run.columns)[0]):
+            evaluated.append(run)
+        else:
             yield (
                 f"{run.name} is left out: it has no evaluation up to {run.steps[-1]:,} "
                 f"meta-batches, with --evaluate-every {run.config.evaluate_every}"

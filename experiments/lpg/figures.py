@@ -279,9 +279,7 @@ def mean_returns(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for column, episodes in columns.items():
         if column.startswith("episodes_"):
             name = column.removeprefix("episodes_")
-            nothing = np.full(episodes.shape, np.nan)
-            returns = columns[f"returns_{name}"]
-            found[name] = np.divide(returns, episodes, out=nothing, where=episodes > 0)
+            found[name] = trial.mean_of(columns[f"returns_{name}"], episodes)
     return found
 
 

@@ -156,13 +156,13 @@ def best_of(trial: Trial, world: int, points: int = 40, final: float = 0.2) -> B
     """
     episodes, returns = trial.episodes[world], trial.returns[world]
     late = int(np.ceil(episodes.shape[-1] * (1 - final)))
-    finals = _mean(returns[..., late:].sum(-1), episodes[..., late:].sum(-1))
+    finals = mean_of(returns[..., late:].sum(-1), episodes[..., late:].sum(-1))
     arm = int(np.argmax(np.where(np.isfinite(finals), finals, -np.inf).mean(1)))
     parts = np.array_split(np.arange(episodes.shape[-1]), min(points, episodes.shape[-1]))
-    curve = [_mean(returns[arm][:, p].sum(-1), episodes[arm][:, p].sum(-1)) for p in parts]
+    curve = [mean_of(returns[arm][:, p].sum(-1), episodes[arm][:, p].sum(-1)) for p in parts]
     return Best(arm, finals[arm], np.stack(curve, axis=1))
 
 
-def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """NaN where there is nothing."""
+def mean_of(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Of what there are `count`; NaN where there is nothing."""
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
