@@ -156,10 +156,10 @@ class LossTerms(NamedTuple):
     advantage: jax.Array  # [] mean G - v
 
 
-def _chosen(log_pi: jax.Array, action: jax.Array) -> jax.Array:
-    """log pi(a) of the actions taken; [..., A], [...] -> [...]. A product, not a gather: it is
-    differentiated twice, and gathers of gathers are slow."""
-    return jnp.sum(log_pi * jax.nn.one_hot(action, log_pi.shape[-1]), axis=-1)
+def of_actions(x: jax.Array, action: jax.Array) -> jax.Array:
+    """What belongs to the actions taken, as log pi(a); [..., A], [...] -> [...]. A product, not a
+    gather: it is differentiated twice, and gathers of gathers are slow."""
+    return jnp.sum(x * jax.nn.one_hot(action, x.shape[-1]), axis=-1)
 
 
 def policy_gradient_loss(
@@ -176,7 +176,7 @@ def policy_gradient_loss(
     Returns:
       [].
     """
-    return -jnp.mean(rho * _chosen(log_pi, action) * advantage)
+    return -jnp.mean(rho * of_actions(log_pi, action) * advantage)
 
 
 def actor_critic_loss(
@@ -204,8 +204,8 @@ def actor_critic_loss(
     chex.assert_axis_dimension(predictions.value, 0, num_steps + 1)
 
     logits, logits_bar = predictions.logits[:-1], bootstrap.logits[:-1]
-    log_mu = _chosen(jax.nn.log_softmax(sequence.behaviour_logits), sequence.action)
-    log_pi_bar = _chosen(jax.nn.log_softmax(logits_bar), sequence.action)
+    log_mu = of_actions(jax.nn.log_softmax(sequence.behaviour_logits), sequence.action)
+    log_pi_bar = of_actions(jax.nn.log_softmax(logits_bar), sequence.action)
     ratio = jnp.exp(log_pi_bar - log_mu)
     relevance = behaviour_relevance(logits_bar, sequence.behaviour_logits, config.rho_clip)
     accept = jnp.where(sequence.is_replay, relevance < config.laser_threshold, True)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from bmg.agents import backward_lstm
-from bmg.agents.losses import leaky_vtrace, policy_gradient_loss
+from bmg.agents.losses import leaky_vtrace, of_actions, policy_gradient_loss
 from bmg.storage.fields import Count, Share, check_fields
 
 Prediction = Literal["distribution", "vector", "value"]
@@ -139,8 +139,7 @@ def see(
       gamma: [N].
       config: of the rule.
     """
-    policy = jax.nn.softmax(outputs.logits[:-1])
-    probability = jnp.take_along_axis(policy, action[..., None], axis=-1)[..., 0]
+    probability = of_actions(jax.nn.softmax(outputs.logits[:-1]), action)
     return Seen(reward, discount, gamma, probability, predicted(outputs.prediction, config))
 
 

@@ -140,7 +140,7 @@ def _begin(group: Group, config: LpgConfig, discount: float, key, world, agent: 
     arm = jnp.int32(config.middle_arm_of(group.worlds[0]))
     hyper = Hyperparameters(arm, jnp.float32(discount), jnp.float32(0))
     own = group._replace(init=lambda key: agent, draw_world=lambda family, key: world)
-    return population.begin(own, world, hyper, config, key)
+    return population.begin(own, jnp.int32(0), hyper, config, key)
 
 
 def random_predictions(grids: Grids, size: int, seed: int) -> np.ndarray:

@@ -280,6 +280,8 @@ class LpgSuiteOptions(SuiteOptions):
     """Of table 3's lengths; the paper's are 1."""
     units: Count = 64
     """Of the rule's LSTM; the paper's has 256."""
+    meta_learning_rate: Positive = 1e-3
+    """Of the rule's Adam; the paper's is 1e-4, with 960 lifetimes."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -97,7 +97,7 @@ def evaluate(
             finals = np.array([best.final.mean() for best in bests])
             rows[-1][name] = float(finals.mean())
         rows[-1]["a2c"] = float(a2c.final.mean())
-        rows[-1]["arm"] = str(own.arms_of(world)[found["rule"][0].arm])
+        rows[-1]["arm"] = str(found["rule"][0].arm)
         rows[-1]["a2c arm"] = str(a2c.arm)
     yield rows
 
@@ -112,7 +112,8 @@ def suite(options: LpgSuiteOptions) -> dict[str, LpgConfig]:
         )
         found[name] = LpgConfig(
             rule=rule, seeds=options.seeds, steps=options.steps, worlds=options.worlds,
-            lifetimes=options.lifetimes, lifetime_scale=options.lifetime_scale, **changes,
+            lifetimes=options.lifetimes, lifetime_scale=options.lifetime_scale,
+            meta_learning_rate=options.meta_learning_rate, **changes,
         )  # fmt: skip
     return found
 

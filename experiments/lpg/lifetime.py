@@ -85,9 +85,8 @@ def begin(slots: Slots, bandit: Bandit, config: LpgConfig, key: jax.Array) -> po
 
     def one(key, world):
         hyper_key, key = jax.random.split(key)
-        family = jax.tree.map(lambda x: x[world], group.families)
         hyper = hyperparameters(hyper_key, logits[world])
-        return population.begin(group, family, hyper, config, key)
+        return population.begin(group, world, hyper, config, key)
 
     keys = jax.random.split(key, len(slots.world))
     return jax.vmap(one)(share(keys), share(jnp.asarray(slots.world)))

@@ -92,10 +92,12 @@ class Functions(NamedTuple):
 
 
 def begin(
-    group: Group, family: worlds.Params, hyper: Hyperparameters, config: LpgConfig, key: jax.Array
+    group: Group, world_of: jax.Array, hyper: Hyperparameters, config: LpgConfig, key: jax.Array
 ) -> Lifetime:
-    """One lifetime at its beginning, in a world of the family."""
+    """One lifetime at its beginning, in a world of a kind: `world_of` int32 [], which of the
+    group's."""
     world_key, game_key, rollout_key = jax.random.split(key, 3)
+    family = jax.tree.map(lambda x: x[world_of], group.families)
     world = group.draw_world(family, world_key)
     keys = jax.random.split(game_key, config.environments)
     games = jax.vmap(functools.partial(worlds.reset, world))(keys)

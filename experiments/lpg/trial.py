@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,13 @@ from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.groups import Group, make_groups
 from bmg.experiments.lpg.population import Hyperparameters, Lifetime
 
-Method = Literal["rule", "a2c"]
+Arm = tuple[float, float]  # a step size, and a cost: of the prediction, or of A2C's entropy
 
 
 class Trial(NamedTuple):
     """Of W worlds, A arms with N agents each, in U updates."""
 
+    arms: tuple[Arm, ...]
     episodes: np.ndarray  # [W, A, N, U], that ended
     returns: np.ndarray  # [W, A, N, U], the sum of theirs
 
@@ -37,7 +38,7 @@ class Trial(NamedTuple):
 class Best(NamedTuple):
     """Of the best arm of one world."""
 
-    arm: int
+    arm: Arm
     final: np.ndarray  # [N], mean returns of each agent's last episodes
     curve: np.ndarray  # [N, points], over its lifetime
 
@@ -73,24 +74,24 @@ def try_out(
     weights = None if rule is not None else tuple(entropy_weights)
     config = dataclasses.replace(config, lifetimes=agents)
     arms, begin, advance = _functions(config, weights, at_once)
-    world_of = jnp.repeat(jnp.arange(len(config.worlds)), arms * agents)
-    arm_of = jnp.tile(jnp.repeat(jnp.arange(arms), agents), len(config.worlds))
+    world_of = jnp.repeat(jnp.arange(len(config.worlds)), len(arms) * agents)
+    arm_of = jnp.tile(jnp.repeat(jnp.arange(len(arms)), agents), len(config.worlds))
     begin_key, key = jax.random.split(jax.random.PRNGKey(seed))
     # Agents of all arms meet the same worlds.
-    keys = jnp.tile(jax.random.split(begin_key, agents), (arms * len(config.worlds), 1))
+    keys = jnp.tile(jax.random.split(begin_key, agents), (len(arms) * len(config.worlds), 1))
     lifetimes = begin(keys, world_of, arm_of)
     found = []
     for done in range(0, updates, at_once):
         lifetimes, rows = advance(rule, lifetimes, jax.random.fold_in(key, done))
         found.append(jax.device_get(rows))
         report(min(done + at_once, updates))
-    shape = (len(config.worlds), arms, agents, -1)
-    return Trial(*(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
+    shape = (len(config.worlds), len(arms), agents, -1)
+    return Trial(arms, *(np.concatenate(x)[:updates].T.reshape(shape) for x in zip(*found)))
 
 
 @functools.lru_cache(maxsize=4)
 def _functions(config: LpgConfig, entropy_weights: tuple[float, ...] | None, at_once: int):
-    """How many arms there are, and compiled: (keys, worlds, arms) -> lifetimes at their beginning;
+    """The arms, and compiled: (keys, worlds, arms) -> lifetimes at their beginning;
     (rule, lifetimes, key) -> lifetimes later, with episodes and returns of each update. Kept, as
     several rules are tried in a world.
 
@@ -107,8 +108,7 @@ def _functions(config: LpgConfig, entropy_weights: tuple[float, ...] | None, at_
 
     def begin(key, world, arm):
         hyper = Hyperparameters(arm, jnp.float32(config.discounts[0]), jnp.float32(0))
-        family = jax.tree.map(lambda x: x[world], group.families)
-        return population.begin(group, family, hyper, config, key)
+        return population.begin(group, world, hyper, config, key)
 
     def advance(rule, lifetimes, key):
         def body(lifetimes, key):
@@ -120,7 +120,7 @@ def _functions(config: LpgConfig, entropy_weights: tuple[float, ...] | None, at_
 
         return jax.lax.scan(body, lifetimes, jax.random.split(key, at_once))
 
-    return len(group.arms), jax.jit(jax.vmap(begin)), jax.jit(advance)
+    return group.arms, jax.jit(jax.vmap(begin)), jax.jit(advance)
 
 
 def make_step(group: Group, by_rule: bool, config: LpgConfig):
@@ -160,7 +160,7 @@ def best_of(trial: Trial, world: int, points: int = 40, final: float = 0.2) -> B
     arm = int(np.argmax(np.where(np.isfinite(finals), finals, -np.inf).mean(1)))
     parts = np.array_split(np.arange(episodes.shape[-1]), min(points, episodes.shape[-1]))
     curve = [mean_of(returns[arm][:, p].sum(-1), episodes[arm][:, p].sum(-1)) for p in parts]
-    return Best(arm, finals[arm], np.stack(curve, axis=1))
+    return Best(trial.arms[arm], finals[arm], np.stack(curve, axis=1))
 
 
 def mean_of(total: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -52,8 +52,9 @@ def some(config: LpgConfig, key=KEY):
             *(jnp.array(x)[:count] for x in (ARM, GAMMA, (0.01, 0.02)))
         )  # fmt: skip
         begin = functools.partial(population.begin, group, config=config)
-        lifetimes = jax.vmap(lambda k, f, h, b=begin: b(family=f, hyper=h, key=k))(
-            jax.random.split(key, count), group.families, hyper
+        world_of = jnp.repeat(jnp.arange(len(group.worlds)), config.lifetimes)
+        lifetimes = jax.vmap(lambda k, w, h, b=begin: b(world_of=w, hyper=h, key=k))(
+            jax.random.split(key, count), world_of, hyper
         )
         params = own(lifetimes.params)
         state = jax.vmap(group.optimizer.init)(params)
@@ -236,7 +237,7 @@ def test_values_are_learned():
     )
     (group,) = make_groups(config)
     hyper = Hyperparameters(jnp.int32(0), jnp.float32(1.0), jnp.float32(0.0))
-    lifetime = population.begin(group, pick(group.families, 0), hyper, config, KEY)
+    lifetime = population.begin(group, jnp.int32(0), hyper, config, KEY)
     collect = jax.jit(functools.partial(population.collect, group, length=20))
     error_of = jax.jit(functools.partial(population.advantages, group))
     values, games, errors = lifetime.values, lifetime.games, []
@@ -289,7 +290,7 @@ def test_values_of_networks_are_learned():
     )  # fmt: skip
     (group,) = make_groups(config)
     hyper = Hyperparameters(jnp.int32(0), jnp.float32(1.0), jnp.float32(0.0))
-    lifetime = population.begin(group, pick(group.families, 0), hyper, config, KEY)
+    lifetime = population.begin(group, jnp.int32(0), hyper, config, KEY)
 
     @jax.jit
     def learn(values, games, key):

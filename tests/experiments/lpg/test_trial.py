@@ -45,6 +45,7 @@ def test_the_best_arm_is_that_of_the_last_episodes():
     returns[0, 1, :, :8] = 9.0
     episodes[0, 2, :, 8:] = 0
     returns[0, 2] = 100.0
-    best = trial.best_of(trial.Trial(episodes, returns), 0, points=5)
-    assert best.arm == 0 and best.final.tolist() == [3.0, 5.0]
+    arms = ((20.0, 0.1), (40.0, 0.1), (80.0, 0.1))
+    best = trial.best_of(trial.Trial(arms, episodes, returns), 0, points=5)
+    assert best.arm == arms[0] and best.final.tolist() == [3.0, 5.0]
     np.testing.assert_array_equal(best.curve, [[0, 0, 0, 0, 3], [0, 0, 0, 0, 5]])
