@@ -12,6 +12,7 @@ setup(
     package_dir={"bmg": "bmg", **{f"bmg.{name}": name for name in PARTS}},
     package_data={
         "bmg": ["py.typed"],
+        "bmg.agents": ["rules/*.npz"],
         "bmg.environments": ["data/*.csv"],
         "bmg.experiments.few_shot.data": ["*.csv"],
     },

@@ -187,9 +187,10 @@ class MetaConfig:
 class RuleAgentConfig:
     """An agent that a learned update rule updates (Oh et al. 2020); the rule stays what it is."""
 
-    rule: str = ""
-    """File of the rule, as `bmg lpg` leaves it in its run directory. A run of an agent copies it
-    into its own, and goes on by that."""
+    rule: str = "tabular"
+    """File of the rule, as `bmg lpg` leaves it in its run directory, or the name of one that comes
+    with the project: tabular, of the paper's nine tabular worlds. A run of an agent copies it into
+    its own, and goes on by that."""
     learning_rate: Positive = 5e-4
     """Alpha_lr, of Adam. Oh et al. table 4."""
     prediction_cost: Weight = 0.5
@@ -220,5 +221,5 @@ class AgentConfig:
         if self.algorithm == "lpg" and not self.lpg.rule:
             raise FieldError(
                 "lpg.rule",
-                "is empty; give a rule's file, which `bmg lpg` leaves in its run directory",
+                "is empty; give a rule's file, which `bmg lpg` leaves in its run directory, or a name",
             )

@@ -12,7 +12,6 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 
 from __future__ import annotations
 
-import pathlib
 from typing import NamedTuple
 
 import haiku as hk
@@ -25,7 +24,7 @@ from bmg.agents.agent import Agent, Metrics, Spec
 from bmg.agents.config import AgentConfig
 from bmg.agents.losses import entropy
 from bmg.agents.networks import Heads, acting, make_heads
-from bmg.agents.rule_file import load_rule
+from bmg.agents.rule_file import load_rule, rule_path
 from bmg.agents.trajectory import Sequences, UpdateBatch, prepare
 from bmg.agents.update_rule import (
     Outputs,
@@ -55,7 +54,7 @@ def make(config: AgentConfig, spec: Spec) -> Agent:
     Raises:
       ValueError: there is no such rule; one line.
     """
-    found = load_rule(pathlib.Path(config.lpg.rule))
+    found = load_rule(rule_path(config.lpg.rule))
     sizes = {_POLICY: spec.num_actions, _PREDICTION: found.config.outputs, _BASELINE: 1}
     heads = make_heads(config.network, spec.observation_shape, sizes)
     optimizer = optax.adam(config.lpg.learning_rate)

@@ -13,6 +13,7 @@ from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
 
 _KIND = "update rule"
+_OWN = pathlib.Path(__file__).parent / "rules"
 
 
 class RuleFile(NamedTuple):
@@ -41,11 +42,36 @@ def save_rule(
     checkpoint.write(path, rule, header)
 
 
+def own_rules() -> dict[str, pathlib.Path]:
+    """Those that come with the project, by name."""
+    return {path.stem: path for path in sorted(_OWN.glob("*.npz"))}
+
+
+def rule_path(rule: str) -> pathlib.Path:
+    """The file of a rule.
+
+    Args:
+      rule: the file itself, or the name of a rule that comes with the project.
+
+    Raises:
+      ValueError: there is neither; one line.
+    """
+    path, own = pathlib.Path(rule), own_rules()
+    if rule in own:
+        return own[rule]
+    if not path.exists():
+        raise ValueError(
+            f"there is no rule {rule}: give a file that `bmg lpg` left in its run directory, or one "
+            f"of {', '.join(own)}, which come with the project."
+        )
+    return path
+
+
 def load_rule(path: pathlib.Path) -> RuleFile:
     """Reads a rule.
 
     Raises:
-      ValueError: it is not there, damaged, no rule, or its weights are not those of what its header
+      ValueError: it cannot be opened, is damaged, no rule, or its weights are not those of what its header
         says; one line.
     """
     found: list[RuleConfig] = []

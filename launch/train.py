@@ -113,6 +113,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     if index:  # the first host evaluates
         evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
         default = dataclasses.replace(default, evaluator=evaluator)
+    from bmg.agents.rule_file import rule_path
     from bmg.storage.files import same_bytes
 
     config = parse_options(TrainConfig, "bmg train", arguments, default)
@@ -120,7 +121,7 @@ def parse(arguments: list[str]) -> TrainConfig:
         return config
     given = peek(arguments, ("agent.lpg.rule",)).get("agent.lpg.rule")
     kept = with_kept_rule(config)
-    if given and kept != config and not same_bytes(pathlib.Path(given), kept_rule(config)):
+    if given and kept != config and not same_bytes(rule_path(given), kept_rule(config)):
         raise ValueError(
             f"{config.path} holds a run whose agent follows another rule than {given}; leave "
             "--agent.lpg.rule out to resume it, or give another --workdir."
@@ -147,6 +148,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
+    from bmg.agents.rule_file import rule_path
     from bmg.storage.checkpoint import list_checkpoints
     from bmg.storage.files import remove_leftovers, whole_file
 
@@ -155,7 +157,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
     if config.agent.algorithm == "lpg" and not config.resume:
         workdir.mkdir(parents=True, exist_ok=True)
         with whole_file(kept_rule(config)) as file:
-            file.write(pathlib.Path(config.agent.lpg.rule).read_bytes())
+            file.write(rule_path(config.agent.lpg.rule).read_bytes())
     folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

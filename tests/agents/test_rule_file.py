@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bmg.agents.rule_file import load_rule, save_rule
+from bmg.agents.rule_file import load_rule, own_rules, rule_path, save_rule
 from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.storage import checkpoint
 
@@ -50,3 +50,16 @@ def test_what_is_no_rule_is_refused(tmp_path):
         with pytest.raises(ValueError, match=words) as caught:
             load_rule(tmp_path / name)
         assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_rule_is_a_file_or_one_that_comes_with_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "mine.npz")
+    assert load_rule(rule_path("mine.npz")).config == SMALL
+    assert "tabular" in own_rules()
+    for name in own_rules():
+        found = load_rule(rule_path(name))
+        assert found.made_from["meta_updates"] > 0 and found.made_from["worlds"]
+    with pytest.raises(ValueError, match="there is no rule other: give .* or one of tabular") as e:
+        rule_path("other")
+    assert "\n" not in str(e.value)

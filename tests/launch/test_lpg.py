@@ -83,16 +83,16 @@ def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
     "runtime", ["local-threads", pytest.param("launchpad", marks=pytest.mark.launchpad)]
 )
 def test_the_whole_program_updates_an_agent_by_a_rule(tmp_path, runtime):
-    """It trains, goes on, and is evaluated; without a rule, or with a file that holds none, nothing
-    starts."""
+    """It trains, goes on, and is evaluated; with a rule that is not there, or a file that holds
+    none, nothing starts."""
     rule = RuleConfig(units=8)
     save_rule(tmp_path / "rule.npz", init_rule(rule, jax.random.PRNGKey(0)), rule, {})
     (tmp_path / "text.npz").write_text("no rule")
     train = ["train", "--game", "catch", "--agent.algorithm", "lpg", "--runtime", runtime]
     train += ["--workdir", "run"]
     before = files(tmp_path)
-    for more, words in ((["--agent.lpg.rule", "text.npz"], "text.npz"), ([], "rule")):
-        code, _, err = commands.bmg(*train, *more, cwd=tmp_path)
+    for name, words in (("text.npz", "text.npz"), ("labyrinth", "no rule labyrinth"), ("", "rule")):
+        code, _, err = commands.bmg(*train, "--agent.lpg.rule", name, cwd=tmp_path)
         assert code == 2 and words in err and err.count("\n") == 1, err
         assert files(tmp_path) == before
     code, _, err = commands.bmg(
