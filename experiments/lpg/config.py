@@ -127,6 +127,9 @@ class LpgConfig(LifetimesConfig):
     """Of their Adam, where agents are networks. Ours: the paper does not say."""
     meta_learning_rate: Positive = 1e-4
     """Of the rule's Adam. Table 2."""
+    meta_max_norm: Weight = 0.05
+    """Clip of the meta-gradient's global norm; 0 for none. Ours: norms are about 0.01 and at times
+    10, after which the rule is another one and Adam's steps are small for a thousand updates."""
 
     bandit: bool = True
     """Whether step sizes are drawn by what they brought so far; otherwise the middle ones are taken

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
+import optax
 
 from bmg.agents.rule_file import save_rule
 from bmg.agents.update_rule import RuleConfig, init_rule
@@ -61,7 +62,7 @@ def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
     for index, state in enumerate(lifetimes):
         seed = config.first_seed + index
         made_from = {
-            "experiment": "lpg", "meta_updates": int(state.meta.opt_state[0].count),
+            "experiment": "lpg", "meta_updates": int(optax.tree.get(state.meta.opt_state, "count")),
             "objective": config.objective, "worlds": list(config.worlds),
             "lifetimes": config.lifetimes, "inner_steps": config.inner_steps,
             "lifetime_scale": config.lifetime_scale, "seed": seed,
