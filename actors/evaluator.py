@@ -28,7 +28,7 @@ def play_episodes(
 
     Args:
       environment: N environments, reset here.
-      act: jitted (params, uint8 observations [N, ...], keys [N, 2]) -> (actions, logits).
+      act: jitted (params, observations [N, ...], keys [N, 2]) -> (actions, logits).
       params: the main task's parameters.
       key: random key of the actions; the policy is sampled, as in training.
       should_stop: polled at each step.

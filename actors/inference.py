@@ -28,7 +28,7 @@ from bmg.agents.trajectory import stack_frames
 class Request(NamedTuple):
     """N environments that wait for their actions."""
 
-    frames: np.ndarray  # uint8 [N, S, H, W, C], the newest S single frames of each
+    frames: np.ndarray  # [N, S, *frame_shape], the newest S single frames of each
     age: np.ndarray  # int32 [N], frames since the episode's first one
     stream: np.ndarray  # uint32 [N, 4]: the actor's key (2), its step, the environment's number
 
@@ -89,7 +89,7 @@ class LocalInference:
         """Compiles nothing yet.
 
         Args:
-          act: (params, uint8 [N, H, W, S * C], keys [N, 2]) -> (actions int32 [N], logits [N, A]).
+          act: (params, observations [N, ...], keys [N, 2]) -> (actions int32 [N], logits [N, A]).
           parameters: where they come from.
         """
         self._act, self._parameters = _acting_step(act), parameters

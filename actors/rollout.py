@@ -10,7 +10,8 @@ lockstep, and consecutive unrolls share S frames (the leading ones and the first
     actions          a0    a1    a2 |    a3    a4    a5 |
 
 The transition t is (stack at t, a_t, r_{t+1}, discount_{t+1}). Where an episode ends, the next
-frame is already the next episode's first one (age 0): there is no transition between episodes.
+frame is already the next episode's first one (age 0): there is no transition between episodes,
+except for the reset steps after time limits (`environments.base`).
 """
 
 from __future__ import annotations
@@ -33,10 +34,9 @@ class FrameStack:
     """
 
     def __init__(self, num_envs: int, spec: EnvironmentSpec):
-        height, width, channels = spec.frame_shape
-        self._channels = channels
-        shape = (num_envs, height, width, spec.num_stack * channels)
-        self.stack = np.zeros(shape, np.uint8)  # [N, H, W, S * C], oldest first
+        *shape, self._channels = spec.frame_shape
+        stacked = (num_envs, *shape, spec.num_stack * self._channels)
+        self.stack = np.zeros(stacked, spec.dtype)  # [N, ..., S * C], oldest first
 
     def push(self, step: Step) -> None:
         """Appends the newest frames; the stacks of new episodes start black."""
@@ -80,7 +80,7 @@ class Rollout:
         self._stream[:, :2] = np.asarray(key)
         self._stream[:, 3] = np.arange(num_envs)
         self._frames = np.zeros(
-            (num_envs, stack + unroll_length, *self._spec.frame_shape), np.uint8
+            (num_envs, stack + unroll_length, *self._spec.frame_shape), self._spec.dtype
         )
         self._age = np.zeros((num_envs, unroll_length + 1), np.int32)
         for environment, rows in self._parts:
@@ -104,6 +104,7 @@ class Rollout:
         action = np.zeros((num_envs, length), np.int32)
         logits = np.zeros((num_envs, length, self._spec.num_actions), np.float32)
         reward, discount, returns = np.zeros((3, num_envs, length), np.float32)
+        reset = np.zeros((num_envs, length), bool)
         answers = [self._request(rows, 0) for _, rows in self._parts]
         for t in range(length):
             for part, (environment, rows) in enumerate(self._parts):
@@ -115,6 +116,7 @@ class Rollout:
                 age[rows, t + 1] = np.where(step.first, 0, np.minimum(age[rows, t] + 1, stack - 1))
                 discount[rows, t] = step.discount
                 reward[rows, t], returns[rows, t] = self._finite(step)
+                reset[rows, t] = False if step.reset is None else step.reset
                 stepped = clock()
                 if t + 1 < length:
                     answers[part] = self._request(rows, t + 1)
@@ -127,6 +129,7 @@ class Rollout:
             action=action,
             reward=reward,
             discount=discount,
+            reset=reset,
             behaviour_logits=logits,
             episode_return=returns,
             parameter_version=np.full(num_envs, version, np.int32),
@@ -155,11 +158,12 @@ def trajectory_signature(spec: EnvironmentSpec, unroll_length: int) -> Trajector
     """Shapes and dtypes of one unroll of one environment."""
     length, stack = unroll_length, spec.num_stack
     return Trajectory(
-        frames=jax.ShapeDtypeStruct((stack + length, *spec.frame_shape), np.uint8),
+        frames=jax.ShapeDtypeStruct((stack + length, *spec.frame_shape), np.dtype(spec.dtype)),
         age=jax.ShapeDtypeStruct((length + 1,), np.int32),
         action=jax.ShapeDtypeStruct((length,), np.int32),
         reward=jax.ShapeDtypeStruct((length,), np.float32),
         discount=jax.ShapeDtypeStruct((length,), np.float32),
+        reset=jax.ShapeDtypeStruct((length,), np.bool_),
         behaviour_logits=jax.ShapeDtypeStruct((length, spec.num_actions), np.float32),
         episode_return=jax.ShapeDtypeStruct((length,), np.float32),
         parameter_version=jax.ShapeDtypeStruct((), np.int32),
@@ -168,5 +172,5 @@ def trajectory_signature(spec: EnvironmentSpec, unroll_length: int) -> Trajector
 
 def agent_spec(spec: EnvironmentSpec) -> Spec:
     """What an agent of that environment is made for."""
-    height, width, channels = spec.frame_shape
-    return Spec((height, width, spec.num_stack * channels), spec.num_actions)
+    *shape, channels = spec.frame_shape
+    return Spec((*shape, spec.num_stack * channels), spec.num_actions)

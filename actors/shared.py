@@ -22,7 +22,8 @@ class Address(NamedTuple):
     pid: int
     descriptor: int
     num_envs: int
-    frames_shape: tuple[int, ...]  # (S, H, W, C)
+    frames_shape: tuple[int, ...]  # (S, *frame_shape)
+    dtype: str  # of frames
 
 
 class SharedRequests:
@@ -36,7 +37,7 @@ class SharedRequests:
         """
         self.address = address
         num_envs, frames_shape = address.num_envs, address.frames_shape
-        shapes = [((num_envs, *frames_shape), np.uint8), ((num_envs,), np.int32),
+        shapes = [((num_envs, *frames_shape), address.dtype), ((num_envs,), np.int32),
                   ((num_envs, 4), np.uint32)]  # fmt: skip
         sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes]
         starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
@@ -52,10 +53,10 @@ class SharedRequests:
         )
 
     @classmethod
-    def make(cls, num_envs: int, frames_shape: tuple[int, ...]) -> SharedRequests:
-        """New memory, of this process, for as many environments and (S, H, W, C)."""
+    def make(cls, num_envs: int, frames_shape: tuple[int, ...], dtype: str) -> SharedRequests:
+        """New memory, of this process, for as many environments and frames (S, *frame_shape)."""
         descriptor = os.memfd_create("bmg_requests")
-        return cls(Address(os.getpid(), descriptor, num_envs, tuple(frames_shape)))
+        return cls(Address(os.getpid(), descriptor, num_envs, tuple(frames_shape), dtype))
 
     def put(self, request: Request) -> tuple[int, int]:
         """Shares a request; (first, number) of its environments, which are consecutive."""

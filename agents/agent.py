@@ -17,7 +17,7 @@ Metrics = dict[str, jax.Array]  # `group/name` -> []
 class Spec(NamedTuple):
     """What an agent is made for."""
 
-    observation_shape: tuple[int, int, int]  # (H, W, S * C) of a stacked observation
+    observation_shape: tuple[int, ...]  # of a stacked observation: (H, W, S * C), or (S * D,)
     num_actions: int  # A
     axis_name: str | None = None  # the device axis that `update` is mapped over, or None
 
@@ -34,7 +34,7 @@ class Agent(NamedTuple):
     several devices each sees its share of the batch; gradients and metrics are averaged over
     `spec.axis_name`. Metrics named `loss.../...` must be finite, else the update is left out."""
     act: Callable[[PyTree, jax.Array, Key], tuple[jax.Array, jax.Array]]
-    """(params, observations uint8 [N, H, W, S * C], keys [N, 2]) -> (actions int32 [N], logits of
+    """(params, observations [N, *observation_shape], keys [N, 2]) -> (actions int32 [N], logits of
     the policy [N, A]). A key for each, so that what one draws does not depend on the others."""
     acting_params: Callable[[PyTree], PyTree]
     """state -> what `act` needs of it."""

@@ -22,6 +22,7 @@ from bmg.storage.fields import (
 
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm"]
 Reduction = Literal["mean", "sum"]
+TORSOS = ("auto", "resnet", "dqn", "shallow", "minatar", "mlp")
 ALGORITHMS = ("impala", "stacx", "bmg", "lpg")  # a file of this folder each
 
 
@@ -43,9 +44,11 @@ class Reading(NamedTuple):
 class NetworkConfig:
     """The network: a torso shared by all tasks, then separate MLPs per task."""
 
-    torso: Literal["resnet", "dqn", "shallow", "mlp"] = "resnet"
-    """resnet: IMPALA's deep torso; dqn: 32-64-64 convolutions; shallow: 16-32, for CPUs;
-    mlp: flattened pixels."""
+    torso: Annotated[str, Names(TORSOS)] = "resnet"
+    """resnet: IMPALA's deep torso; dqn: 32-64-64 convolutions; shallow: 16-32, for CPUs; minatar:
+    one of 16 channels, for small images; mlp: everything flattened; auto: mlp for vectors, minatar
+    for images of less than 36 pixels, else shallow; or package.module:function for your own, which
+    turns a batch [N, ...] and this configuration into features [N, ...] by Haiku's modules."""
     channels: tuple[Count, ...] = (64, 128, 128, 64)
     """Channels of each resnet section; 4x of BMG App. C.4, 1x is 16 32 32 16. Table 2."""
     residual_blocks: Few = 2
@@ -221,5 +224,5 @@ class AgentConfig:
         if self.algorithm == "lpg" and not self.lpg.rule:
             raise FieldError(
                 "lpg.rule",
-                "is empty; give a rule's file, which `bmg lpg` leaves in its run directory, or a name",
+                "is empty; give a rule's file, which `bmg lpg` leaves in its run directory",
             )

@@ -209,7 +209,8 @@ def actor_critic_loss(
     ratio = jnp.exp(log_pi_bar - log_mu)
     relevance = behaviour_relevance(logits_bar, sequence.behaviour_logits, config.rho_clip)
     accept = jnp.where(sequence.is_replay, relevance < config.laser_threshold, True)
-    accept = accept.astype(logits.dtype)
+    # As of what LASER rejects: the value is its own target, and traces end there.
+    accept = (accept & ~sequence.reset).astype(logits.dtype)
 
     v_bar = bootstrap.value
     vtrace = leaky_vtrace(

@@ -122,13 +122,15 @@ def loss(
     outputs, baseline = outputs_of(heads, params, sequences)
     outputs = jax.tree.map(lambda x: x[:-1], outputs)
     action = jnp.swapaxes(sequences.action, 0, 1)
+    counts = 1.0 - jnp.swapaxes(sequences.reset, 0, 1)  # reset steps do not
     baseline_loss = jnp.zeros(())
-    relative = targets
+    policy = targets.policy
     if config.lpg.baseline:
-        baseline_loss = 0.5 * jnp.mean(jnp.square(baseline - targets.policy))
-        relative = targets._replace(policy=targets.policy - jax.lax.stop_gradient(baseline))
+        baseline_loss = 0.5 * jnp.mean(counts * jnp.square(baseline - targets.policy))
+        policy -= jax.lax.stop_gradient(baseline)
+    relative = targets._replace(policy=counts * policy)
     total = baseline_loss + agent_loss(
-        outputs, relative, action, config.lpg.prediction_cost, rule_config
+        outputs, relative, action, config.lpg.prediction_cost * counts, rule_config
     )
     distance = prediction_distance(outputs.prediction, targets.prediction, rule_config)
     metrics = {

@@ -18,10 +18,13 @@ import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bmg.agents.config import NetworkConfig
+from bmg.agents.config import TORSOS, NetworkConfig
+from bmg.agents.convolution import conv3x3
 from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
+from bmg.storage.modules import load_named
 
 
 class Predictions(NamedTuple):
@@ -39,7 +42,9 @@ class Network(NamedTuple):
     """Pure functions of a network."""
 
     init: Callable[[jax.Array], hk.Params]  # key -> params of all tasks
-    apply: Callable[..., Predictions]  # params, float32 [..., H, W, C], number of first tasks
+    apply: Callable[
+        ..., Predictions
+    ]  # params, float32 [..., *observation_shape], number of first tasks
     exact: Callable[..., Predictions]  # the same with float32 activations, to compare parameters
 
 
@@ -93,16 +98,62 @@ def _convolutions(
     return x
 
 
-def _torso(observation: jax.Array, config: NetworkConfig) -> jax.Array:
-    """[N, H, W, C] -> [N, features]."""
+def _minatar(x: jax.Array, config: NetworkConfig) -> jax.Array:
+    """A convolution 3x3 of 16 channels (Young & Tian, MinAtar, 2019), as one product: XLA's own is
+    slow inside of loops on CPUs. Edges are padded, theirs are not."""
+    shape = (3, 3, x.shape[-1], 16)
+    with hk.experimental.name_scope("conv_0"):
+        w = hk.get_parameter("w", shape, init=_weights(config.weight_scale))
+        b = hk.get_parameter("b", shape[-1:], init=jnp.zeros)
+    return jax.nn.relu(conv3x3(x, w, "im2col") + b)
+
+
+_TORSOS = {
+    "resnet": _resnet,
+    "dqn": lambda x, config: _convolutions(x, _DQN, config.weight_scale),
+    "shallow": lambda x, config: _convolutions(x, _SHALLOW, config.weight_scale),
+    "minatar": _minatar,
+    "mlp": lambda x, config: x,
+}
+_LEAST_PIXELS = 36  # of an image, for dqn and shallow
+
+
+def choose_torso(config: NetworkConfig, observation_shape: Sequence[int]) -> Callable:
+    """(x [N, ...], config) -> [N, ...], which fits such observations.
+
+    Raises:
+      ValueError: it does not, or there is no such function; one line.
+    """
+    name, shape = config.torso, tuple(observation_shape)
+    pixels = min(shape[:2]) if len(shape) == 3 else 0
+
+    def unfit(needs: str, remedy: str) -> ValueError:
+        return ValueError(f"{needs}, and observations are {list(shape)}; {remedy}.")
+
+    if name == "auto":
+        name = ("shallow" if pixels >= _LEAST_PIXELS else "minatar") if pixels else "mlp"
+    elif name in TORSOS and name != "mlp" and not pixels:
+        raise unfit(f"torso {name!r} needs images", "give --agent.network.torso mlp")
+    elif name in ("dqn", "shallow") and pixels < _LEAST_PIXELS:
+        least = f"{_LEAST_PIXELS}x{_LEAST_PIXELS}"
+        raise unfit(
+            f"torso {name!r} needs images of at least {least} pixels",
+            "give --agent.network.torso minatar or mlp",
+        )
+    if config.center_frames and not pixels:
+        raise unfit("center_frames needs images", "leave it out")
+    if name in _TORSOS:
+        return _TORSOS[name]
+    torso = load_named(name)
+    if not callable(torso):
+        raise ValueError(f"torso {name} is a {type(torso).__name__}; give a function.")
+    return torso
+
+
+def _features(observation: jax.Array, torso: Callable, config: NetworkConfig) -> jax.Array:
+    """[N, ...] -> [N, features]."""
     x = _centered(observation) if config.center_frames else observation
-    if config.torso == "resnet":
-        x = _resnet(x, config)
-    elif config.torso == "dqn":
-        x = _convolutions(x, _DQN, config.weight_scale)
-    elif config.torso == "shallow":
-        x = _convolutions(x, _SHALLOW, config.weight_scale)
-    x = hk.Flatten()(x)
+    x = hk.Flatten()(torso(x, config))
     projection = hk.Linear(config.features, w_init=_weights(config.weight_scale), name="projection")
     return jax.nn.relu(projection(x))
 
@@ -111,13 +162,13 @@ class Heads(NamedTuple):
     """Pure functions of a torso and of what stands on it."""
 
     init: Callable[[jax.Array], hk.Params]  # key -> params
-    # params, float32 [..., H, W, C], names -> [..., size] of each of these heads
+    # params, float32 [..., *observation_shape], names -> [..., size] of each of these heads
     apply: Callable[[hk.Params, jax.Array, Sequence[str]], dict[str, jax.Array]]
     exact: Callable[[hk.Params, jax.Array, Sequence[str]], dict[str, jax.Array]]  # in float32
 
 
 def make_heads(
-    config: NetworkConfig, observation_shape: tuple[int, int, int], sizes: Mapping[str, int]
+    config: NetworkConfig, observation_shape: tuple[int, ...], sizes: Mapping[str, int]
 ) -> Heads:
     """A torso with an MLP for each head.
 
@@ -126,16 +177,21 @@ def make_heads(
 
     Args:
       config: the architecture.
-      observation_shape: (H, W, S * C) of a stacked observation.
+      observation_shape: of a stacked observation, (H, W, S * C) or (S * D,).
       sizes: of each head's output, by its name: "policy", or "group/policy". Those of a group
         follow each other.
+
+    Raises:
+      ValueError: the torso does not fit such observations; one line.
     """
+    torso = choose_torso(config, observation_shape)
 
     def forward(observation: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
         chex.assert_shape(observation, (..., *observation_shape))
-        leading = observation.shape[:-3]
+        leading = observation.shape[: observation.ndim - len(observation_shape)]
         with hk.experimental.name_scope("torso"):
-            features = _torso(observation.reshape(-1, *observation_shape), config)
+            flat = observation.reshape(-1, *observation_shape)
+            features = _features(flat, torso, config)
         found = {}
         for group, own in itertools.groupby(names, lambda name: name.rpartition("/")[0]):
             with hk.experimental.name_scope(group) if group else contextlib.nullcontext():
@@ -146,11 +202,13 @@ def make_heads(
         return found
 
     transformed = hk.without_apply_rng(hk.transform(forward))
-    example = jnp.zeros((1, *observation_shape), jnp.float32)
+    example = np.zeros((1, *observation_shape), np.float32)
 
     def init(key: jax.Array) -> hk.Params:
         return transformed.init(key, example, tuple(sizes))
 
+    if config.torso not in TORSOS:
+        _check_own_torso(config.torso, init)
     if config.precision != "bfloat16":
         return Heads(init, transformed.apply, transformed.apply)
 
@@ -162,8 +220,21 @@ def make_heads(
     return Heads(init, apply_half, transformed.apply)
 
 
+def _check_own_torso(name: str, init: Callable[[jax.Array], hk.Params]) -> None:
+    """Builds the network's shapes with it.
+
+    Raises:
+      ValueError: it fails; one line.
+    """
+    try:
+        jax.eval_shape(init, jax.ShapeDtypeStruct((2,), np.uint32))
+    except Exception as error:  # there is no end to what such a function may raise
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"torso {name} cannot be built: {message}") from error
+
+
 def make_network(
-    config: NetworkConfig, observation_shape: tuple[int, int, int], num_actions: int, num_tasks: int
+    config: NetworkConfig, observation_shape: tuple[int, ...], num_actions: int, num_tasks: int
 ) -> Network:
     """Builds the network of `num_tasks` tasks.
 
@@ -172,12 +243,12 @@ def make_network(
 
     Args:
       config: its architecture.
-      observation_shape: (H, W, S * C) of a stacked observation.
+      observation_shape: of a stacked observation, (H, W, S * C) or (S * D,).
       num_actions: A.
       num_tasks: n, main task included.
 
     Returns:
-      `init(key)`, `apply(params, observation [..., H, W, C], num_tasks)` and `exact(...)`.
+      `init(key)`, `apply(params, observation [..., *observation_shape], num_tasks)` and `exact`.
     """
     sizes = {}
     for task in range(num_tasks):
@@ -210,11 +281,11 @@ def acting(policy: Callable[[hk.Params, jax.Array], jax.Array]) -> Callable:
     """What actors and evaluators run: (params, observation, keys) -> (action, logits).
 
     Args:
-      policy: (params, float32 [N, H, W, S * C]) -> logits [N, A].
+      policy: (params, float32 observations [N, ...]) -> logits [N, A].
 
     Returns:
-      A function of the policy's parameters, uint8 observations [N, H, W, S * C] and a key for
-      each of them [N, 2], so that what one draws does not depend on the others; it samples actions
+      A function of the policy's parameters, observations [N, ...] and a key for each of them
+      [N, 2], so that what one draws does not depend on the others; it samples actions
       int32 [N] and gives the policy's logits [N, A].
     """
 

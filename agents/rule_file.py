@@ -61,8 +61,8 @@ def rule_path(rule: str) -> pathlib.Path:
         return own[rule]
     if not path.exists():
         raise ValueError(
-            f"there is no rule {rule}: give a file that `bmg lpg` left in its run directory, or one "
-            f"of {', '.join(own)}, which come with the project."
+            f"there is no rule {rule}: give a file that `bmg lpg` left in its run directory, or "
+            f"one of {', '.join(own)}, which come with the project."
         )
     return path
 
@@ -71,8 +71,8 @@ def load_rule(path: pathlib.Path) -> RuleFile:
     """Reads a rule.
 
     Raises:
-      ValueError: it cannot be opened, is damaged, no rule, or its weights are not those of what its header
-        says; one line.
+      ValueError: it cannot be opened, is damaged, no rule, or its weights are not those of what
+        its header says; one line.
     """
     found: list[RuleConfig] = []
 

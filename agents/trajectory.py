@@ -23,11 +23,12 @@ import jax.numpy as jnp
 class Trajectory(NamedTuple):
     """One unroll as actors write it: T transitions, S stacked frames, A actions."""
 
-    frames: jax.Array  # uint8 [S - 1 + T + 1, H, W, C], single frames
+    frames: jax.Array  # uint8 [S - 1 + T + 1, H, W, C] or float32 [..., D], single frames
     age: jax.Array  # int32 [T + 1], frames since the episode's first; saturates at S - 1
     action: jax.Array  # int32 [T], a_t
     reward: jax.Array  # float32 [T], r_{t+1}, raw
     discount: jax.Array  # float32 [T], 0 where the episode (or a life) ended, else 1
+    reset: jax.Array  # bool [T], a_t did nothing: a time limit had cut the episode at frame t
     behaviour_logits: jax.Array  # float32 [T, A], full logits of the policy that acted
     episode_return: jax.Array  # float32 [T], raw return of the episode that ended here, else NaN
     parameter_version: jax.Array  # int32 [], learner updates behind the parameters that acted
@@ -36,10 +37,11 @@ class Trajectory(NamedTuple):
 class Sequences(NamedTuple):
     """A batch of unrolls as the losses see it: stacked, scaled, clipped."""
 
-    observation: jax.Array  # float32 [B, T + 1, H, W, S * C], in [0, 1]
+    observation: jax.Array  # float32 [B, T + 1, H, W, S * C]; pixels in [0, 1]
     action: jax.Array  # int32 [B, T]
     reward: jax.Array  # float32 [B, T], clipped
     discount: jax.Array  # float32 [B, T]
+    reset: jax.Array  # bool [B, T], no loss looks at such a step
     behaviour_logits: jax.Array  # float32 [B, T, A]
     is_replay: jax.Array  # bool [B]
 
@@ -48,25 +50,28 @@ def stack_frames(frames: jax.Array, age: jax.Array) -> jax.Array:
     """Rebuilds the stacked observations of one unroll.
 
     Args:
-      frames: uint8 [S - 1 + T + 1, H, W, C].
+      frames: [S - 1 + T + 1, ..., C].
       age: int32 [T + 1].
 
     Returns:
-      uint8 [T + 1, H, W, S * C], oldest frame first along the channels.
+      [T + 1, ..., S * C] of the same type, oldest frame first along the last axis.
     """
-    chex.assert_rank([frames, age], [4, 1])
+    chex.assert_rank(age, 1)
     num_steps = age.shape[0]
     num_stack = frames.shape[0] - num_steps + 1
     stacked = []
     for k in range(num_stack):  # k-th frame of the stack, num_stack - 1 is the newest
-        valid = age >= num_stack - 1 - k
-        stacked.append(jnp.where(valid[:, None, None, None], frames[k : k + num_steps], 0))
-    return jnp.concatenate(stacked, axis=-1).astype(jnp.uint8)
+        valid = (age >= num_stack - 1 - k).reshape(-1, *(1,) * (frames.ndim - 1))
+        stacked.append(jnp.where(valid, frames[k : k + num_steps], 0))
+    return jnp.concatenate(stacked, axis=-1).astype(frames.dtype)
 
 
 def scale_pixels(observation: jax.Array) -> jax.Array:
-    """uint8 in [0, 255] to float32 in [0, 1]: what every network sees, acting or learning."""
-    return observation.astype(jnp.float32) / 255.0
+    """uint8 in [0, 255] to float32 in [0, 1]: what every network sees, acting or learning. Floats
+    are seen as they are."""
+    if observation.dtype == jnp.uint8:
+        return observation.astype(jnp.float32) / 255.0
+    return observation
 
 
 def prepare(trajectories: Trajectory, is_replay: bool, max_abs_reward: float) -> Sequences:
@@ -87,6 +92,7 @@ def prepare(trajectories: Trajectory, is_replay: bool, max_abs_reward: float) ->
         action=trajectories.action,
         reward=jnp.clip(trajectories.reward, -max_abs_reward, max_abs_reward),
         discount=trajectories.discount,
+        reset=trajectories.reset,
         behaviour_logits=trajectories.behaviour_logits,
         is_replay=jnp.full(trajectories.action.shape[:1], is_replay),
     )

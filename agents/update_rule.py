@@ -192,13 +192,13 @@ def agent_loss(
       outputs: of the parameters that are updated, [T, N] leading.
       targets: constants of this loss.
       action: int32 [T, N].
-      prediction_cost: alpha_y [].
+      prediction_cost: alpha_y, [] or of each step [T, N].
       config: of the rule.
     """
     log_pi = jax.nn.log_softmax(outputs.logits)
     distance = prediction_distance(outputs.prediction, targets.prediction, config)
     policy_loss = policy_gradient_loss(log_pi, action, targets.policy)
-    return policy_loss + prediction_cost * jnp.mean(distance)
+    return policy_loss + jnp.mean(prediction_cost * distance)
 
 
 def prediction_distance(prediction: jax.Array, target: jax.Array, config: RuleConfig) -> jax.Array:

@@ -106,6 +106,7 @@ def random_trajectories(
         action=rng.integers(0, ACTIONS, (batch, _LENGTH), dtype=np.int32),
         reward=rng.normal(size=(batch, _LENGTH)).astype(np.float32),
         discount=np.ones((batch, _LENGTH), np.float32),
+        reset=np.zeros((batch, _LENGTH), bool),
         behaviour_logits=rng.normal(size=(batch, _LENGTH, ACTIONS)).astype(np.float32),
         episode_return=np.full((batch, _LENGTH), np.nan, np.float32),
         parameter_version=np.zeros(batch, np.int32),

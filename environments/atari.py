@@ -188,8 +188,10 @@ class Atari:
 
 
 def _check_game(game: str) -> None:
-    if scores.validate_game(game) == scores.CATCH:
-        raise ValueError("'catch' is not an Atari game; allowed are scores.GAMES; use factory.make")
+    if game not in scores.GAMES:
+        raise ValueError(
+            f"{game!r} is no Atari game; allowed are scores.GAMES; use factory.make for others"
+        )
 
 
 def _seeds(seed: int | np.ndarray, num_envs: int) -> np.ndarray:

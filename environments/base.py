@@ -1,9 +1,9 @@
 """The interface of vector environments, and seeds that differ between actors.
 
-One call of `step` gives one genuine transition of each environment; there are no reset steps. What
-happens in time, with A and B two episodes of one environment:
+One call of `step` gives one transition of each environment. What happens in time, with A and B two
+episodes of one environment:
 
-    end of an episode (game over, or the frame limit)
+    end of an episode (game over, or Atari's frame limit)
 
         frame     A6      A7      B0      B1          A8, the screen after the last action, is
         action       a6      a7      b0               never shown: B0 takes its place, and a
@@ -20,6 +20,16 @@ happens in time, with A and B two episodes of one environment:
         discount     1       0       1
         first        F       F       F
         return       NaN     NaN     NaN
+
+    an episode that a time limit cuts, where the game could have gone on
+
+        frame     A6      A7      A8      B0          A8 is shown: its value is bootstrapped from.
+        action       a6      a7      a8               The next step is a reset step, in which a8
+        reward       r7      r8      0                does nothing; no loss looks at it
+        discount     1       1       0
+        first        F       F       T
+        reset        F       F       T
+        return       NaN     NaN     G
 
 Each column between two frames is one `Step`, holding the frame to its right.
 """
@@ -40,20 +50,22 @@ _NUM_SEEDS = 2**31
 class EnvironmentSpec(NamedTuple):
     """What networks and buffers need to know of an environment."""
 
-    frame_shape: tuple[int, int, int]  # (H, W, C) of one single frame, uint8
+    frame_shape: tuple[int, ...]  # of one single frame: (H, W, C) of an image, (D,) of a vector
     num_actions: int
-    num_stack: int  # single frames stacked for the policy, which is done elsewhere
-    action_repeat: int  # environment frames per agent step
+    num_stack: int = 1  # single frames stacked for the policy along the last axis, elsewhere
+    action_repeat: int = 1  # environment frames per agent step
+    dtype: str = "uint8"  # of frames; or "float32"
 
 
 class Step(NamedTuple):
     """What a vector of N environments shows after an action."""
 
-    frame: np.ndarray  # uint8 [N, H, W, C]; where `first`, the FIRST frame of the next episode
+    frame: np.ndarray  # [N, *frame_shape]; where `first`, the FIRST frame of the next episode
     reward: np.ndarray  # float32 [N], raw (unclipped), summed over the action repeat
     discount: np.ndarray  # float32 [N], 0 at an episode's end or a configured loss of life, else 1
     first: np.ndarray  # bool [N], this frame begins a new episode: one ended with this step
     episode_return: np.ndarray  # float32 [N], raw return of the episode that ended, else NaN
+    reset: np.ndarray | None = None  # bool [N], the action did nothing; None: nowhere
 
 
 class VectorEnvironment(Protocol):
@@ -83,7 +95,7 @@ class VectorEnvironment(Protocol):
 
 
 def first_step(frame: np.ndarray) -> Step:
-    """The step that `reset` gives, for frames uint8 [N, H, W, C]."""
+    """The step that `reset` gives, for frames [N, *frame_shape]."""
     num_envs = len(frame)
     return Step(
         frame=frame,

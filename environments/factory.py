@@ -1,8 +1,26 @@
-"""One place that turns a game's name into a vector of environments."""
+"""One place that turns a game's name into a vector of environments.
+
+    pong, ms_pacman, ...         the 57 Atari games
+    catch
+    gymnasium:CartPole-v1        whatever is registered with Gymnasium
+    package.module:function      what your function gives: an environment of Gymnasium or dm_env, or
+                                 a vector (`base.VectorEnvironment`) where it takes `num_envs`
+
+A function takes the game's options by name, and `seed` and `num_envs` where it has such arguments:
+
+    def make_maze(size=9): ...                       one environment, seeded by its `reset`
+    def make_maze(seed, size=9): ...                 one environment with a seed of its own
+    def make_mazes(num_envs, seeds, size=9): ...     a vector; seeds: int32 [num_envs]
+"""
 
 from __future__ import annotations
 
-from bmg.environments import atari, base, catch, scores
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from bmg.environments import atari, base, catch, games, separate
+from bmg.storage.modules import load_named
 
 # The one place of Catch's size: the spec is needed where no environment runs.
 _CATCH_ROWS, _CATCH_COLUMNS = 10, 5
@@ -16,33 +34,95 @@ def make(
     config: atari.AtariConfig,
     num_threads: int,
     first: int = 0,
+    options: str = "",
 ) -> base.VectorEnvironment:
     """Starts the environments of one worker.
 
     Args:
-        game: one of `scores.GAMES`, or "catch".
+        game: its name.
         num_envs: number of environments, N.
         seed: of the whole run.
         worker_index: every actor and every evaluator of a run has its own, else they play alike.
-        config: how Atari is played; unused by Catch.
-        num_threads: of the emulators; 0 takes one for each core.
+        config: how Atari is played; unused by others.
+        num_threads: of Atari's emulators; 0 takes one for each core.
         first: number of the first one among the worker's, where it makes them in parts.
+        options: JSON object, of Gymnasium's `make` or of the function.
 
     Raises:
-        ValueError: for an unknown game, or numbers out of range.
+        ValueError: for an unknown game, what does not fit, or numbers out of range; one line.
     """
     seeds = base.spaced_seeds(seed, worker_index, first + num_envs)[first:]
-    if scores.validate_game(game) == scores.CATCH:
+    kind = games.kind_of(game)
+    if kind == "catch":
         return catch.Catch(num_envs, seeds, _CATCH_ROWS, _CATCH_COLUMNS)
-    return atari.Atari(game, num_envs, seeds, config, num_threads)
+    if kind == "atari":
+        return atari.Atari(game, num_envs, seeds, config, num_threads)
+    function = _function(game, kind)
+    arguments = games.read_options(options)
+    if kind == "own" and "num_envs" in _parameters(function):
+        found = _call(game, function, {"num_envs": num_envs, "seeds": seeds, **arguments})
+        return _checked_vector(game, found, num_envs)
+    several = []
+    for own_seed in seeds:
+        own = {"seed": int(own_seed)} if kind == "own" and "seed" in _parameters(function) else {}
+        several.append(separate.wrap(_call(game, function, {**own, **arguments}), game))
+    return separate.SeparateEnvironments(several, seeds)
 
 
-def make_spec(game: str, config: atari.AtariConfig) -> base.EnvironmentSpec:
-    """The spec of `make(game, ..., config)`, without starting the environments.
+def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.EnvironmentSpec:
+    """The spec of `make(game, ..., config)`; Atari's and Catch's without starting environments.
 
     Raises:
-        ValueError: for an unknown game.
+        ValueError: as `make`.
     """
-    if scores.validate_game(game) == scores.CATCH:
+    kind = games.kind_of(game)
+    if kind == "catch":
         return catch.Catch(1, 0, _CATCH_ROWS, _CATCH_COLUMNS).spec
-    return atari.make_spec(game, config)
+    if kind == "atari":
+        return atari.make_spec(game, config)
+    environment = make(game, 1, 0, 0, config, 1, options=options)
+    try:
+        return environment.spec
+    finally:
+        environment.close()
+
+
+def _function(game: str, kind: str) -> Callable[..., Any]:
+    if kind == "own":
+        function = load_named(game)
+        if not callable(function):
+            raise ValueError(f"{game} is a {type(function).__name__}; give a function.")
+        return function
+    import gymnasium  # here, so that configurations load without it
+
+    return lambda **options: gymnasium.make(game.partition(":")[2], **options)
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # some of C have none
+        return set()
+
+
+def _call(game: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except Exception as error:  # there is no end to what such a function may raise
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{game} cannot be made: {message}") from error
+
+
+def _checked_vector(game: str, found: Any, num_envs: int) -> base.VectorEnvironment:
+    spec = getattr(found, "spec", None)
+    if not isinstance(spec, base.EnvironmentSpec) or found.num_envs != num_envs:
+        raise ValueError(
+            f"{game} gives a {type(found).__name__}; a function of num_envs gives a vector of as "
+            "many environments, as bmg/environments/base.py describes it."
+        )
+    if len(spec.frame_shape) not in (1, 3) or spec.dtype not in ("uint8", "float32"):
+        raise ValueError(
+            f"{game} has frames {spec.dtype}{list(spec.frame_shape)}; allowed are uint8 and "
+            "float32 of shape [H, W, C] or [D]; convert them."
+        )
+    return found

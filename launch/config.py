@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bmg.actors.config import ActorConfig, EvaluatorConfig
 from bmg.agents.config import AgentConfig
 from bmg.environments.atari import AtariConfig
-from bmg.environments.scores import validate_game
+from bmg.environments.games import folder_name, kind_of, read_options
 from bmg.learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
 from bmg.replay.config import ReplayConfig
 from bmg.storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields
@@ -24,7 +24,10 @@ class TrainConfig:
     """Where the other defaults come from: local fits two cores; paper is BMG Table 2 in full, read
     as its Table 3 suggests; paper-mean-loss and paper-mean read it otherwise; docs/readings.md."""
     game: str = "pong"
-    """Atari ROM name, such as pong or ms_pacman, or catch."""
+    """Atari ROM name, such as pong or ms_pacman; catch; gymnasium:ID, any environment that is
+    registered with Gymnasium; or package.module:function for your own; docs/environments.md."""
+    game_options: str = ""
+    """JSON object of options for gymnasium's make or your own function, such as '{"size": 9}'."""
     frames: Steps = 2_000_000
     """Environment frames to train for (agent steps times the action repeat)."""
     workdir: str = ""
@@ -64,7 +67,7 @@ class TrainConfig:
     @property
     def root(self) -> pathlib.Path:
         """The run directory."""
-        return pathlib.Path(self.workdir or f"runs/{self.game}")
+        return pathlib.Path(self.workdir or f"runs/{folder_name(self.game)}")
 
     @property
     def path(self) -> pathlib.Path:
@@ -73,7 +76,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_fields(self)
-        validate_game(self.game)
+        kind = kind_of(self.game)
+        if read_options(self.game_options) and kind in ("atari", "catch"):
+            raise ValueError(f"game_options are given, and {self.game} has none; leave them out.")
         check_shares(self.learner, self.hosts.count, "hosts")
         if self.hosts.count * self.actors.num_actors > MOST_NODES:
             raise ValueError(
@@ -84,9 +89,9 @@ class TrainConfig:
 
 # What a resumed run may not change: the rest only says where and how long it runs.
 FIXED = (
-    "game", "seed", "agent.algorithm", "agent.network", "agent.loss", "agent.optimizer",
-    "agent.meta", "agent.lpg.learning_rate", "agent.lpg.prediction_cost", "agent.lpg.baseline",
-    "atari",
+    "game", "game_options", "seed", "atari",
+    "agent.algorithm", "agent.network", "agent.loss", "agent.optimizer", "agent.meta",
+    "agent.lpg.learning_rate", "agent.lpg.prediction_cost", "agent.lpg.baseline",
     "learner.unroll_length", "learner.online_batch", "learner.replay_batch",
 )  # fmt: skip
 

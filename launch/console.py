@@ -137,9 +137,10 @@ def progress_line(latest: Row, total: int, elapsed: float) -> str:
         parts.append(f"{latest['nodes/restarts']:.0f} restarts of nodes")
     if "training/return" in latest:
         parts.append(f"training {latest['training/return']:.2f}")
-    if {"evaluation/return", "evaluation/human_normalized_score"} <= latest.keys():
-        score = 100.0 * latest["evaluation/human_normalized_score"]
-        parts.append(f"evaluation {latest['evaluation/return']:.2f} ({score:.0f} % human)")
+    if "evaluation/return" in latest:
+        score = latest.get("evaluation/human_normalized_score")
+        human = f" ({100.0 * score:.0f} % human)" if score is not None else ""
+        parts.append(f"evaluation {latest['evaluation/return']:.2f}{human}")
     left = duration((total - frames) / max(rate, 1e-9))
     parts.append(f"{left} left" if frames < total else "last evaluation")
     return " | ".join(parts)

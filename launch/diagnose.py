@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     from bmg.launch.runtimes.assembly import load_newest
     from bmg.storage.files import write_json
 
-    spec = make_spec(config.game, config.atari)
+    spec = make_spec(config.game, config.atari, config.game_options)
     agent, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
@@ -124,7 +124,10 @@ def play(config, spec, agent, state, options: DiagnoseConfig) -> list:
     inference = LocalInference(agent.act, LocalParameters(lambda: published, jax.devices()[0]))
     inference.newest(lambda: False)
     number = options.online + options.replay
-    games = make(config.game, number, options.seed, 0, config.atari, num_threads=0)
+    games = make(
+        config.game, number, options.seed, 0, config.atari, num_threads=0,
+        options=config.game_options,
+    )  # fmt: skip
     try:
         key = jax.random.PRNGKey(options.seed)
         rollout = Rollout([games], inference.ask, config.learner.unroll_length, key)

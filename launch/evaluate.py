@@ -49,11 +49,14 @@ def main(arguments: list[str]) -> int:
     from bmg.launch.runtimes.assembly import load_newest, protocol
     from bmg.storage.files import write_json
 
-    spec = make_spec(config.game, config.atari)
+    spec = make_spec(config.game, config.atari, config.game_options)
     agent, found, problems = load_newest(config, spec)
     for problem in problems:
         print(problem)
-    games = make(config.game, options.episodes, options.seed, 0, config.atari, num_threads=0)
+    games = make(
+        config.game, options.episodes, options.seed, 0, config.atari, num_threads=0,
+        options=config.game_options,
+    )  # fmt: skip
     returns = play_episodes(
         games,
         jax.jit(agent.act),
@@ -72,7 +75,7 @@ def main(arguments: list[str]) -> int:
         "return_std": float(np.std(returns)),
         "human_normalized_score": human_normalized_score(config.game, mean_return),
         "returns": [float(x) for x in returns],
-        "protocol": protocol(config, options.episodes),
+        "protocol": protocol(config, spec, options.episodes),
     }
     print(json.dumps(result, indent=2), flush=True)
     write_json(config.path / "evaluation.json", result)  # which may be read-only

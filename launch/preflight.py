@@ -29,14 +29,7 @@ def check(config: TrainConfig) -> Plan:
     from bmg.environments.factory import make_spec
 
     check_runtime(config.runtime)
-    spec = make_spec(config.game, config.atari)
-    height, width, _ = spec.frame_shape
-    torso = config.agent.network.torso
-    if torso in ("dqn", "shallow") and min(height, width) < 36:
-        raise ValueError(
-            f"torso {torso!r} needs frames of at least 36x36 pixels, {config.game} gives "
-            f"{height}x{width}; give --agent.network.torso mlp."
-        )
+    spec = make_spec(config.game, config.atari, config.game_options)
     if config.learner.replay_batch and not config.replay.replay_capacity:
         raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
     from bmg.actors.rollout import agent_spec

@@ -2,8 +2,8 @@
 
 `paper` is BMG Table 2 in full; it needs an accelerator. Two other presets differ from it in what
 Table 2 leaves open alone, see docs/readings.md. `local` fits two cores and 8 GiB: grey 84x84
-frames, the shallow torso, and an optimiser for short runs. Catch has frames of 10x5 pixels and
-takes a small MLP under any of them.
+frames, the shallow torso, and an optimiser for short runs. Under any of them Catch, with frames of
+10x5 pixels, takes a small MLP, and other environments a network that follows their observations.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bmg.agents.config import (
     Reading,
 )
 from bmg.environments.atari import LIGHT, PAPER
+from bmg.environments.games import kind_of
 from bmg.launch.config import TrainConfig
 from bmg.learner.config import LearnerConfig
 from bmg.replay.config import ReplayConfig
@@ -46,7 +47,7 @@ def paper(game: str, preset: str = "paper") -> TrainConfig:
         ),
         atari=PAPER,
     )
-    return _for_catch(config) if game == "catch" else config
+    return _for_others(config)
 
 
 def local(game: str) -> TrainConfig:
@@ -86,22 +87,28 @@ def local(game: str) -> TrainConfig:
         replay=ReplayConfig(online_capacity=8, replay_capacity=5_000, min_replay_size=8),
         learner=LearnerConfig(online_batch=4, replay_batch=1),
     )
-    return _for_catch(config) if game == "catch" else config
+    return _for_others(config)
 
 
-def _for_catch(config: TrainConfig) -> TrainConfig:
-    """Catch's small frames take a small MLP, and its short episodes larger steps."""
-    network = NetworkConfig(torso="mlp", features=64, head_hidden=())
+def _for_others(config: TrainConfig) -> TrainConfig:
+    """What is small and quick takes a small network and larger steps; Atari stays as it is."""
+    kind = kind_of(config.game)
+    if kind == "atari":
+        return config
+    torso, features, frames, episodes = "auto", 128, 500_000, 20
+    if kind == "catch":
+        torso, features, frames, episodes = "mlp", 64, 300_000, 100
+    network = NetworkConfig(torso=torso, features=features, head_hidden=())
     optimizer = dataclasses.replace(
         config.agent.optimizer,
         learning_rate=1e-3, decay_frames=0, epsilon=1e-5, epsilon_in_root=False,
     )  # fmt: skip
     return dataclasses.replace(
         config,
-        frames=300_000,
+        frames=frames,
         agent=dataclasses.replace(config.agent, network=network, optimizer=optimizer),
         actors=ActorConfig(num_actors=2, envs_per_actor=16),
-        evaluator=EvaluatorConfig(episodes=100, interval=30.0),
+        evaluator=EvaluatorConfig(episodes=episodes, interval=30.0),
     )
 
 

@@ -139,16 +139,15 @@ class Learner:
             if _replaces(evaluation, self._progress.evaluation):
                 found = evaluation._asdict()
                 self._progress.evaluation = {**found, "human_normalized_score": score}
-            self._write(
-                evaluation.frames,
-                {
-                    "evaluation/return": evaluation.mean_return,
-                    "evaluation/return_std": evaluation.std_return,
-                    "evaluation/episodes": evaluation.episodes,
-                    "evaluation/parameter_version": evaluation.version,
-                    "evaluation/human_normalized_score": score,
-                },
-            )
+            row = {
+                "evaluation/return": evaluation.mean_return,
+                "evaluation/return_std": evaluation.std_return,
+                "evaluation/episodes": evaluation.episodes,
+                "evaluation/parameter_version": evaluation.version,
+            }
+            if score is not None:
+                row["evaluation/human_normalized_score"] = score
+            self._write(evaluation.frames, row)
         if evaluation.final:
             self._evaluated.set()
 
@@ -326,9 +325,9 @@ class Learner:
             mean_return = float(np.mean(returns))
             metrics["training/return"] = mean_return
             metrics["training/episodes"] = self._progress.episodes
-            metrics["training/human_normalized_score"] = human_normalized_score(
-                self._info.game, mean_return
-            )
+            score = human_normalized_score(self._info.game, mean_return)
+            if score is not None:
+                metrics["training/human_normalized_score"] = score
         if line := self._watch.look(self._progress.updates, metrics):
             self._notify(line)
             with self._surviving("metrics"):

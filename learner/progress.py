@@ -67,7 +67,7 @@ _EVALUATION: dict[str, Callable[[Any], bool]] = {
     "std_return": _is_number,
     "episodes": _is_count,
     "final": lambda value: type(value) is bool,
-    "human_normalized_score": _is_number,
+    "human_normalized_score": lambda value: value is None or _is_number(value),
 }
 
 

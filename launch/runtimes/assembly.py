@@ -29,6 +29,7 @@ from bmg.agents.messages import Evaluation
 from bmg.agents.trajectory import Trajectory
 from bmg.environments.base import EnvironmentSpec, VectorEnvironment
 from bmg.environments.factory import make
+from bmg.environments.games import kind_of, read_options
 from bmg.launch.config import TrainConfig, fixed_fields, shared_fields
 from bmg.learner.guard import FORMER_PATHS, guarded
 from bmg.learner.hosts import ONE_HOST, Hosts, code_digest, join
@@ -92,7 +93,7 @@ def make_learner(
         frames_per_update=frames_per_update(config.learner, spec.action_repeat),
         seed=config.seed,
         resume=resume,
-        protocol=protocol(config),
+        protocol=protocol(config, spec),
         versions={"python": sys.version.split()[0], "jax": jax.__version__},
         num_evaluators=config.evaluator.num_evaluators,
         final_timeout=config.evaluator.final_timeout,
@@ -182,7 +183,7 @@ def serve(
     )
     inference.warm_up(
         Request(
-            np.zeros((1, spec.num_stack, *spec.frame_shape), np.uint8),
+            np.zeros((1, spec.num_stack, *spec.frame_shape), spec.dtype),
             np.zeros(1, np.int32),
             np.zeros((1, 4), np.uint32),
         )
@@ -209,6 +210,7 @@ def _make_environments(
         config=config.atari,
         num_threads=threads,
         first=first,
+        options=config.game_options,
     )
 
 
@@ -278,9 +280,15 @@ def evaluate(
         environment.close()
 
 
-def protocol(config: TrainConfig, episodes: int | None = None) -> dict[str, Any]:
+def protocol(
+    config: TrainConfig, spec: EnvironmentSpec, episodes: int | None = None
+) -> dict[str, Any]:
     """What the scores in results.json, or of so many evaluation episodes, were measured under."""
-    atari = {} if config.game == "catch" else to_dict(config.atari)
+    if kind_of(config.game) == "atari":
+        environment = to_dict(config.atari)
+    else:
+        options = {"options": read_options(config.game_options)}
+        environment = {**spec._asdict(), "frame_shape": list(spec.frame_shape), **options}
     return {
         "algorithm": config.agent.algorithm,
         "preset": config.preset,
@@ -289,5 +297,5 @@ def protocol(config: TrainConfig, episodes: int | None = None) -> dict[str, Any]
         "evaluation_return": "mean raw return of "
         f"{episodes or config.evaluator.episodes} full episodes, "
         "actions sampled from the policy",
-        "environment": atari,
+        "environment": environment,
     }

@@ -259,7 +259,7 @@ def _read(address, asked, answers) -> None:
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "memfd_create"), reason="needs Linux")
 def test_another_process_reads_what_an_actor_shares():
-    shared = SharedRequests.make(5, (STACK, 4, 2, 1))
+    shared = SharedRequests.make(5, (STACK, 4, 2, 1), "uint8")
     context = multiprocessing.get_context("spawn")
     asked, answers = context.Queue(), context.Queue()
     reader = context.Process(target=_read, args=(shared.address, asked, answers), daemon=True)

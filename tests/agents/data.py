@@ -37,7 +37,7 @@ def cast(tree, dtype):
 
 
 def random_trajectories(seed: int, batch: int, num_steps: int = NUM_STEPS) -> Trajectory:
-    """`batch` unrolls, off-policy, with episode ends and rewards beyond the clip."""
+    """`batch` unrolls, off-policy, with episode ends, reset steps and rewards beyond the clip."""
     rng = np.random.default_rng(seed)
     shape = (batch, num_steps)
     return Trajectory(
@@ -49,6 +49,7 @@ def random_trajectories(seed: int, batch: int, num_steps: int = NUM_STEPS) -> Tr
         action=rng.integers(0, NUM_ACTIONS, shape).astype(np.int32),
         reward=rng.normal(0.0, 1.0, shape).astype(np.float32),
         discount=(rng.random(shape) > 0.15).astype(np.float32),
+        reset=np.random.default_rng(seed + 1).random(shape) < 0.15,
         behaviour_logits=rng.normal(0.0, 1.2, (*shape, NUM_ACTIONS)).astype(np.float32),
         episode_return=np.full(shape, np.nan, np.float32),
         parameter_version=np.zeros([batch], np.int32),
@@ -93,6 +94,7 @@ def as_data(trajectories: Trajectory, is_replay: bool, max_abs_reward: float = 1
         a=trajectories.action,
         r=np.clip(trajectories.reward.astype(np.float64), -max_abs_reward, max_abs_reward),
         discount=trajectories.discount.astype(np.float64),
+        reset=trajectories.reset,
         nu=trajectories.behaviour_logits.astype(np.float64),
         is_replay=np.full([batch], is_replay),
     )

@@ -19,6 +19,7 @@ class Data(NamedTuple):
     a: np.ndarray  # int [B, T]
     r: np.ndarray  # [B, T]
     discount: np.ndarray  # [B, T] 0 at an episode's end
+    reset: np.ndarray  # bool [B, T] the action did nothing
     nu: np.ndarray  # [B, T, A] logits of the behaviour policy
     is_replay: np.ndarray  # bool [B]
 
@@ -113,6 +114,7 @@ def prediction_gradient(logits, v, hyper: Hyper, tau: Data, fixed: Fixed):
     if tau.is_replay:
         for t in range(num_steps):
             accept[t] = float(relevance(pi[t], mu[t]) < fixed.threshold)
+    accept[tau.reset] = 0.0
     gamma = hyper.gamma * tau.discount
     error, rho = leaky_vtrace(
         v, tau.r, gamma, eta, accept, hyper.lambda_, hyper.alpha, fixed.rho_bar, fixed.c_bar
@@ -218,6 +220,7 @@ def outer_value(params, p: Hyper, tau: Data, constants, fixed: Fixed):
         eta = [pi_bar[t, one.a[t]] / mu[t, one.a[t]] for t in range(num_steps)]
         accept = [
             float(not one.is_replay or relevance(pi_bar[t], mu[t]) < fixed.threshold)
+            * (not one.reset[t])
             for t in range(num_steps)
         ]
         error, rho = leaky_vtrace(

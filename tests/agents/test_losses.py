@@ -138,7 +138,7 @@ def test_relevance_of_extremes():
 # The loss
 
 
-def sequence_data(seed: int, is_replay: bool):
+def sequence_data(seed: int, is_replay: bool, reset_at: int = -1):
     """One rollout and predictions for it, both [T + 1], as the agent and the oracle take them."""
     rng = np.random.default_rng(seed)
     sharpness = rng.uniform(0.1, 3.0, (NUM_STEPS + 1, 1))
@@ -149,8 +149,11 @@ def sequence_data(seed: int, is_replay: bool):
     discount[3] = 0.0
     action = rng.integers(0, NUM_ACTIONS, NUM_STEPS).astype(np.int32)
     reward = rng.normal(size=NUM_STEPS)
-    sequence = Sequences(discount, action, reward, discount, behaviour, np.asarray(is_replay))
-    tau = oracle.Data(None, action, reward, discount, behaviour, is_replay)
+    reset = np.arange(NUM_STEPS) == reset_at
+    sequence = Sequences(
+        discount, action, reward, discount, reset, behaviour, np.asarray(is_replay)
+    )
+    tau = oracle.Data(None, action, reward, discount, reset, behaviour, is_replay)
     return Predictions(logits, values), sequence, tau
 
 
@@ -169,7 +172,7 @@ def test_gradient_is_eq_4(is_replay, advantage):
     config = dataclasses.replace(CONFIG, advantage=advantage)
     fixed = oracle.Fixed(threshold=0.3, advantage=advantage)
     for seed in range(4):
-        predictions, sequence, tau = sequence_data(seed, is_replay)
+        predictions, sequence, tau = sequence_data(seed, is_replay, reset_at=2 * seed)
         gradient = jax.grad(lambda p: loss_of(p, predictions, sequence, config).total)(predictions)
         logits, values = oracle.prediction_gradient(*predictions, HYPER, tau, fixed)
         np.testing.assert_allclose(gradient.logits, logits / NUM_STEPS, rtol=1e-9, atol=1e-13)
@@ -187,13 +190,14 @@ def test_the_bootstrap_argument_is_not_detached():
 
 def test_terms_are_the_losses_of_eq_4():
     for seed in range(4):
-        predictions, sequence, tau = sequence_data(seed, True)
+        predictions, sequence, tau = sequence_data(seed, True, reset_at=2 * seed)
         terms = loss_of(predictions, predictions, sequence, CONFIG)
         logits, v = predictions
         pi, mu = oracle.softmax(logits[:-1]), oracle.softmax(tau.nu)
         steps = np.arange(NUM_STEPS)
         eta = pi[steps, tau.a] / mu[steps, tau.a]
         accept = np.array([oracle.relevance(p, m) < 0.3 for p, m in zip(pi, mu)], float)
+        accept[2 * seed] = 0.0
         error, rho = oracle.leaky_vtrace(
             v, tau.r, 0.97 * tau.discount, eta, accept, HYPER.lambda_, HYPER.alpha
         )
@@ -235,6 +239,27 @@ def test_a_rejected_state_has_no_gradient_of_its_own():
     assert np.all(gradient.logits[:-1][rejected] == 0)
     assert np.all(gradient.value[:-1][rejected] == 0)
     assert np.all(gradient.value[:-1][~rejected] != 0)
+
+
+@pytest.mark.parametrize("advantage", ["target", "one_step"])
+def test_a_time_limit_is_bootstrapped_through_and_nothing_leaks_over_it(advantage):
+    """An episode is cut in state 3, another begins in state 4: what is learned of states 0 to 2 is
+    what is learned of them where the rollout ends in state 3, and of state 3 nothing."""
+    config = dataclasses.replace(CONFIG, advantage=advantage)
+    predictions, sequence, _ = sequence_data(3, False, reset_at=3)
+    sequence = sequence._replace(discount=np.array([1, 1, 1, 0, 1, 1, 1.0]))
+
+    def gradient(predictions, sequence):
+        return jax.grad(lambda p: loss_of(p, predictions, sequence, config).total)(predictions)
+
+    whole = gradient(predictions, sequence)
+    short = gradient(
+        jax.tree.map(lambda x: x[:4], predictions),
+        jax.tree.map(lambda x: x[:3] if np.ndim(x) else x, sequence),
+    )
+    for found, expected in zip(whole, short):
+        np.testing.assert_allclose(found[:3], 3 / NUM_STEPS * expected[:3], rtol=1e-12)
+        assert np.all(found[:3] != 0) and np.all(found[3] == 0) and np.all(found[4:-1] != 0)
 
 
 @pytest.mark.parametrize("max_entropy, expects_gradient", [(0.9, False), (1.0, True)])

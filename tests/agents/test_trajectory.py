@@ -79,6 +79,7 @@ def trajectories(batch: int, seed: int = 0) -> Trajectory:
         action=rng.integers(0, 6, shape).astype(np.int32),
         reward=rng.normal(0, 5, shape).astype(np.float32),
         discount=(rng.random(shape) > 0.2).astype(np.float32),
+        reset=rng.random(shape) > 0.8,
         behaviour_logits=rng.normal(size=(*shape, 6)).astype(np.float32),
         episode_return=np.full(shape, np.nan, np.float32),
         parameter_version=np.arange(batch, dtype=np.int32),
@@ -100,7 +101,7 @@ def test_prepare(is_replay, max_abs_reward):
     np.testing.assert_array_equal(sequences.reward, np.array(expected, np.float32))
     assert np.any(np.abs(batch.reward) > max_abs_reward)
     assert np.any(np.abs(batch.reward) < max_abs_reward)
-    for name in ("action", "discount", "behaviour_logits"):
+    for name in ("action", "discount", "reset", "behaviour_logits"):
         np.testing.assert_array_equal(getattr(sequences, name), getattr(batch, name))
     np.testing.assert_array_equal(sequences.is_replay, [is_replay] * 3)
 

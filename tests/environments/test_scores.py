@@ -57,39 +57,6 @@ def test_catch_random_score_is_the_exact_expectation():
     assert abs(step.episode_return.mean() + 0.6) < 4 * 0.8 / math.sqrt(20_000)
 
 
-MISSPELT = [
-    ("pogn", "pong"),
-    ("Breakout", "breakout"),
-    ("MsPacman", "ms_pacman"),
-    ("ALE/SpaceInvaders-v5", "space_invaders"),
-    ("montezumas_revenge", "montezuma_revenge"),
-    ("katch", "catch"),
-]
-
-
-def test_unknown_game_names_the_nearest():
-    for given, nearest in MISSPELT:
-        with named(given):
-            with pytest.raises(ValueError) as error:
-                scores.validate_game(given)
-            message = str(error.value)
-            assert "\n" not in message
-            assert repr(given) in message and f"did you mean {nearest!r}?" in message
-
-
-def test_unknown_game_without_a_near_name():
-    for given in ["", "xxxxqqqq", 12345]:
-        with named(given):
-            with pytest.raises(ValueError, match="57 Atari games") as error:
-                scores.validate_game(given)
-            assert "did you mean" not in str(error.value)
-
-
-def test_known_games_pass():
-    assert scores.validate_game("pong") == "pong"
-    assert scores.validate_game("catch") == "catch"
-
-
 def test_names_and_configurations_load_without_an_emulator():
     code = (
         "import sys; from bmg.environments import atari, base, catch, factory, scores; "

@@ -114,7 +114,7 @@ BAD_INPUT = [
         "--learner.replay-batch 2",
         ["2 hosts with 600 actors", "--actors.num-actors 500"],
     ),
-    ("train --game catch --agent.network.torso shallow", ["shallow", "catch", "10x5", "mlp"]),
+    ("train --game catch --agent.network.torso shallow", ["shallow", "36x36", "[10, 5, 1]", "mlp"]),
     ("train --game catch --replay.replay-capacity 0", ["give --replay.replay-capacity."]),
     (
         "train --game catch --learner.replay-batch 9 --devices.learner 2",

@@ -150,7 +150,8 @@ def another(name: str, hint, before):
         return not before
     if hint is str:
         return {
-            "game": "catch", "workdir": "a b/c", "learner.platform": "cpu",
+            "game": "catch", "game_options": '{"size": 3}', "workdir": "a b/c",
+            "learner.platform": "cpu",
             "hosts.coordinator": "10.0.0.2:8476", "agent.lpg.rule": "a b/rule.npz",
         }[name]  # fmt: skip
     if allowed := range_of(hint):
@@ -164,7 +165,7 @@ def another(name: str, hint, before):
 
 
 def test_each_field_survives_its_file():
-    config = PRESETS["local"]("pong")
+    config = PRESETS["local"]("gymnasium:CartPole-v1")  # which has options
     for name, value in {
         "learner.replay_batch": 2,
         "hosts": dataclasses.replace(config.hosts, count=2, coordinator="10.0.0.1:8476"),

@@ -46,6 +46,7 @@ def trajectories(seed: int, batch: int, version: int = 0, returns: float | None 
         action=rng.integers(0, NUM_ACTIONS, shape).astype(np.int32),
         reward=rng.normal(size=shape).astype(np.float32),
         discount=(rng.random(shape) > 0.2).astype(np.float32),
+        reset=np.zeros(shape, bool),
         behaviour_logits=rng.normal(size=(*shape, NUM_ACTIONS)).astype(np.float32),
         episode_return=episode_return,
         parameter_version=np.full([batch], version, np.int32),

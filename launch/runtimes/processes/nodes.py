@@ -246,7 +246,7 @@ class _RemoteInference:
 
         self._actor, self._calls, self._should_stop = actor, learner.futures, should_stop
         frames_shape = (spec.num_stack, *spec.frame_shape)
-        self._requests = SharedRequests.make(config.actors.envs_per_actor, frames_shape)
+        self._requests = SharedRequests.make(config.actors.envs_per_actor, frames_shape, spec.dtype)
         self._attach(config.actors.parameter_timeout)
 
     def _attach(self, seconds: float) -> None:
