@@ -154,7 +154,7 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
         length = share(jnp.asarray(slots.length))
         agents, of_worlds = count_episodes(slots, agents)
         ended = agents.updates >= length
-        final = agents.returns / agents.episodes  # NaN without episodes
+        final = agents.final.returns / agents.final.count  # NaN without episodes
         bandit = bandits.told(
             bandit, jnp.asarray(slots.world), gathered(agents.hyper.arm), gathered(final),
             gathered(ended & agents.whole & ~collapsed),
@@ -179,21 +179,19 @@ def _keys(key: jax.Array, every: Sequence[Slots]) -> list[jax.Array]:
 
 
 def count_episodes(slots: Slots, agents: population.Lifetime):
-    """Those of the newest rollouts: for each lifetime's final return, and for each world."""
-    ended = 1.0 - agents.rollout.discount
-    episodes = jnp.sum(ended, (1, 2))
-    returns = jnp.sum(ended * agents.rollout.episode_return, (1, 2))
+    """Those since the last meta-update: for each lifetime's final return, and for each world."""
+    found = agents.episodes
     late = agents.updates >= _FINAL * share(jnp.asarray(slots.length))
+    counted = jax.tree.map(lambda x: jnp.where(late, x, 0.0), found)
     agents = agents._replace(
-        episodes=agents.episodes + jnp.where(late, episodes, 0.0),
-        returns=agents.returns + jnp.where(late, returns, 0.0),
+        episodes=jax.tree.map(jnp.zeros_like, found), final=population.more(agents.final, counted)
     )
     names, index = slots.group.worlds, share(jnp.asarray(slots.world))
-    found = {}
-    for what, x in (("episodes", episodes), ("returns", returns)):
+    of_worlds = {}
+    for what, x in (("episodes", found.count), ("returns", found.returns)):
         sums = jax.lax.psum(jax.ops.segment_sum(x, index, len(names)), SHARDS)
-        found |= {f"{what}_{name}": sums[i] for i, name in enumerate(names)}
-    return agents, found
+        of_worlds |= {f"{what}_{name}": sums[i] for i, name in enumerate(names)}
+    return agents, of_worlds
 
 
 def total(x: jax.Array) -> jax.Array:

@@ -56,6 +56,13 @@ class Hyperparameters(NamedTuple):
     entropy_weight: jax.Array  # float32 [], beta_0
 
 
+class Episodes(NamedTuple):
+    """Those that ended."""
+
+    count: jax.Array  # float32 []
+    returns: jax.Array  # float32 [], the sum of theirs
+
+
 class Lifetime(NamedTuple):
     """An agent and its world; with a leading axis, those of a group."""
 
@@ -68,8 +75,8 @@ class Lifetime(NamedTuple):
     hyper: Hyperparameters
     updates: jax.Array  # int32 [], so far
     whole: jax.Array  # bool [], whether it began at its beginning
-    episodes: jax.Array  # float32 [], that ended in the last fifth
-    returns: jax.Array  # float32 [], the sum of theirs
+    episodes: Episodes  # since the last meta-update
+    final: Episodes  # in its last fifth
 
 
 Population = tuple[Lifetime, ...]  # of each group
@@ -104,10 +111,10 @@ def begin(
     agent_key, values_key = jax.random.split(jax.random.fold_in(key, 1))
     params = group.init(agent_key)
     games, rollout = collect(group, params, world, games, rollout_key, config.rollout_length)
-    zero = jnp.zeros(())
+    none = Episodes(jnp.zeros(()), jnp.zeros(()))
     return Lifetime(
         params, group.optimizer.init(params), group.values.init(values_key), world, games, rollout,
-        hyper, jnp.int32(0), jnp.bool_(True), zero, zero,
+        hyper, jnp.int32(0), jnp.bool_(True), episodes_of(rollout), none,
     )  # fmt: skip
 
 
@@ -256,6 +263,18 @@ def collect(
     return games, Rollout(jnp.concatenate([observation, observe(games)[None]]), *rest)
 
 
+def episodes_of(rollout: Rollout) -> Episodes:
+    """Those that ended in [..., T, B] steps: [...] of each."""
+    ended = 1.0 - rollout.discount
+    total = functools.partial(jnp.sum, axis=(-2, -1))
+    return Episodes(total(ended), total(ended * rollout.episode_return))
+
+
+def more(one: Episodes, other: Episodes) -> Episodes:
+    """Those of both."""
+    return jax.tree.map(jnp.add, one, other)
+
+
 def make_targets(
     rule: Rule, groups: Sequence[Group], population: Population, config: LpgConfig
 ) -> list[Targets]:
@@ -358,7 +377,7 @@ def advance(
     )
     return lifetime._replace(
         params=params, opt_state=opt_state, values=values, games=games, rollout=rollout,
-        updates=lifetime.updates + 1,
+        updates=lifetime.updates + 1, episodes=more(lifetime.episodes, episodes_of(rollout)),
     )  # fmt: skip
 
 

@@ -113,10 +113,7 @@ def _functions(config: LpgConfig, entropy_weights: tuple[float, ...] | None, at_
     def advance(rule, lifetimes, key):
         def body(lifetimes, key):
             after = step(rule, lifetimes, key)
-            ended = 1.0 - after.rollout.discount
-            episodes = jnp.sum(ended, (1, 2))
-            returns = jnp.sum(ended * after.rollout.episode_return, (1, 2))
-            return after, (episodes, returns)
+            return after, population.episodes_of(after.rollout)
 
         return jax.lax.scan(body, lifetimes, jax.random.split(key, at_once))
 

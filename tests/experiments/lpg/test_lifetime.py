@@ -7,9 +7,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bmg.agents.update_rule import RuleConfig
+from bmg.environments import worlds
 from bmg.experiments.lpg import lifetime
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.runner import Runner
@@ -67,6 +69,29 @@ def test_lifetimes_end_in_turns_and_tell_the_bandit(monkeypatch):
     assert np.all(last.agent[0].whole)
 
 
+def test_all_episodes_of_a_meta_update_count(monkeypatch):
+    """All environments reach a time limit of 9 steps at once: in a meta-update of two rollouts, of
+    8 steps each, whichever of them that is. The rollout at the beginning counts as well. The third
+    lifetime's last fifth is its last meta-update."""
+    nine = worlds.WORLDS["long-dense"]._replace(time_limit=9)
+    monkeypatch.setitem(worlds.WORLDS, "long-dense", nine)
+    scale = 3 * 2 * 4 * 8 / 3e6  # three meta-updates
+    config = dataclasses.replace(
+        SMALL, worlds=("long-dense",), lifetimes=3, lifetime_scale=scale, bandit=True
+    )
+    runner = on(1, monkeypatch, config)
+    assert runner.lifetime(0).agent[0].updates.tolist() == [0, 2, 4]
+    columns, state = run(runner, 2)
+    ended = [4 * sum(t % 9 == 8 for t in range(a, b)) for a, b in ((0, 24), (24, 40))]
+    # The third one ended with the first meta-update; another one began in its place.
+    np.testing.assert_array_equal(
+        columns["episodes_long-dense"][0], [3 * ended[0], 2 * ended[1] + ended[0]]
+    )
+    assert np.all(state.agent[0].final.count[0] == 0)
+    _, state = run(runner, 3)
+    assert int(state.meta.bandits[0].counts.sum()) == 1  # the first one; the others were not whole
+
+
 def test_a_lifetime_whose_policy_has_collapsed_begins_anew(monkeypatch):
     """And the bandit is not told."""
     config = dataclasses.replace(SMALL, collapse_entropy=100.0, lifetime_scale=1.0)
@@ -81,7 +106,7 @@ def test_the_rule_descends_the_mean_over_all_lifetimes(monkeypatch):
     runner = on(1, monkeypatch)
     before = runner.lifetime(0).meta.params
     columns, state = run(runner, 1)
-    gradient = state.meta.opt_state[0].mu
+    gradient = optax.tree.get(state.meta.opt_state, "mu")
     for old, new, mean in zip(*map(jax.tree.leaves, (before, state.meta.params, gradient))):
         large = np.abs(mean) > 1e-6
         np.testing.assert_allclose((new - old)[large], -0.01 * np.sign(mean)[large], rtol=1e-2)
