@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from bmg.agents.messages import Evaluation, VersionedParameters
 from bmg.agents.trajectory import Trajectory, UpdateBatch
-from bmg.environments.scores import human_normalized_score
 from bmg.learner.batches import BatchInfo, Prefetcher
 from bmg.learner.config import LearnerConfig
-from bmg.learner.guard import FORMER_PATHS
-from bmg.learner.health import MetaLearnerWatch
 from bmg.learner.hosts import ONE_HOST, HostLeft, Hosts, OneHost
-from bmg.learner.metrics import MetricsWriter
 from bmg.learner.profile import Profile
-from bmg.learner.progress import Progress, check_checkpoint
+from bmg.learner.progress import Progress
+from bmg.learner.record import RunInfo, RunRecord
 from bmg.learner.reports import Report, summarise_reports
 from bmg.learner.update import MetricsRow, ShardedAgent, first
-from bmg.storage import checkpoint
-from bmg.storage.files import reason, write_json
 
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
@@ -35,26 +27,6 @@ _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
 class NotFiniteError(RuntimeError):
     """Nothing is learned any more: losses or gradients are not finite."""
-
-
-class NotSavedError(RuntimeError):
-    """The end of a run could not be written."""
-
-
-class RunInfo(NamedTuple):
-    """What a learner must know of its run."""
-
-    workdir: pathlib.Path
-    game: str
-    total_frames: int  # environment frames at which the run is complete
-    frames_per_update: int
-    seed: int
-    resume: bool
-    protocol: dict[str, Any]  # goes into results.json
-    versions: dict[str, str]  # goes into results.json
-    num_evaluators: int
-    final_timeout: float  # seconds to wait for the last evaluation
-    identity: dict[str, Any]  # JSON; a checkpoint belongs to the run that has the same
 
 
 class Learner:
@@ -87,33 +59,21 @@ class Learner:
         Raises:
           CheckpointError: no usable checkpoint to resume from; one line.
         """
-        self._agent, self._config, self._info = agent, config, info
-        self._notify, self._publish_results = notify, publish_results
-        self._failing: dict[str, str] = {}  # what could not be written at the last try, and why
-        self._saved: int | None = None  # updates of the newest checkpoint
-        self._not_saved: list[str] = []  # at the end
-        self._watch = MetaLearnerWatch()
-        self._directory = info.workdir / "checkpoints"
+        self._agent, self._config, self._info, self._notify = agent, config, info, notify
+        self._record = RunRecord(
+            info, config.checkpoints_kept, notify, publish_results, hosts.writes
+        )
         state = agent.init(jax.random.PRNGKey(info.seed))
-        self._progress = Progress()
         self._hosts = hosts
         if info.resume and hosts.writes:
-            usable = functools.partial(check_checkpoint, frames_per_update=info.frames_per_update)
-            found, problems = checkpoint.load_newest(
-                self._directory, state, info.identity, usable, FORMER_PATHS
-            )
-            state, self._progress = found.state, Progress(found.header)
-            self._saved = self._progress.updates
-            if problems:
-                notify(f"going on from update {self._progress.updates}: {'; '.join(problems)}")
-        state, header = hosts.as_on_first(state, self._progress.header())
-        self._progress = Progress(header)
+            state = self._record.restore(state)
+        state, header = hosts.as_on_first(state, self._record.progress.header())
+        self._record.progress = Progress(header)
         self._state = agent.replicate(state)
-        self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
         self._evaluated = threading.Event()
         self._started = time.monotonic() - self._progress.seconds
-        self._metrics = MetricsWriter(info.workdir, self.frames, hosts.writes, notify)
+        self._record.open()
         self._published: VersionedParameters | None = None
         self._publish(final=False)
 
@@ -128,26 +88,13 @@ class Learner:
 
     def report(self, source: str, metrics: dict[str, float]) -> None:
         """Takes an actor's metrics; the newest of each actor count."""
-        with self._lock:
+        with self._record.lock:
             self._reports[source] = Report(metrics, time.monotonic(), self._reports.get(source))
 
     def report_evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation and writes it at the frames that it belongs to."""
         evaluation = Evaluation(*evaluation)
-        score = human_normalized_score(self._info.game, evaluation.mean_return)
-        with self._lock:
-            if _replaces(evaluation, self._progress.evaluation):
-                found = evaluation._asdict()
-                self._progress.evaluation = {**found, "human_normalized_score": score}
-            row = {
-                "evaluation/return": evaluation.mean_return,
-                "evaluation/return_std": evaluation.std_return,
-                "evaluation/episodes": evaluation.episodes,
-                "evaluation/parameter_version": evaluation.version,
-            }
-            if score is not None:
-                row["evaluation/human_normalized_score"] = score
-            self._write(evaluation.frames, row)
+        self._record.evaluated(evaluation)
         if evaluation.final:
             self._evaluated.set()
 
@@ -156,7 +103,11 @@ class Learner:
     @property
     def frames(self) -> int:
         """Environment frames learned from so far."""
-        return self._progress.updates * self._info.frames_per_update
+        return self._record.frames
+
+    @property
+    def _progress(self) -> Progress:
+        return self._record.progress
 
     def run(
         self,
@@ -197,7 +148,8 @@ class Learner:
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
         left: HostLeft | None = None
         if self._hosts.count > 1 and not self._progress.updates:
-            self._checkpoint()  # there is something to go on from, whichever host goes missing
+            # There is something to go on from, whichever host goes missing.
+            self._record.checkpoint(self._host_state)
         try:
             while self.frames < self._info.total_frames:
                 start = time.monotonic()
@@ -217,7 +169,7 @@ class Learner:
                     self._log(window, occupancy, node_metrics)
                     window = Window(self.frames)
                 if now - last_checkpoint >= self._config.checkpoint_interval:
-                    self._try_checkpoint()
+                    self._record.try_checkpoint(self._host_state)
                     last_checkpoint = time.monotonic()
             if window.updates:
                 self._log(window, occupancy, node_metrics)
@@ -226,20 +178,15 @@ class Learner:
         finally:
             profile.close()
             prefetcher.close()
-            self._save()
-        complete = self.frames >= self._info.total_frames
-        if complete:
+            self._record.save(self._host_state)
+        if self._record.complete:
             self._finish(should_stop)
-        with self._lock:  # an evaluation may still come
-            self._metrics.close()
+        self._record.close()
         self._hosts.leave(self._info.final_timeout + _LEAVE_SECONDS)
-        if why := self._failing.get("metrics"):
-            self._not_saved.append(f"the last rows of metrics ({why})")
         if left is not None and not should_stop():  # all may have been asked at once
             raise left
-        if self._not_saved:
-            raise NotSavedError(self._what_is_lost(complete))
-        return complete
+        self._record.check_saved()
+        return self._record.complete
 
     def _row_is_due(self, window: Window, now: float) -> bool:
         """So many rows in a run, evenly over its frames, or one after so long a time."""
@@ -259,9 +206,8 @@ class Learner:
         version = self._progress.updates
         self._progress.updates += 1
         self._hosts.updated(window.last_metrics)
-        self._progress.episodes += len(info.episode_returns)
         returns = [float(x) for x in info.episode_returns]
-        self._progress.returns.extend(returns)
+        self._record.ended(returns)
         window.returns.extend(returns)
         window.updates += 1
         window.lags.extend(version - info.versions)
@@ -307,11 +253,6 @@ class Learner:
         values = window.metrics or [np.asarray(window.last_metrics.values)]
         metrics = dict(zip(window.last_metrics.names, np.mean(values, axis=0)))
         metrics |= {
-            "learner/frames": self.frames,
-            "learner/updates": self._progress.updates,
-            "learner/updates_per_second": window.updates / elapsed,
-            "learner/frames_per_second": (self.frames - window.frames) / elapsed,
-            "learner/wall_seconds": self._progress.seconds,
             "policy_lag/min": np.min(window.lags),
             "policy_lag/mean": np.mean(window.lags),
             "policy_lag/max": np.max(window.lags),
@@ -319,89 +260,14 @@ class Learner:
             **replay,
             **node_metrics(),
         }
-        # All that ended in the window, and at least the last ones.
-        returns = max(window.returns, self._progress.returns, key=len)
-        if returns:
-            mean_return = float(np.mean(returns))
-            metrics["training/return"] = mean_return
-            metrics["training/episodes"] = self._progress.episodes
-            score = human_normalized_score(self._info.game, mean_return)
-            if score is not None:
-                metrics["training/human_normalized_score"] = score
-        if line := self._watch.look(self._progress.updates, metrics):
-            self._notify(line)
-            with self._surviving("metrics"):
-                self._metrics.write_text(self.frames, "meta/warning", line)
-        with self._lock:
-            metrics |= summarise_reports(self._reports, time.monotonic())
-            self._write(self.frames, metrics)
 
-    def _write(self, frames: int, metrics: dict[str, float]) -> None:
-        with self._surviving("metrics"):
-            self._metrics.write(frames, metrics)
+        def reports() -> dict[str, float]:
+            return summarise_reports(self._reports, time.monotonic())
 
-    @contextlib.contextmanager
-    def _surviving(self, what: str) -> Iterator[None]:
-        """Goes on where something cannot be written, and says so, once."""
-        try:
-            yield
-        except OSError as error:
-            if what not in self._failing:
-                self._failing[what] = reason(error)
-                self._notify(f"{what} cannot be written ({reason(error)}); the run goes on")
-        else:
-            if what in self._failing:
-                del self._failing[what]
-                self._notify(f"{what} can be written again")
+        self._record.row(metrics, window.updates, elapsed, window.returns, reports)
 
-    def _checkpoint(self) -> None:
-        if not self._hosts.writes:
-            return
-        header = {
-            **self._progress.header(),
-            "game": self._info.game,
-            "frames": self.frames,
-            "identity": self._info.identity,
-        }
-        checkpoint.save(
-            self._directory,
-            self._progress.updates,
-            first(self._state),
-            header,
-            self._config.checkpoints_kept,
-        )
-        self._saved = self._progress.updates
-
-    def _try_checkpoint(self) -> None:
-        with self._surviving("checkpoints"):
-            self._checkpoint()
-
-    def _save(self) -> None:
-        """Writes the last checkpoint and the results, and takes note of what cannot be written."""
-        self._not_saved = []
-        try:
-            self._checkpoint()
-        except OSError as error:
-            name = f"the checkpoint of update {self._progress.updates:,}"
-            self._not_saved.append(f"{name} ({reason(error)})")
-        except RuntimeError as error:  # an update failed, and took the state along
-            print(f"no last checkpoint, the one before stays: {error}", flush=True)
-        try:
-            self._write_results()
-        except OSError as error:
-            self._not_saved.append(f"results.json ({reason(error)})")
-
-    def _what_is_lost(self, complete: bool) -> str:
-        """One line about what could not be written at the end."""
-        ended = "is complete" if complete else f"stopped after {self.frames:,} frames"
-        if self._saved is None:
-            remedy = "start again, as there is no checkpoint to go on from"
-        else:
-            remedy = f"--resume goes on from update {self._saved:,}"
-        return (
-            f"the run {ended}, but not written are {' and '.join(self._not_saved)}; free some "
-            f"space; {remedy}"
-        )
+    def _host_state(self):
+        return first(self._state)
 
     def _finish(self, should_stop: Callable[[], bool]) -> None:
         """Publishes the final parameters and waits for their evaluation."""
@@ -413,38 +279,7 @@ class Learner:
             if time.monotonic() > deadline:
                 print("the last evaluation did not come in time", flush=True)
                 break
-        self._save()
-
-    def _write_results(self) -> None:
-        if not self._hosts.writes:
-            return
-        progress, info = self._progress, self._info
-        evaluation = progress.evaluation or {}
-        results = {
-            "game": info.game,
-            "frames": self.frames,
-            "complete": self.frames >= info.total_frames,
-            "wall_seconds": progress.seconds,
-            "frames_per_second": self.frames / max(progress.seconds, 1e-9),
-            "updates": progress.updates,
-            "episodes": progress.episodes,
-            "training_return": float(np.mean(progress.returns)) if progress.returns else None,
-            "evaluation_return": evaluation.get("mean_return"),
-            "human_normalized_score": evaluation.get("human_normalized_score"),
-            "evaluation": progress.evaluation,
-            "protocol": info.protocol,
-            "versions": info.versions,
-        }
-        self._publish_results(results)
-        write_json(info.workdir / "results.json", results)
-
-
-def _replaces(evaluation: Evaluation, before: dict | None) -> bool:
-    """Whether it is the run's newest: several evaluators may end in another order than they began,
-    and a complete run that is resumed keeps its score."""
-    if before is None or evaluation.version > before["version"]:
-        return True
-    return evaluation.version == before["version"] and not before["final"]
+        self._record.save(self._host_state)
 
 
 class Window:

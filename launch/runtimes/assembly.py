@@ -33,9 +33,10 @@ from bmg.environments.games import kind_of, read_options
 from bmg.launch.config import TrainConfig, fixed_fields, shared_fields
 from bmg.learner.guard import FORMER_PATHS, guarded
 from bmg.learner.hosts import ONE_HOST, Hosts, code_digest, join
-from bmg.learner.learner import Learner, RunInfo
+from bmg.learner.learner import Learner
 from bmg.learner.placement import Devices
 from bmg.learner.progress import check_checkpoint
+from bmg.learner.record import RunInfo
 from bmg.learner.update import (
     empty_trajectories,
     frames_per_update,

@@ -15,7 +15,8 @@ from bmg.agents.agent import Spec
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.learner.config import LearnerConfig
-from bmg.learner.learner import Learner, RunInfo
+from bmg.learner.learner import Learner
+from bmg.learner.record import RunInfo
 from bmg.learner.update import ShardedAgent, frames_per_update, make_sharded_agent
 from bmg.storage import checkpoint
 from tests.waiting import DEADLINE

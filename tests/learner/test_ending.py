@@ -12,7 +12,7 @@ import pytest
 
 from bmg.agents.config import AgentConfig
 from bmg.agents.messages import Evaluation
-from bmg.learner.learner import NotSavedError
+from bmg.learner.record import NotSavedError
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
 from tests.learner import fakes
@@ -163,7 +163,8 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatc
     """Metrics and checkpoints that fail on the way are lost; the last checkpoint must not be."""
     said = []
     learner = fakes.make_learner(agent, tmp_path, 5, {"checkpoint_interval": 0.0}, said.append)
-    save, write = checkpoint.save, learner._metrics.write
+    metrics = learner._record._metrics
+    save, write = checkpoint.save, metrics.write
 
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -175,7 +176,7 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(agent, tmp_path, monkeypatc
         return full() if frames in (80, 120) else write(frames, metrics)
 
     monkeypatch.setattr(checkpoint, "save", save_if_room)
-    monkeypatch.setattr(learner._metrics, "write", write_if_room)
+    monkeypatch.setattr(metrics, "write", write_if_room)
     assert run(learner) is True
     assert said == [
         "metrics cannot be written (No space left on device); the run goes on",
@@ -200,7 +201,7 @@ def test_a_last_checkpoint_that_fails_is_an_error(agent, tmp_path, monkeypatch, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save", full)
-    monkeypatch.setattr("bmg.learner.learner.write_json", full)
+    monkeypatch.setattr("bmg.learner.record.write_json", full)
     with pytest.raises(NotSavedError) as caught:
         run(learner)
     text = fakes.one_line(caught.value)
