@@ -21,6 +21,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmg.environments.base import EnvironmentSpec
 
 PyTree = Any
 
@@ -57,4 +61,38 @@ class Environment(Protocol):
         """
 
     def observe(self, params: PyTree, state: PyTree) -> jax.Array:
-        """What the agent sees: float32 of `OBSERVATION_SHAPE`."""
+        """What the agent sees: float32 or bool of `OBSERVATION_SHAPE`."""
+
+
+class World(NamedTuple):
+    """An environment with its parameters, as constants of the program."""
+
+    environment: Any  # an `Environment`
+    params: PyTree
+
+    def reset(self, key: jax.Array) -> PyTree:
+        """The state at the beginning."""
+        return self.environment.reset(self.params, key)
+
+    def draw(self, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
+        """What so many steps draw: arrays [*shape, ...]."""
+        return self.environment.draw(self.params, key, shape)
+
+    def step(self, state: PyTree, action: jax.Array, random: PyTree) -> tuple[PyTree, Transition]:
+        """One step; its transition has an `episode_return` too."""
+        return self.environment.step(self.params, state, action, random)
+
+    def frame(self, state: PyTree) -> jax.Array:
+        """What the agent sees, as actors store it: planes of bool are pixels of 0 and 255."""
+        observation = self.environment.observe(self.params, state)
+        if observation.dtype == bool:
+            return 255 * observation.astype(jnp.uint8)
+        return observation
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """Shapes of the vector environment that it makes."""
+        frame = jax.eval_shape(
+            lambda key: self.frame(self.reset(key)), jax.ShapeDtypeStruct((2,), np.uint32)
+        )
+        return EnvironmentSpec(frame.shape, self.environment.NUM_ACTIONS, dtype=frame.dtype.name)
