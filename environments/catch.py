@@ -7,7 +7,8 @@ The rules are bsuite's (Osband et al., 2020, "Behaviour Suite for Reinforcement 
     . . . . .     not past the walls. When the ball reaches the bottom row the episode ends with
     . . = . .     reward +1 if the paddle is there, else -1; every other reward is 0.
 
-All episodes last rows - 1 steps, so all environments begin and end together.
+All episodes last rows - 1 steps, so all environments begin and end together. The same game inside
+of a compiled program is `in_graph_catch`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from bmg.environments import base
 
-_NUM_ACTIONS = 3
+ROWS, COLUMNS = 10, 5  # bsuite's
+NUM_ACTIONS = 3
 
 
 class Catch:
@@ -25,7 +27,9 @@ class Catch:
     Frames are uint8 [N, rows, columns, 1], 255 at the ball and at the paddle, else 0.
     """
 
-    def __init__(self, num_envs: int, seed: int | np.ndarray, rows: int = 10, columns: int = 5):
+    def __init__(
+        self, num_envs: int, seed: int | np.ndarray, rows: int = ROWS, columns: int = COLUMNS
+    ):
         """Args: `seed` is an integer or an array of integers (such as `base.spaced_seeds`)."""
         if num_envs < 1 or rows < 2 or columns < 1:
             raise ValueError(
@@ -34,7 +38,7 @@ class Catch:
             )
         self.num_envs = num_envs
         self.spec = base.EnvironmentSpec(
-            frame_shape=(rows, columns, 1), num_actions=_NUM_ACTIONS, num_stack=1, action_repeat=1
+            frame_shape=(rows, columns, 1), num_actions=NUM_ACTIONS, num_stack=1, action_repeat=1
         )
         self._rows, self._columns = rows, columns
         self._random = np.random.default_rng(seed)
@@ -50,7 +54,7 @@ class Catch:
         """See `base.VectorEnvironment`."""
         if not self._started:
             raise RuntimeError("step() before reset(): call reset() first")
-        actions = base.check_actions(actions, self.num_envs, _NUM_ACTIONS)
+        actions = base.check_actions(actions, self.num_envs, NUM_ACTIONS)
         self._paddle = np.clip(self._paddle + actions - 1, 0, self._columns - 1)
         self._ball_row += 1
         end = self._ball_row == self._rows - 1

@@ -22,9 +22,6 @@ from typing import Any
 from bmg.environments import atari, base, catch, games, separate
 from bmg.storage.modules import load_named
 
-# The one place of Catch's size: the spec is needed where no environment runs.
-_CATCH_ROWS, _CATCH_COLUMNS = 10, 5
-
 
 def make(
     game: str,
@@ -54,7 +51,7 @@ def make(
     seeds = base.spaced_seeds(seed, worker_index, first + num_envs)[first:]
     kind = games.kind_of(game)
     if kind == "catch":
-        return catch.Catch(num_envs, seeds, _CATCH_ROWS, _CATCH_COLUMNS)
+        return catch.Catch(num_envs, seeds)
     if kind == "atari":
         return atari.Atari(game, num_envs, seeds, config, num_threads)
     function = _function(game, kind)
@@ -77,7 +74,7 @@ def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.E
     """
     kind = games.kind_of(game)
     if kind == "catch":
-        return catch.Catch(1, 0, _CATCH_ROWS, _CATCH_COLUMNS).spec
+        return catch.Catch(1, 0).spec
     if kind == "atari":
         return atari.make_spec(game, config)
     environment = make(game, 1, 0, 0, config, 1, options=options)

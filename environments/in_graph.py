@@ -13,7 +13,8 @@ What tells variants of an environment apart are its parameters, a NamedTuple of 
 over stacked ones runs many variants in one program. Sizes are padded: arrays have the largest
 variant's shape. Parameters that are constants of the program cost nothing there.
 
-The modules `two_colors`, `snake`, `markov_reward`, `grid` and `chain` are such environments.
+The modules `two_colors`, `snake`, `markov_reward`, `grid`, `chain`, `in_graph_catch` and the games
+of `minatar` are such environments.
 """
 
 from __future__ import annotations

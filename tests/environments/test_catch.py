@@ -1,9 +1,10 @@
 """Catch against a slow game of one environment, driven by what can be seen on the frames."""
 
+import jax
 import numpy as np
 import pytest
 
-from bmg.environments import base
+from bmg.environments import base, in_graph_catch
 from bmg.environments.catch import Catch
 
 
@@ -102,3 +103,38 @@ def test_refuses_wrong_use():
         environment.step(np.array([0, 3]))
     with pytest.raises(ValueError, match="rows=1"):
         Catch(2, 0, rows=1)
+
+
+@pytest.mark.parametrize("rows, columns", [(10, 5), (4, 3)])
+def test_in_the_compiled_program_against_the_slow_game(rows, columns):
+    params = in_graph_catch.make_params(rows, columns)
+    reset_key, action_key, draw_key = jax.random.split(jax.random.PRNGKey(0), 3)
+    steps = 40 * (rows - 1)
+    actions = jax.random.randint(action_key, (steps,), 0, in_graph_catch.NUM_ACTIONS)
+    draws = in_graph_catch.draw(params, draw_key, (steps,))
+    step, observe = jax.jit(in_graph_catch.step), jax.jit(in_graph_catch.observe)
+
+    def frame(state):
+        seen = np.asarray(observe(params, state))
+        assert seen.sum() == seen[:rows, :columns].sum()
+        return 255 * seen[:rows, :columns]
+
+    state = jax.jit(in_graph_catch.reset)(params, reset_key)
+    game = SlowCatch(rows, columns, int(frame(state)[0, :, 0].argmax()))
+    balls, rewards = [], set()
+    for action, draw in zip(np.asarray(actions), draws):
+        np.testing.assert_array_equal(frame(state), game.frame())
+        state, transition = step(params, state, action, draw)
+        reward, end = game.step(action)
+        assert tuple(map(float, transition)) == (reward, 1.0 - end, reward)
+        if end:
+            balls.append(int(frame(state)[0, :, 0].argmax()))
+            game = SlowCatch(rows, columns, balls[-1])
+            rewards.add(reward)
+    assert len(balls) == 40 and set(balls) == set(range(columns)) and rewards == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 5), (11, 5), (10, 0), (10, 6)])
+def test_boards_that_do_not_fit_in_the_compiled_program_are_refused(rows, columns):
+    with pytest.raises(ValueError, match=f"rows={rows}, columns={columns}; allowed are 2 to 10"):
+        in_graph_catch.make_params(rows, columns)

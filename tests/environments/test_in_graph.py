@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmg.environments import chain, grid, in_graph, markov_reward, snake, two_colors
+from bmg.environments import (
+    chain,
+    grid,
+    in_graph,
+    in_graph_catch,
+    markov_reward,
+    minatar,
+    snake,
+    two_colors,
+)
 
 KEY = jax.random.PRNGKey(0)
 STEPS = 60
@@ -20,6 +29,8 @@ class Case(NamedTuple):
 
     world: in_graph.Environment
     variants: list
+    steps: int = STEPS  # in which they do
+    often: int | None = None  # an action that three in four steps take
 
 
 def _grid(width: int = 3, time_limit: int = 50, **how) -> grid.Params:
@@ -48,6 +59,18 @@ CASES = [
     ),
     Case(chain, [chain.make_params(3), chain.make_params(3, noisy=True), chain.make_params(7)]),
     Case(grid, [_grid(), _grid(collects=True), _grid(width=2), _grid(time_limit=4)]),
+    Case(
+        in_graph_catch,
+        [
+            in_graph_catch.make_params(),
+            in_graph_catch.make_params(rows=4),
+            in_graph_catch.make_params(columns=2),
+        ],
+    ),
+    *(
+        Case(game, [minatar.make_params(x) for x in (0.1, 0.0, 0.9)], steps=300, often=often)
+        for game, often in zip(minatar.GAMES.values(), (None, None, 1, 5, None))
+    ),
     Case(grid, [_grid(collects=c, key=jax.random.PRNGKey(k)) for c, k in ((0, 1), (1, 1), (0, 2))]),
 ]
 NAMES = [case.world.__name__.rpartition(".")[2] for case in CASES]
@@ -56,10 +79,20 @@ pytestmark = [
 ]  # fmt: skip
 
 
-def play(world, params, key, steps: int = STEPS):
+def random_actions(case, key, steps: int):
+    """int32 [T]."""
+    actions = jax.random.randint(key, (steps,), 0, case.world.NUM_ACTIONS)
+    if case.often is None:
+        return actions
+    rarely = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.25, (steps,))
+    return jnp.where(rarely, actions, case.often)
+
+
+def play(case, params, key, steps: int | None = None):
     """Random actions in a scan: the last state, observations [T + 1, ...], transitions [T]."""
+    world, steps = case.world, steps or case.steps
     reset_key, action_key, draw_key = jax.random.split(key, 3)
-    actions = jax.random.randint(action_key, (steps,), 0, world.NUM_ACTIONS)
+    actions = random_actions(case, action_key, steps)
 
     def act(state, inputs):
         after, transition = world.step(params, state, *inputs)
@@ -91,7 +124,7 @@ def test_parameters_are_arrays_of_one_shape(case):
 
 def test_shapes_and_types_stay_the_same(case):
     """A state of a weaker type after a step would compile every program twice."""
-    world, (params, *_) = case
+    world, params = case.world, case.variants[0]
     state = jax.eval_shape(world.reset, params, KEY)
     action = jax.ShapeDtypeStruct((), jnp.int32)
     for lead in ((), (3,), (3, 2)):
@@ -110,9 +143,9 @@ def test_shapes_and_types_stay_the_same(case):
 
 def test_one_program_over_variants_plays_as_each_alone(case):
     """Also with its parameters as constants of its program."""
-    world, variants = case
-    together = jax.jit(jax.vmap(lambda params: play(world, params, KEY)))(stacked(variants))
-    alone = [jax.jit(lambda params=params: play(world, params, KEY))() for params in variants]
+    variants = case.variants
+    together = jax.jit(jax.vmap(lambda params: play(case, params, KEY)))(stacked(variants))
+    alone = [jax.jit(lambda params=params: play(case, params, KEY))() for params in variants]
     for index, expected in enumerate(alone):
         same(jax.tree.map(lambda x, i=index: x[i], together), expected)
     transitions = [np.stack([*found[2]]) for found in alone]
@@ -122,13 +155,12 @@ def test_one_program_over_variants_plays_as_each_alone(case):
 
 
 def test_a_scan_is_one_step_after_the_other(case):
-    world, variants = case
-    params = variants[1]
+    world, params = case.world, case.variants[1]
     reset_key, action_key, draw_key = jax.random.split(KEY, 3)
-    actions = jax.random.randint(action_key, (12,), 0, world.NUM_ACTIONS)
+    actions = random_actions(case, action_key, 12)
     random = world.draw(params, draw_key, (12,))
     step, state = jax.jit(world.step), world.reset(params, reset_key)
-    last, seen, transitions = play(world, params, KEY, 12)
+    last, seen, transitions = play(case, params, KEY, 12)
     for t in range(12):
         np.testing.assert_array_equal(seen[t], world.observe(params, state))
         state, transition = step(
@@ -139,11 +171,11 @@ def test_a_scan_is_one_step_after_the_other(case):
 
 
 def test_the_key_alone_decides(case):
-    world, (params, *_) = case
-    run = jax.jit(lambda key: play(world, params, key))
+    world, params = case.world, case.variants[0]
+    run = jax.jit(lambda key: play(case, params, key))
     first = run(KEY)
     same(run(jax.random.PRNGKey(0)), first)
-    others = jax.jit(jax.vmap(lambda key: play(world, params, key)))(
+    others = jax.jit(jax.vmap(lambda key: play(case, params, key)))(
         jax.random.split(jax.random.PRNGKey(1), 8)
     )
     played = np.concatenate([others[1].reshape(8, -1), others[2].reward], axis=1)
@@ -155,9 +187,9 @@ def test_the_key_alone_decides(case):
 
 
 def test_what_is_seen_and_paid_is_finite(case):
-    world, variants = case
+    variants = case.variants
     keys = jax.random.split(KEY, 16)
-    of_all = jax.vmap(lambda params: jax.vmap(lambda key: play(world, params, key))(keys))
+    of_all = jax.vmap(lambda params: jax.vmap(lambda key: play(case, params, key))(keys))
     _, seen, transitions = jax.jit(of_all)(stacked(variants))
     assert np.all(np.isfinite(seen)) and np.all((seen >= 0) & (seen <= 1))
     assert np.all(np.isfinite(transitions.reward)) and np.any(transitions.reward)

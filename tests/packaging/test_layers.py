@@ -42,6 +42,7 @@ ONLY_IMPORTER = {
     "tensorflow": "replay",
     "launchpad": "launch",
     "courier": "launch",  # comes with Launchpad
+    "minatar": "tests",  # under the GPL
 }
 # meta/ knows mathematics only.
 META_THIRD_PARTY = {"jax", "optax", "numpy"}

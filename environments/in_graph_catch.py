@@ -1,0 +1,95 @@
+"""Catch in the compiled program: the game of `catch`, which has the rules.
+
+It keeps the protocol of `in_graph`. A board has up to 10 rows and 5 columns; a smaller one is in
+the observation's upper left.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bmg.environments import catch
+
+NUM_ACTIONS = catch.NUM_ACTIONS
+OBSERVATION_SHAPE = (catch.ROWS, catch.COLUMNS, 1)
+
+
+class Params(NamedTuple):
+    """A variant."""
+
+    rows: jax.Array  # int32 []
+    columns: jax.Array  # int32 []
+
+
+def make_params(rows: int = catch.ROWS, columns: int = catch.COLUMNS) -> Params:
+    """bsuite's board, or a smaller one.
+
+    Raises:
+      ValueError: it has no room for the game, or does not fit into the observation; one line.
+    """
+    if not (2 <= rows <= catch.ROWS and 1 <= columns <= catch.COLUMNS):
+        raise ValueError(
+            f"Catch is given rows={rows}, columns={columns}; allowed are 2 to {catch.ROWS} rows "
+            f"and 1 to {catch.COLUMNS} columns."
+        )
+    return Params(jnp.int32(rows), jnp.int32(columns))
+
+
+class State(NamedTuple):
+    """Where everything is."""
+
+    row: jax.Array  # int32 [], the ball's
+    column: jax.Array  # int32 []
+    paddle: jax.Array  # int32 [], its column
+
+
+class Transition(NamedTuple):
+    """What one step brings: see `in_graph.Transition`."""
+
+    reward: jax.Array  # float32 [], 1 or -1 at the end of an episode
+    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
+    episode_return: jax.Array  # float32 [], of the episode up to and with this step
+
+
+def _begin(params: Params, draw: jax.Array) -> State:
+    """The state at the beginning of an episode, from a uniform draw."""
+    # Rounding may reach the end of the range for draws next to 1.
+    column = jnp.minimum((draw * params.columns).astype(jnp.int32), params.columns - 1)
+    return State(jnp.int32(0), column, params.columns // 2)
+
+
+def reset(params: Params, key: jax.Array) -> State:
+    """The first episode's beginning."""
+    return _begin(params, jax.random.uniform(key))
+
+
+def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What so many steps draw: the next balls' columns, uniform in [0, 1), float32 [*shape]."""
+    del params
+    return jax.random.uniform(key, shape)
+
+
+def step(
+    params: Params, state: State, action: jax.Array, random: jax.Array
+) -> tuple[State, Transition]:
+    """One move of paddle and ball; see `in_graph.Environment`."""
+    paddle = jnp.clip(state.paddle + action.astype(jnp.int32) - 1, 0, params.columns - 1)
+    row = state.row + 1
+    ended = row == params.rows - 1
+    reward = jnp.where(ended, jnp.where(paddle == state.column, 1, -1), 0).astype(jnp.float32)
+    after = State(row, state.column, paddle)
+    anew = _begin(params, random)
+    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    # The only reward of an episode is its last.
+    return after, Transition(reward, 1.0 - ended.astype(jnp.float32), reward)
+
+
+def observe(params: Params, state: State) -> jax.Array:
+    """float32 [10, 5, 1], 1 at the ball and at the paddle, else 0."""
+    rows, columns = jnp.arange(catch.ROWS)[:, None], jnp.arange(catch.COLUMNS)
+    ball = (rows == state.row) & (columns == state.column)
+    paddle = (rows == params.rows - 1) & (columns == state.paddle)
+    return (ball | paddle)[..., None].astype(jnp.float32)
