@@ -2,6 +2,7 @@
 
     pong, ms_pacman, ...         the 57 Atari games
     catch
+    minatar/breakout, snake      environments that are pure functions (`in_graph`)
     gymnasium:CartPole-v1        whatever is registered with Gymnasium
     package.module:function      what your function gives: an environment of Gymnasium or dm_env, or
                                  a vector (`base.VectorEnvironment`) where it takes `num_envs`
@@ -17,10 +18,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bmg.environments import atari, base, catch, games, separate
+from bmg.environments import atari, base, catch, games, scores, separate
 from bmg.storage.modules import load_named
+
+if TYPE_CHECKING:
+    from bmg.environments import in_graph
 
 
 def make(
@@ -54,8 +58,12 @@ def make(
         return catch.Catch(num_envs, seeds)
     if kind == "atari":
         return atari.Atari(game, num_envs, seeds, config, num_threads)
-    function = _function(game, kind)
     arguments = games.read_options(options)
+    if kind == "in-graph":
+        from bmg.environments.compiled import CompiledEnvironments  # which opens devices
+
+        return CompiledEnvironments(make_world(game, options), seeds)
+    function = _function(game, kind)
     if kind == "own" and "num_envs" in _parameters(function):
         found = _call(game, function, {"num_envs": num_envs, "seeds": seeds, **arguments})
         return _checked_vector(game, found, num_envs)
@@ -77,11 +85,37 @@ def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.E
         return catch.Catch(1, 0).spec
     if kind == "atari":
         return atari.make_spec(game, config)
+    if kind == "in-graph":
+        return make_world(game, options).spec
     environment = make(game, 1, 0, 0, config, 1, options=options)
     try:
         return environment.spec
     finally:
         environment.close()
+
+
+def make_world(game: str, options: str = "") -> in_graph.World:
+    """A game as pure functions.
+
+    Args:
+        game: its name.
+        options: JSON object, of its `make_params`.
+
+    Raises:
+        ValueError: it is none of these, or has no such options; one line.
+    """
+    from bmg.environments import in_graph_catch, minatar, snake
+    from bmg.environments.in_graph import World
+
+    modules = {scores.CATCH: in_graph_catch, "snake": snake}
+    modules |= {f"minatar/{name}": module for name, module in minatar.GAMES.items()}
+    if game not in modules:
+        raise ValueError(
+            f"{game} is no part of a compiled program; allowed are {', '.join(modules)}; give "
+            "another --runtime for others."
+        )
+    arguments = games.read_options(options)
+    return World(modules[game], _call(game, modules[game].make_params, arguments))
 
 
 def _function(game: str, kind: str) -> Callable[..., Any]:

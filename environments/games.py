@@ -9,8 +9,13 @@ from typing import Any, Literal
 from bmg.environments.scores import CATCH, GAMES
 from bmg.storage.modules import is_qualified
 
-Kind = Literal["atari", "catch", "gymnasium", "own"]
+Kind = Literal["atari", "catch", "in-graph", "gymnasium", "own"]
 _GYMNASIUM = "gymnasium:"
+# Environments that are pure functions; Catch is one as well.
+IN_GRAPH = (
+    "minatar/asterix", "minatar/breakout", "minatar/freeway", "minatar/seaquest",
+    "minatar/space_invaders", "snake",
+)  # fmt: skip
 
 
 def kind_of(game: str) -> Kind:
@@ -24,20 +29,23 @@ def kind_of(game: str) -> Kind:
         return "catch"
     if game in GAMES:
         return "atari"
+    if game in IN_GRAPH:
+        return "in-graph"
     if game.startswith(_GYMNASIUM) and game != _GYMNASIUM:
         return "gymnasium"
     if is_qualified(game):
         return "own"
     # Compare without case and separators, so that "MsPacman" finds ms_pacman.
-    plain = {name.replace("_", ""): name for name in (*GAMES, CATCH)}
+    names = (*GAMES, CATCH, *IN_GRAPH)
+    plain = {"".join(c for c in name if c.isalnum()): name for name in names}
     given = "".join(c for c in game.lower() if c.isalnum())
     given = given.removeprefix("ale")  # gymnasium's ALE/Pong-v5
     nearest = difflib.get_close_matches(given, plain, n=1, cutoff=0.5)
     hint = f"did you mean {plain[nearest[0]]!r}?" if nearest else "choose one of those names"
     raise ValueError(
-        f"unknown game {game!r}; allowed are {CATCH!r}, the {len(GAMES)} Atari games "
-        f"({GAMES[0]}, {GAMES[1]}, ..., {GAMES[-1]}), gymnasium:ID and package.module:function; "
-        f"{hint}"
+        f"unknown game {game!r}; allowed are {CATCH!r}, {', '.join(IN_GRAPH)}, the {len(GAMES)} "
+        f"Atari games ({GAMES[0]}, {GAMES[1]}, ..., {GAMES[-1]}), gymnasium:ID and "
+        f"package.module:function; {hint}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmg.environments import catch
 
@@ -35,7 +36,7 @@ def make_params(rows: int = catch.ROWS, columns: int = catch.COLUMNS) -> Params:
             f"Catch is given rows={rows}, columns={columns}; allowed are 2 to {catch.ROWS} rows "
             f"and 1 to {catch.COLUMNS} columns."
         )
-    return Params(jnp.int32(rows), jnp.int32(columns))
+    return Params(np.int32(rows), np.int32(columns))
 
 
 class State(NamedTuple):
@@ -88,8 +89,8 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 5, 1], 1 at the ball and at the paddle, else 0."""
+    """bool [10, 5, 1], where the ball and the paddle are."""
     rows, columns = jnp.arange(catch.ROWS)[:, None], jnp.arange(catch.COLUMNS)
     ball = (rows == state.row) & (columns == state.column)
     paddle = (rows == params.rows - 1) & (columns == state.paddle)
-    return (ball | paddle)[..., None].astype(jnp.float32)
+    return (ball | paddle)[..., None]

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jumanji.environments.routing import snake as jumanji_snake
 
 SIZE = 12  # cells along an edge
@@ -40,7 +41,7 @@ class Params(NamedTuple):
 
 def make_params(time_limit: int = TIME_LIMIT) -> Params:
     """The paper's variant, or another."""
-    return Params(jnp.int32(time_limit))
+    return Params(np.int32(time_limit))
 
 
 class State(NamedTuple):

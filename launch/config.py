@@ -12,7 +12,7 @@ from bmg.environments.atari import AtariConfig
 from bmg.environments.games import folder_name, kind_of, read_options
 from bmg.learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
 from bmg.replay.config import ReplayConfig
-from bmg.storage.fields import MOST_NODES, Few, Seconds, Seed, Steps, check_fields
+from bmg.storage.fields import MOST_NODES, Environments, Few, Seconds, Seed, Steps, check_fields
 from bmg.storage.run_directory import host_folder, select
 
 
@@ -24,8 +24,9 @@ class TrainConfig:
     """Where the other defaults come from: local fits two cores; paper is BMG Table 2 in full, read
     as its Table 3 suggests; paper-mean-loss and paper-mean read it otherwise; docs/readings.md."""
     game: str = "pong"
-    """Atari ROM name, such as pong or ms_pacman; catch; gymnasium:ID, any environment that is
-    registered with Gymnasium; or package.module:function for your own; docs/environments.md."""
+    """Atari ROM name, such as pong or ms_pacman; catch, snake, minatar/breakout and the other
+    MinAtar games; gymnasium:ID, any environment that is registered with Gymnasium; or
+    package.module:function for your own; docs/environments.md."""
     game_options: str = ""
     """JSON object of options for gymnasium's make or your own function, such as '{"size": 9}'."""
     frames: Steps = 2_000_000
@@ -36,10 +37,13 @@ class TrainConfig:
     """Seeds parameters, actions and environments."""
     resume: bool = False
     """Go on from the newest checkpoint in the run directory, with the configuration found there."""
-    runtime: Literal["auto", "launchpad", "local-threads"] = "auto"
+    runtime: Literal["auto", "launchpad", "local-threads", "in-graph"] = "auto"
     """launchpad: processes around a Reverb server. local-threads: one process, anywhere, inference
-    batched on the learner's device. auto: launchpad where it is installed, else local-threads.
-    Runs go on under either."""
+    batched on the learner's device. in-graph: acting, replay and learning are one compiled program,
+    for environments that are pure functions. auto: launchpad where it is installed, else
+    local-threads. Runs go on under any."""
+    seeds: Environments = 1
+    """Runs side by side, of this seed and the next ones; in-graph alone."""
     launch: Literal["local_mp", "local_mt"] = "local_mp"
     """Launchpad's processes, or its threads of one process for debugging; unread by local-threads.
     """
@@ -77,8 +81,10 @@ class TrainConfig:
     def __post_init__(self):
         check_fields(self)
         kind = kind_of(self.game)
-        if read_options(self.game_options) and kind in ("atari", "catch"):
+        if read_options(self.game_options) and kind == "atari":
             raise ValueError(f"game_options are given, and {self.game} has none; leave them out.")
+        if self.seeds > 1 and self.runtime != "in-graph":
+            raise ValueError(f"seeds is {self.seeds}; several need --runtime in-graph.")
         check_shares(self.learner, self.hosts.count, "hosts")
         if self.hosts.count * self.actors.num_actors > MOST_NODES:
             raise ValueError(

@@ -39,6 +39,8 @@ def check(config: TrainConfig) -> Plan:
     from bmg.learner.update import check_batch
 
     agent = make_agent(config.agent, agent_spec(spec))
+    if config.runtime == "in-graph":
+        return _check_in_graph(config, agent, spec)
     threads = choose_runtime(config.runtime)[0] == "local-threads"
     check_port(config.hosts)
     choice = config.actors.inference
@@ -57,6 +59,18 @@ def check(config: TrainConfig) -> Plan:
 
         check_memory(trajectory_signature(spec, config.learner.unroll_length), config.replay)
     return Plan(spec, central_inference)
+
+
+def _check_in_graph(config: TrainConfig, agent, spec) -> Plan:
+    """Likewise, of what runs as one compiled program."""
+    from bmg.environments.factory import make_world
+    from bmg.learner.update import check_batch
+
+    make_world(config.game, config.game_options)
+    check_batch(config.learner, agent, 1)
+    if config.hosts.count > 1:
+        raise ValueError("--runtime in-graph runs on one host; leave --hosts out.")
+    return Plan(spec, central_inference=False)
 
 
 def _slice_of_several_hosts(config: TrainConfig) -> bool:

@@ -13,6 +13,7 @@ from bmg.launch import environment, signals
 from bmg.launch.config import TrainConfig
 from bmg.launch.preflight import Plan
 from bmg.launch.runtimes.choice import choose_runtime
+from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.runtimes.status import LEARNER, Notes, Status, log_file
 from bmg.storage.run_directory import config_file, to_dict
 
@@ -37,7 +38,7 @@ def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) 
 
     workdir = config.path
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
-    console = RunConsole(workdir, config.frames)
+    console = RunConsole(directories(config)[0], config.frames)
     console.print(
         f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
         f"(tensorboard --logdir {workdir.parent})"
@@ -98,6 +99,10 @@ def _start(
         from bmg.launch.runtimes.processes.watch import Processes
 
         return Processes(config, plan.spec, resume, plan.central_inference, notify)
+    if runtime == "in-graph":
+        from bmg.launch.runtimes.in_graph import InGraph
+
+        return InGraph(config, plan.spec, resume, notify)
     from bmg.launch.runtimes.threads import Threads
 
     return Threads(config, plan.spec, resume, notify)

@@ -29,6 +29,24 @@ class NotFiniteError(RuntimeError):
     """Nothing is learned any more: losses or gradients are not finite."""
 
 
+def check_skipped(in_a_row: int, updates: int) -> None:
+    """Ends a run in which every update is skipped.
+
+    Args:
+      in_a_row: updates without effect, at the end.
+      updates: of the run so far.
+
+    Raises:
+      NotFiniteError: there are too many; one line.
+    """
+    if in_a_row >= _MOST_SKIPPED:
+        raise NotFiniteError(
+            f"the last {in_a_row} updates gave losses or gradients that are not finite and "
+            f"were skipped; parameters are as after update {updates - in_a_row}."
+            " Lower --agent.optimizer.learning-rate or look at the rewards, and --resume."
+        )
+
+
 class Learner:
     """Runs updates until the frames are used up; serves parameters; collects reports.
 
@@ -223,13 +241,7 @@ class Learner:
 
     def _check_finite(self) -> None:
         """Ends a run in which every update is skipped."""
-        in_a_row = int(first(self._state.skipped_in_a_row))
-        if in_a_row >= _MOST_SKIPPED:
-            raise NotFiniteError(
-                f"the last {in_a_row} updates gave losses or gradients that are not finite and "
-                f"were skipped; parameters are as after update {self._progress.updates - in_a_row}."
-                " Lower --agent.optimizer.learning-rate or look at the rewards, and --resume."
-            )
+        check_skipped(int(first(self._state.skipped_in_a_row)), self._progress.updates)
 
     def _publish(self, final: bool) -> None:
         params = self._agent.agent.acting_params(self._state.agent)

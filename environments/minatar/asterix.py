@@ -165,7 +165,7 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 10, 4]."""
+    """bool [10, 10, 4]."""
     del params
     at = common.line(state.columns) & state.there[:, None]
     behind = common.line(state.columns + jnp.where(state.right, -1, 1)) & state.there[:, None]

@@ -129,7 +129,7 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 10, 4]."""
+    """bool [10, 10, 4]."""
     del params
     return common.picture(
         common.cell(jnp.int32(_FLOOR), state.paddle),

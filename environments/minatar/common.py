@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 SIZE = 10  # cells along an edge
 
@@ -22,7 +23,7 @@ class Params(NamedTuple):
 
 def make_params(sticky: float = 0.1, ramping: bool = True) -> Params:
     """MinAtar's own settings, or others."""
-    return Params(jnp.float32(sticky), jnp.asarray(ramping, bool))
+    return Params(np.float32(sticky), np.bool_(ramping))
 
 
 class Transition(NamedTuple):
@@ -72,8 +73,8 @@ def cell(row: jax.Array, column: jax.Array) -> jax.Array:
 
 
 def picture(*planes: jax.Array) -> jax.Array:
-    """Planes [10, 10] as an observation: float32 [10, 10, planes]."""
-    return jnp.stack(planes, axis=-1).astype(jnp.float32)
+    """Planes [10, 10] as an observation: bool [10, 10, planes]."""
+    return jnp.stack(planes, axis=-1).astype(bool)
 
 
 def integer(draw: jax.Array, below: jax.Array | int) -> jax.Array:

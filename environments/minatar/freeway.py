@@ -124,7 +124,7 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 10, 7]."""
+    """bool [10, 10, 7]."""
     del params
     behind = common.line((state.cars - jnp.sign(state.velocities)) % SIZE)
     speeds = jnp.abs(state.velocities)[:, None]

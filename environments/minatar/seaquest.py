@@ -363,7 +363,7 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 10, 10]."""
+    """bool [10, 10, 10]."""
     del params
     enemies, divers = state.enemies, state.divers
     # Three planes of one reduction.

@@ -156,7 +156,7 @@ def step(
 
 
 def observe(params: Params, state: State) -> jax.Array:
-    """float32 [10, 10, 6]."""
+    """bool [10, 10, 6]."""
     del params
     return common.picture(
         common.cell(jnp.int32(_LAST), state.cannon),

@@ -1,0 +1,149 @@
+"""The program as one compiled program: see `learner.in_graph`.
+
+workdir/                 one seed: a run directory like any other
+workdir/seed-3/, ...     several: one for each, and results.json over them
+.../playing/             where environments and ring are, beside the newest checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bmg.environments.base import EnvironmentSpec
+from bmg.launch.config import TrainConfig, fixed_fields
+from bmg.launch.runtimes.board import Board
+from bmg.launch.runtimes.status import LEARNER, Node, failed_nodes, is_finished
+from bmg.storage.files import write_json
+from bmg.storage.run_directory import config_file, to_dict
+
+_LEAVE_SECONDS = 12.0  # a chunk, or a compilation, cannot be interrupted
+
+
+def directories(config: TrainConfig) -> list[pathlib.Path]:
+    """The run directory of each seed."""
+    if config.seeds == 1:
+        return [config.path]
+    return [config.path / f"seed-{config.seed + index}" for index in range(config.seeds)]
+
+
+class InGraph:
+    """The running program: a thread that says on a board how it is."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        spec: EnvironmentSpec,
+        resume: bool,
+        notify: Callable[[str], None],
+    ):
+        """Starts it; `notify` takes lines for the console."""
+        self.failed: list[str] = []
+        self.board = Board.make([LEARNER])
+        self._config, self._spec, self._resume = config, spec, resume
+        self._stop = threading.Event()
+        from bmg.experiments.runner import use_all_cores
+
+        use_all_cores(config.seeds)  # before JAX is first used
+        node = Node(config, LEARNER, self.board, has_log=False)
+
+        def watched():
+            # An error is in the node's log and its state by then, which the launcher watches.
+            with contextlib.suppress(Exception), node.ending() as finish:
+                finish("finished" if self._learn(node) else "stopped")
+
+        self._thread = threading.Thread(target=watched, name=LEARNER, daemon=True)
+        self._thread.start()
+        del notify
+
+    def poll(self) -> str:
+        """running, finished or failed."""
+        statuses = self.board.statuses()
+        self.failed = failed_nodes(statuses)
+        if self.failed:
+            return "failed"
+        return "finished" if is_finished(statuses) else "running"
+
+    def stop(self) -> bool:
+        """Asks it to leave and waits; whether it has left."""
+        self._stop.set()
+        self._thread.join(_LEAVE_SECONDS)
+        return not self._thread.is_alive()
+
+    def kill(self) -> None:
+        """Nothing: a thread ends with its process."""
+
+    def _learn(self, node: Node) -> bool:
+        import jax
+
+        from bmg.agents.factory import make_agent
+        from bmg.environments.factory import make_world
+        from bmg.launch.runtimes.assembly import agent_spec, protocol
+        from bmg.learner.in_graph_learner import InGraphLearner
+        from bmg.learner.placement import local_devices
+        from bmg.learner.record import RunInfo, RunRecord
+        from bmg.learner.update import frames_per_update, with_precision
+
+        config, spec = self._config, self._spec
+        devices = local_devices(config.learner.platform)
+        agent = make_agent(with_precision(config.agent, devices[0]), agent_spec(spec))
+        world = make_world(config.game, config.game_options)
+        found: dict[int, dict[str, Any]] = {}
+        records = []
+        for index, directory in enumerate(directories(config)):
+            own = dataclasses.replace(
+                config, seed=config.seed + index, seeds=1, workdir=str(directory)
+            )
+            directory.mkdir(parents=True, exist_ok=True)
+            if config.seeds > 1:
+                write_json(config_file(directory), to_dict(dataclasses.replace(own, resume=False)))
+            info = RunInfo(
+                workdir=directory,
+                game=config.game,
+                total_frames=config.frames,
+                frames_per_update=frames_per_update(config.learner, spec.action_repeat),
+                seed=own.seed,
+                resume=self._resume,
+                protocol=protocol(own, spec),
+                versions={"python": sys.version.split()[0], "jax": jax.__version__},
+                num_evaluators=config.evaluator.num_evaluators,
+                final_timeout=config.evaluator.final_timeout,
+                identity=fixed_fields(own),
+            )
+            publish = node.publish_results
+            if config.seeds > 1:
+                publish = functools.partial(found.__setitem__, index)
+            records.append(RunRecord(info, config.learner.checkpoints_kept, node.note, publish))
+        learner = InGraphLearner(
+            agent, world, config.learner, config.evaluator.episodes, config.evaluator.interval,
+            config.replay.replay_capacity, records, devices, node.note,
+        )  # fmt: skip
+        try:
+            return learner.run(self._stop.is_set)
+        finally:
+            if config.seeds > 1 and len(found) == config.seeds:
+                results = summary([found[index] for index in range(config.seeds)])
+                node.publish_results(results)
+                write_json(config.path / "results.json", results)
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Over seeds: what they have in common, and each score with its mean."""
+    own = ("training_return", "evaluation_return", "human_normalized_score", "episodes")
+    common = {name: x for name, x in results[0].items() if name not in (*own, "evaluation")}
+    common["protocol"] = {k: v for k, v in common["protocol"].items() if k != "seed"}
+    scores: dict[str, Any] = {}
+    for name in own:
+        values = [one[name] for one in results]
+        there = [x for x in values if x is not None]
+        scores[name] = float(np.mean(there)) if there else None
+        scores[f"{name}_of_seeds"] = values
+    return {"seeds": [one["protocol"]["seed"] for one in results], **common, **scores}

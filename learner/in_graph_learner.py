@@ -1,0 +1,263 @@
+"""Runs the compiled program of several seeds, and leaves of each what any run leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bmg.agents.agent import Agent
+from bmg.agents.messages import Evaluation
+from bmg.environments.in_graph import World
+from bmg.learner.config import LearnerConfig
+from bmg.learner.in_graph import State, Told, make_evaluation, make_program
+from bmg.learner.learner import check_skipped
+from bmg.learner.record import RunRecord
+from bmg.storage import checkpoint
+from bmg.storage.checkpoint import CheckpointError
+
+PyTree = Any
+_SEEDS = "seeds"
+_MOST_UPDATES = 100  # of a chunk
+_EVALUATION_STEPS = 500  # between two looks
+_EVALUATION_LIMIT = 10_000  # steps, after which an episode counts with what it has
+
+
+class InGraphLearner:
+    """Seeds side by side, spread over devices; all of them are as far."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        world: World,
+        config: LearnerConfig,
+        episodes: int,
+        evaluation_interval: float,
+        replay_capacity: int,
+        records: Sequence[RunRecord],
+        devices: Sequence[jax.Device],
+        notify: Callable[[str], None],
+    ):
+        """Starts from the seeds, or from the newest checkpoints of runs that are resumed.
+
+        Args:
+          agent: whose updates.
+          world: the environment.
+          config: of the learner.
+          episodes: of an evaluation.
+          evaluation_interval: seconds between two of them.
+          replay_capacity: unrolls in each seed's ring.
+          records: of each seed.
+          devices: that there are; seeds divide evenly by those that are taken.
+          notify: takes lines for the user.
+
+        Raises:
+          CheckpointError: no usable checkpoint to resume from; one line.
+        """
+        self._agent, self._config = agent, config
+        self._evaluates = records[0].info.num_evaluators > 0
+        self._evaluation_interval = evaluation_interval
+        self._records, self._notify = records, notify
+        count = max(n for n in range(1, len(devices) + 1) if len(records) % n == 0)
+        self._mesh = Mesh(np.array(devices[:count]), (_SEEDS,))
+        self._alone = len(records) == count  # one seed on each device: nothing is mapped
+        self._split = NamedSharding(self._mesh, PartitionSpec(_SEEDS))
+        frames = records[0].info.frames_per_update
+        self._total = -(-records[0].info.total_frames // frames)  # updates
+        rows = max(self._total // config.log_rows, 1)
+        self._most = min(_MOST_UPDATES, rows)
+        program = make_program(agent, world, config, replay_capacity, self._most)
+        self._chunk = self._map(program.chunk, (PartitionSpec(_SEEDS), PartitionSpec()), donate=0)
+        begin, advance = make_evaluation(agent, world, episodes, _EVALUATION_STEPS)
+        self._begin_evaluation = self._map(begin, (PartitionSpec(_SEEDS),))
+        self._evaluate_steps = self._map(advance, (PartitionSpec(_SEEDS),) * 2)
+        self._state = self._first_state(program)
+        for record in records:
+            record.open()
+        self._started = time.monotonic() - records[0].progress.seconds
+
+    def _map(self, function: Callable, given: tuple, donate: int | None = None) -> Callable:
+        """A function of one seed, of those of each device; compiled."""
+        axes = tuple(0 if spec == PartitionSpec(_SEEDS) else None for spec in given)
+
+        def every(*arguments):
+            if not self._alone:
+                return jax.vmap(function, in_axes=axes)(*arguments)
+            # XLA's CPU compiler is several times slower with a batch of one than without.
+            one = [
+                x if axis is None else jax.tree.map(lambda leaf: leaf[0], x)
+                for x, axis in zip(arguments, axes)
+            ]
+            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*one))
+
+        mapped = jax.shard_map(
+            every, mesh=self._mesh, in_specs=given, out_specs=PartitionSpec(_SEEDS),
+            check_vma=False,
+        )  # fmt: skip
+        return jax.jit(mapped, donate_argnums=() if donate is None else donate)
+
+    def _first_state(self, program) -> State:
+        """Of all seeds."""
+        keys = np.stack([np.asarray(jax.random.PRNGKey(r.info.seed)) for r in self._records])
+        learners = jax.jit(jax.vmap(program.init))(keys)
+        play_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        playing = jax.jit(jax.vmap(program.play_anew))(learners, play_keys)
+        if self._records[0].info.resume:
+            learners, playing = self._restored(learners, playing)
+        return jax.device_put(State(learners, playing), self._split)
+
+    def _restored(self, learners: PyTree, playing: PyTree) -> tuple[PyTree, PyTree]:
+        """From the checkpoints of all seeds, which are as far."""
+        found = [
+            record.restore(jax.tree.map(lambda x, i=i: np.asarray(x[i]), learners))
+            for i, record in enumerate(self._records)
+        ]
+        updates = {record.progress.updates for record in self._records}
+        if len(updates) > 1:
+            raise CheckpointError(
+                f"the seeds have checkpoints after {', '.join(map(str, sorted(updates)))} updates; "
+                "remove those that are ahead of the others."
+            )
+        learners = jax.tree.map(lambda *x: np.stack(x), *found)
+        try:
+            own = [
+                self._load_playing(record, jax.tree.map(lambda x, i=i: np.asarray(x[i]), playing))
+                for i, record in enumerate(self._records)
+            ]
+        except CheckpointError as error:  # of another runtime, or of another size
+            self._notify(f"environments begin anew, and replay is empty: {error}")
+            return learners, playing
+        return learners, jax.tree.map(lambda *x: np.stack(x), *own)
+
+    def _load_playing(self, record: RunRecord, template: PyTree) -> PyTree:
+        directory, updates = record.info.workdir / "playing", record.progress.updates
+        identity = {**record.info.identity, "updates": updates}
+        found, _ = checkpoint.load_newest(directory, template, identity)
+        return found.state
+
+    @property
+    def _updates(self) -> int:
+        return self._records[0].progress.updates
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Learns until the frames are used up or it is asked to stop; checkpoints and results are
+        written either way.
+
+        Returns:
+          Whether the run is complete.
+
+        Raises:
+          NotFiniteError: of a seed, a hundred updates in a row were skipped; one line.
+          NotSavedError: the last checkpoint or the results could not be written; one line.
+        """
+        saved = evaluated = before = time.monotonic()
+        if self._updates >= self._total:
+            frames = self._records[0].frames
+            self._notify(f"the run has {frames:,} frames already; give more --frames to go on")
+        try:
+            while self._updates < self._total and not should_stop():
+                count = min(self._most, self._total - self._updates)
+                self._state, told = self._chunk(self._state, np.int32(count))
+                told = jax.device_get(told)
+                now = time.monotonic()
+                for record in self._records:
+                    record.progress.updates += count
+                    record.progress.seconds = now - self._started
+                self._write_rows(told, count, now - before)
+                before = now
+                self._check_finite()
+                if now - saved >= self._config.checkpoint_interval:
+                    self._save_on_the_way()
+                    saved = time.monotonic()
+                due = now - evaluated >= self._evaluation_interval
+                if due and self._evaluates and self._updates < self._total:
+                    self._evaluate(final=False, should_stop=should_stop)
+                    evaluated = time.monotonic()
+        finally:
+            self._save()
+        complete = self._records[0].complete
+        if complete and self._evaluates:
+            self._evaluate(final=True, should_stop=should_stop)
+            self._save()
+        for record in self._records:
+            record.close()
+        for record in self._records:
+            record.check_saved()
+        return complete
+
+    def _write_rows(self, told: Told, updates: int, seconds: float) -> None:
+        """A row for each seed about a chunk of updates."""
+        for index, record in enumerate(self._records):
+            metrics = dict(zip(told.metrics.names, map(float, told.metrics.values[index])))
+            # In the order in which they ended: update, step, environment.
+            ended = np.swapaxes(told.episode_return[index][:updates], 1, 2).ravel()
+            returns = [float(x) for x in ended[np.isfinite(ended)]]
+            record.ended(returns)
+            record.row(metrics, updates, seconds, returns)
+
+    def _check_finite(self) -> None:
+        for record, in_a_row in zip(
+            self._records, np.asarray(self._state.learner.skipped_in_a_row)
+        ):
+            check_skipped(int(in_a_row), record.progress.updates)
+
+    def _evaluate(self, final: bool, should_stop: Callable[[], bool]) -> None:
+        """Of all seeds at once."""
+        params = self._agent_params()
+        keys = np.stack(
+            [
+                np.asarray(jax.random.PRNGKey(r.info.seed + 2**20 + self._updates))
+                for r in self._records
+            ]
+        )
+        state = self._begin_evaluation(jax.device_put(keys, self._split))
+        for _ in range(_EVALUATION_LIMIT // _EVALUATION_STEPS):
+            if should_stop() or not np.any(np.asarray(state.playing)):
+                break
+            state = self._evaluate_steps(params, state)
+        if should_stop() and np.any(np.asarray(state.playing)):
+            return
+        for record, returns in zip(self._records, np.asarray(state.returns)):
+            record.evaluated(
+                Evaluation(
+                    version=self._updates,
+                    frames=record.frames,
+                    mean_return=float(np.mean(returns)),
+                    std_return=float(np.std(returns)),
+                    episodes=len(returns),
+                    final=final,
+                )
+            )
+
+    def _agent_params(self) -> PyTree:
+        """Of all seeds: what acts."""
+        return jax.vmap(self._agent.acting_params)(self._state.learner.agent)
+
+    def _of_seed(self, tree: PyTree, index: int) -> PyTree:
+        return jax.tree.map(lambda x: np.asarray(x[index]), tree)
+
+    def _save_on_the_way(self) -> None:
+        for index, record in enumerate(self._records):
+            record.try_checkpoint(lambda i=index: self._of_seed(self._state.learner, i))
+        self._save_playing()
+
+    def _save(self) -> None:
+        for index, record in enumerate(self._records):
+            record.save(lambda i=index: self._of_seed(self._state.learner, i))
+        self._save_playing()
+
+    def _save_playing(self) -> None:
+        """Without it a run goes on with new episodes and an empty ring."""
+        for index, record in enumerate(self._records):
+            header = {"identity": {**record.info.identity, "updates": self._updates}}
+            try:
+                playing = self._of_seed(self._state.playing, index)
+                directory = record.info.workdir / "playing"
+                checkpoint.save(directory, self._updates, playing, header, keep=1)
+            except OSError as error:
+                self._notify(f"where environments are cannot be written ({error.strerror})")

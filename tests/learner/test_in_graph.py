@@ -1,0 +1,177 @@
+"""Acting, replay and learning in one program, against the same by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmg.actors.rollout import agent_spec, trajectory_signature
+from bmg.agents.agent import UpdateBatch
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.factory import make_agent
+from bmg.environments.factory import make_world
+from bmg.learner.config import LearnerConfig
+from bmg.learner.guard import guarded
+from bmg.learner.in_graph import collect, make_evaluation, make_program
+from bmg.learner.in_graph_learner import InGraphLearner
+from bmg.learner.record import RunInfo, RunRecord
+from bmg.replay import ring
+
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+WORLD = make_world("catch")
+LENGTH, FRESH, REPLAYED = 12, 3, 2  # an episode has 9 steps
+CONFIG = LearnerConfig(unroll_length=LENGTH, online_batch=FRESH, replay_batch=REPLAYED)
+AGENT = AgentConfig(
+    "bmg",
+    network=NetworkConfig(torso="minatar", features=6, head_hidden=()),
+    optimizer=OptimizerConfig(learning_rate=1e-2, decay_frames=0),
+    meta=MetaConfig(target_steps=2),
+)
+KEY = jax.random.PRNGKey(0)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return make_agent(AGENT, agent_spec(WORLD.spec))
+
+
+@pytest.fixture(scope="module")
+def program(agent):
+    return make_program(agent, WORLD, CONFIG, replay_capacity=7, most_updates=3)
+
+
+def begin(program, seed=0):
+    from bmg.learner.in_graph import State
+
+    key = jax.random.PRNGKey(seed)
+    learner = program.init(key)
+    return State(learner, program.play_anew(learner, jax.random.fold_in(key, 1)))
+
+
+def equal(one, other, **how):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **how), one, other)
+
+
+def test_an_unroll_is_what_the_environments_did(agent, program):
+    """Step by step, with the same draws; and of the structure, shapes and types that actors of
+    other runtimes write."""
+    state = begin(program)
+    params = agent.acting_params(state.learner.agent)
+    games, found = jax.jit(lambda p, g, k: collect(agent, WORLD, p, g, k, jnp.int32(5), LENGTH))(
+        params, state.playing.games, KEY
+    )
+    wanted = trajectory_signature(WORLD.spec, LENGTH)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), found)
+    assert shapes == wanted
+
+    act_key, draw_key = jax.random.split(KEY)
+    random = WORLD.draw(draw_key, (LENGTH, FRESH))
+    keys = jax.random.split(act_key, (LENGTH, FRESH))
+    ended = 0
+    for b in range(FRESH):
+        game = jax.tree.map(lambda x: x[b], state.playing.games)
+        for t in range(LENGTH):
+            frame = np.asarray(WORLD.frame(game))
+            np.testing.assert_array_equal(found.frames[b, t], frame)
+            assert sorted(np.unique(frame)) == [0, 255]
+            action, logits = agent.act(params, frame[None], keys[t, b][None])
+            assert action[0] == found.action[b, t]
+            np.testing.assert_allclose(logits[0], found.behaviour_logits[b, t], atol=1e-5)
+            game, told = WORLD.step(game, action[0], random[t, b])
+            assert (told.reward, told.discount) == (found.reward[b, t], found.discount[b, t])
+            over = told.discount == 0
+            ended += over
+            np.testing.assert_equal(
+                float(found.episode_return[b, t]), float(told.episode_return) if over else np.nan
+            )
+        np.testing.assert_array_equal(found.frames[b, LENGTH], WORLD.frame(game))
+        equal(jax.tree.map(lambda x: x[b], games), game)
+    assert ended == FRESH and not np.any(found.reset) and np.all(found.parameter_version == 5)
+
+
+def test_an_update_is_the_agents_own_on_fresh_and_replayed_unrolls(agent, program):
+    """By hand, twice; a chunk of two updates comes to the same."""
+    state = before = begin(program)
+    whole = guarded(agent, FRESH * LENGTH)
+    update, returns = jax.jit(whole.update), []
+    for _ in range(2):
+        key, act_key, *keys = jax.random.split(state.playing.key, 3 + agent.num_extra_batches)
+        games, fresh = collect(
+            agent, WORLD, agent.acting_params(state.learner.agent), state.playing.games, act_key,
+            state.learner.updates, LENGTH,
+        )  # fmt: skip
+        replay = ring.append(state.playing.replay, fresh)
+        main, extra = (ring.sample(replay, k, REPLAYED) for k in keys)
+        learner, metrics = update(state.learner, UpdateBatch(fresh, main, (extra,)))
+        returns.append(fresh.episode_return)
+        state = type(state)(learner, type(state.playing)(games, replay, key))
+    after, told = jax.jit(program.chunk)(before, np.int32(2))
+    equal(after, state, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(told.episode_return[:2], np.stack(returns))
+    assert np.all(np.isnan(told.episode_return[2]))
+    assert int(after.playing.replay.appended) == 2 * FRESH
+    last = dict(zip(told.metrics.names, told.metrics.values))
+    assert set(last) == set(metrics) and np.all(np.isfinite(told.metrics.values))
+
+
+def test_an_evaluation_is_the_first_episode_of_each(agent, program):
+    """Catch's have 9 steps and return 1 or -1."""
+    params = agent.acting_params(begin(program).learner.agent)
+    start, advance = make_evaluation(agent, WORLD, episodes=40, steps=6)
+    state = start(KEY)
+    state = jax.jit(advance)(params, state)
+    assert np.all(state.playing) and np.all(state.returns == 0)
+    state = jax.jit(advance)(params, state)
+    assert not np.any(state.playing) and set(np.unique(state.returns)) == {-1.0, 1.0}
+    equal(jax.jit(advance)(params, state).returns, state.returns)  # nothing counts later
+
+
+def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3):
+    records = []
+    for index in range(seeds):
+        directory = folder / f"seed-{first + index}"
+        directory.mkdir(parents=True, exist_ok=True)
+        frames = FRESH * LENGTH
+        info = RunInfo(
+            directory, "catch", updates * frames, frames, first + index, resume, {}, {}, 1, 1.0, {}
+        )
+        records.append(RunRecord(info, 2, print, lambda results: None))
+    config = dataclasses.replace(CONFIG, log_rows=2, checkpoint_interval=1e6)
+    return InGraphLearner(agent, WORLD, config, 5, 1e6, 9, records, jax.devices()[:devices], print)
+
+
+def states(made):
+    return jax.tree.map(np.asarray, made._state)
+
+
+def test_seeds_do_not_depend_on_who_runs_beside_them(agent, tmp_path):
+    """Four on two devices, and each of two alone."""
+    together = learner(agent, tmp_path / "together", 4, 4, devices=2)
+    assert together.run(lambda: False) is True
+    for index in (0, 3):
+        alone = learner(agent, tmp_path / f"alone-{index}", 1, 4, first=3 + index)
+        alone.run(lambda: False)
+        own = jax.tree.map(lambda x: x[index : index + 1], states(together))
+        equal(own, states(alone), rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
+    """Also its rows; without the file of the environments it goes on with new episodes."""
+    whole = learner(agent, tmp_path / "whole", 2, 6)
+    whole.run(lambda: False)
+    learner(agent, tmp_path / "parts", 2, 3).run(lambda: False)
+    resumed = learner(agent, tmp_path / "parts", 2, 6, resume=True)
+    resumed.run(lambda: False)
+    jax.tree.map(np.testing.assert_array_equal, states(resumed), states(whole))
+    for path in (tmp_path / "parts").glob("seed-*/playing/*"):
+        path.unlink()
+    other = learner(agent, tmp_path / "parts", 2, 9, resume=True)
+    assert int(other._state.playing.replay.appended[0]) == 0
+    jax.tree.map(np.testing.assert_array_equal, states(other).learner, states(whole).learner)
+    other.run(lambda: False)
+    results = (tmp_path / "parts/seed-4/results.json").read_text()
+    assert '"complete": true' in results and '"evaluation_return": null' not in results
