@@ -1,11 +1,13 @@
-"""The console of a run: one live line of progress."""
+"""The console of a run: a few live lines of progress."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import IO
 
 from rich.console import Console
@@ -18,6 +20,52 @@ from bmg.storage.rows import Row, parse_row
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
 
+class LiveText:
+    """Lines that are updated in place; where the output is no terminal, one comes now and then."""
+
+    def __init__(self):
+        """Opens the live lines; there is nothing in them yet."""
+        self._console = Console(highlight=False)
+        self._printed = time.monotonic() - _PLAIN_INTERVAL + 5.0
+        self._live = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+
+    @property
+    def ascii_only(self) -> bool:
+        """Whether other characters cannot be shown."""
+        return self._console.options.ascii_only
+
+    def print(self, message: str) -> None:
+        """Prints a line above the live ones."""
+        self._console.print(Text(message), soft_wrap=True)
+
+    def show(self, lines: str, plain: str) -> None:
+        """Replaces the live lines, each of which is cut where the terminal ends.
+
+        Args:
+          lines: for a terminal.
+          plain: one line that says the same elsewhere.
+        """
+        if self._live is not None:
+            self._live.update(Text(lines, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._printed >= _PLAIN_INTERVAL:
+            self._printed = time.monotonic()
+            self.print(plain)
+
+    def restore(self) -> None:
+        """Gives the terminal its cursor back, from wherever the program is."""
+        if self._live is not None:
+            self._console.show_cursor(True)
+
+    def close(self) -> None:
+        """Takes the live lines off the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
 class RunConsole:
     """Shows a distributed run's progress, from the newest line of metrics.jsonl."""
 
@@ -27,26 +75,17 @@ class RunConsole:
         self._total = total_frames
         self._latest: Row = {}
         self._started = time.monotonic()
-        self._printed = self._started - _PLAIN_INTERVAL + 5.0
-        self._console = Console(highlight=False)
-        self._live = None
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
-            self._live.start()
+        self._text = LiveText()
 
     def print(self, message: str) -> None:
         """Prints a line above the live one."""
-        self._console.print(Text(message), soft_wrap=True)
+        self._text.print(message)
 
     def refresh(self) -> None:
         """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
         self._read()
         line = progress_line(self._latest, self._total, time.monotonic() - self._started)
-        if self._live is not None:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
-        elif time.monotonic() - self._printed >= _PLAIN_INTERVAL:
-            self._printed = time.monotonic()
-            self.print(line)
+        self._text.show(line, line)
 
     def _read(self) -> None:
         try:
@@ -60,15 +99,12 @@ class RunConsole:
 
     def restore(self) -> None:
         """Gives the terminal its cursor back, from wherever the program is."""
-        if self._live is not None:
-            self._console.show_cursor(True)
+        self._text.restore()
 
     def close(self) -> None:
         """Ends the live line; the last state stays on screen."""
         self._read()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._text.close()
         if self._latest:
             elapsed = time.monotonic() - self._started
             self.print(progress_line(self._latest, self._total, elapsed))
@@ -188,6 +224,17 @@ class StepsConsole:
                 f"{self._counted} x {self._seeds} seeds | {text} | {left} left",
                 soft_wrap=True,
             )
+
+
+def sparkline(values: Iterable[float], low: float, high: float, ascii_only: bool = False) -> str:
+    """A character for each value, from the lowest to the highest; a blank for NaN."""
+    levels = "_.-:=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
+    width = max(high - low, 1e-9)
+
+    def level(value: float) -> str:
+        return levels[min(max(int((value - low) / width * len(levels)), 0), len(levels) - 1)]
+
+    return "".join(" " if math.isnan(value) else level(value) for value in values)
 
 
 def duration(seconds: float) -> str:

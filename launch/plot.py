@@ -7,13 +7,11 @@ import functools
 import pathlib
 
 from bmg.launch.config import TrainConfig
-from bmg.launch.options import check_name, parse_options
+from bmg.launch.options import parse_options
+from bmg.launch.pictures import no_picture, picture_path
 from bmg.launch.tables import print_table
 from bmg.storage.fields import check_fields
-from bmg.storage.files import reason
 from bmg.storage.run_directory import load_config
-
-_KINDS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg", ".eps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +40,7 @@ def main(arguments: list[str]) -> int:
       ValueError: no run there, a metric that no run has, or no place for the picture; one line.
     """
     config = parse_options(PlotConfig, "bmg plot", arguments)
-    output = _picture(config.output)
+    output = picture_path(config.output, "curves.png")
 
     from bmg.experiments.plots import plain, save_panels
 
@@ -67,26 +65,10 @@ def main(arguments: list[str]) -> int:
     try:
         save_panels(output, panels)
     except OSError as error:
-        why = reason(error)
-        raise ValueError(f"no picture at {output}: {why}; give another --output.") from None
+        raise no_picture(output, error) from None
     print_table(rows)
     print(output)
     return 0
-
-
-def _picture(output: str) -> pathlib.Path:
-    """Where the picture goes.
-
-    Raises:
-      ValueError: of a kind that cannot be drawn; one line.
-    """
-    path = pathlib.Path(output)
-    if path.is_dir() or output.endswith("/"):
-        return path / "curves.png"
-    if not path.suffix:
-        return path.with_name(f"{path.name}.png")
-    check_name("kind of picture", path.suffix.lower(), _KINDS)
-    return path
 
 
 def _points(workdir: pathlib.Path, metric: str) -> list[tuple[float, float]]:
