@@ -6,7 +6,7 @@ GAME ?= pong
 FRAMES ?= 2000000
 PRESET ?= local
 WORKDIR ?= runs/$(GAME)
-# More options of `bmg train`, such as ARGS="--seed 1".
+# More options of `bmg train`, such as ARGS="--seed 1", or of `bmg demo`.
 ARGS ?=
 # cpu, cuda or tpu; empty keeps what was chosen before.
 ACCELERATOR ?=
@@ -27,7 +27,7 @@ QUICK = -n 2 --dist loadfile
 SLOW = -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lint check docs test test-newest clean
+.PHONY: help setup demo train lint check docs test test-newest clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
@@ -35,6 +35,9 @@ help: ## list the targets
 
 setup: ## install the locked packages into .venv (ACCELERATOR=cpu|cuda|tpu)
 	@VENV=$(VENV) scripts/setup.sh $(ACCELERATOR)
+
+demo: setup ## BMG beside a fixed entropy weight, live, in three minutes
+	$(VENV)/bin/bmg demo $(ARGS)
 
 train: setup ## train: GAME=pong FRAMES=2000000 PRESET=local WORKDIR=runs/pong ARGS=...
 	$(VENV)/bin/bmg train --preset $(PRESET) --game $(GAME) --frames $(FRAMES) --workdir $(WORKDIR) $(ARGS)

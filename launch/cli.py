@@ -10,6 +10,7 @@ from bmg.launch import output, signals
 
 # A command's module, or an experiment's declaration.
 _COMMANDS = {
+    "demo": ("bmg.launch.demo", "BMG beside a fixed entropy weight, live, in three minutes"),
     "train": ("bmg.launch.train", "train an agent: actors, replay, learner, evaluators"),
     "pod": (
         "bmg.launch.hosts.pod",

@@ -44,9 +44,9 @@ with contextlib.suppress(ImportError):
 # Whole files for the marker `long`: they start programs, or train with everything that a run has.
 LONG = {
     "benchmarks/test_replay.py", "launch/runtimes/test_runtimes.py",
-    "launch/runtimes/test_threads.py", "launch/test_lifetimes.py", "launch/test_mrp.py",
-    "launch/test_output.py", "launch/test_signals.py", "launch/test_snake.py",
-    "launch/test_two_colors.py", "learner/test_hosts.py",
+    "launch/runtimes/test_threads.py", "launch/test_demo.py", "launch/test_lifetimes.py",
+    "launch/test_mrp.py", "launch/test_output.py", "launch/test_signals.py",
+    "launch/test_snake.py", "launch/test_two_colors.py", "learner/test_hosts.py",
 }  # fmt: skip
 
 

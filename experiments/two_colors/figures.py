@@ -27,6 +27,11 @@ class Run(records.Run):
         return np.cumsum(self.columns["reward"] * np.diff(self.steps, prepend=0), axis=1)
 
     @property
+    def reward_per_step(self) -> np.ndarray:
+        """[S] mean over all steps."""
+        return self.total_reward[:, -1] / self.steps[-1]
+
+    @property
     def label(self) -> str:
         """As the paper's legends have it."""
         config = self.config
@@ -71,7 +76,7 @@ def total_after(run: Run, steps: int) -> np.ndarray:
 
 def best(runs: Sequence[Run]) -> list[Run]:
     """The run with the largest reward per step of its life, as a list; none of none."""
-    return sorted(runs, key=lambda run: np.mean(run.total_reward[:, -1]) / run.steps[-1])[-1:]
+    return sorted(runs, key=lambda run: np.mean(run.reward_per_step))[-1:]
 
 
 def tuned(runs: Sequence[Run]) -> list[Run]:
@@ -118,10 +123,15 @@ def draw_schedule(axis, runs: Sequence[Run], column: str, label: str) -> None:
     for run in runs:
         shown = (run.steps > first) & (run.steps <= last)
         draw_band(axis, run.steps[shown] / 1e6, run.columns[column][:, shown], run.label)
-    for flip in np.arange(first, min(last, runs[0].steps[-1]) + 1, cycle):
-        axis.axvline(flip / 1e6, color="grey", linestyle="--", linewidth=0.8)
+    mark_flips(axis, np.arange(first, min(last, runs[0].steps[-1]) + 1, cycle))
     axis.set_xlabel("environment steps (millions)")
     axis.set_ylabel(label)
+
+
+def mark_flips(axis, steps: np.ndarray) -> None:
+    """Dashed lines at these environment steps."""
+    for flip in steps:
+        axis.axvline(flip / 1e6, color="grey", linestyle="--", linewidth=0.8)
 
 
 def cycle_ends(run: Run, column: str, early: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bmg.launch import benchmark, isolation, lifetimes
+from bmg.launch import benchmark, demo, isolation, lifetimes
 from bmg.launch.hosts import local_pod
 from bmg.launch.presets import PRESETS
 from bmg.storage.fields import range_of
@@ -38,6 +38,7 @@ def inert(command, monkeypatch):
 
     monkeypatch.setattr(lifetimes, "make_lifetime", lambda experiment, config: None)
     monkeypatch.setattr(lifetimes, "_run", lambda experiment, config, lifetime: start(config))
+    monkeypatch.setattr(demo, "_show", start)
     monkeypatch.setattr(benchmark, "print_table", lambda rows: None)
     for name in benchmark._BENCHMARKS:
         module = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
@@ -78,6 +79,7 @@ LINES = [
     "train --game catch --resume --workdir saved --no-resume --agent.meta.matching kl",
     "evaluate --workdir saved --episodes 3 --seed 1",
     "plot --workdirs saved b --output x.png --metrics training/return",
+    "demo --steps 100 --seeds 2 --output f.png",
     "two-colors --method mg --steps 100 --workdir b --matching kl --actor-critic.discount 0.5",
     "two-colors all --only fixed-* --meta-learning-rates 1e-4 3e-4 --root c --seeds 2",
     "two-colors figures --root c --output d",
