@@ -116,7 +116,7 @@ def _introduce(text: LiveText, configs: dict[str, TwoColorsConfig]) -> None:
         "changes: the two swap, and the agent must explore again. An entropy weight makes\n"
         f"it explore. fixed: the weight is {shown.FIXED_WEIGHT:g}. BMG: it is learned, from "
         f"{shown.INITIAL_WEIGHT:g} on.\n"
-        f"{own.seeds} lifetimes of each run side by side. Rewards are means per step so far."
+        f"Lifetimes of each, side by side: {own.seeds}. Rewards are means per step so far."
     )
 
 
