@@ -123,7 +123,7 @@ def report_end(
 
         if config.hosts.count > 1:
             print(f"stopped; go on with --resume, on all hosts: {workdir}")
-        elif not list_checkpoints(workdir / "checkpoints"):
+        elif not list_checkpoints(directories(config)[0] / "checkpoints"):
             print(f"stopped before its first checkpoint: {workdir}")
         else:
             print(f"stopped; go on with: bmg train --workdir {workdir} --resume")

@@ -14,6 +14,7 @@ from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes.choice import choose_runtime
+from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.runtimes.status import clear_statuses
 from bmg.launch.supervise import supervise
 from bmg.storage.fields import number
@@ -163,7 +164,7 @@ def prepare_workdir(config: TrainConfig) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
     remove_leftovers(workdir, *folders)
-    there = bool(list_checkpoints(workdir / "checkpoints"))
+    there = bool(list_checkpoints(directories(config)[0] / "checkpoints"))
     if config.resume and not there and not config.hosts.index:
         print(f"no checkpoint in {workdir}: the run begins at frame 0 again")
     return config.resume and there

@@ -69,8 +69,7 @@ class InGraphLearner:
         self._split = NamedSharding(self._mesh, PartitionSpec(_SEEDS))
         frames = records[0].info.frames_per_update
         self._total = -(-records[0].info.total_frames // frames)  # updates
-        rows = max(self._total // config.log_rows, 1)
-        self._most = min(_MOST_UPDATES, rows)
+        self._most = min(_MOST_UPDATES, -(-self._total // config.log_rows))  # a chunk, a row
         program = make_program(agent, world, config, replay_capacity, self._most)
         self._chunk = self._map(program.chunk, (PartitionSpec(_SEEDS), PartitionSpec()), donate=0)
         begin, advance = make_evaluation(agent, world, episodes, _EVALUATION_STEPS)

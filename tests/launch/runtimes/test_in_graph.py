@@ -1,0 +1,68 @@
+"""`--runtime in-graph`: the whole command, its seeds, what goes on elsewhere, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.launch import commands
+from tests.launch.commands import json_of
+
+RUN = ["train", "--game", "catch", "--runtime", "in-graph", "--agent.algorithm", "impala"]
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_learn_catch_and_are_runs_like_others(tmp_path):
+    """A random policy gets -0.6; a seed's run goes on under another runtime, and all of them under
+    their own."""
+    arguments = [*RUN, "--seeds", "2", "--seed", "5", "--learner.online-batch", "16"]
+    arguments += ["--learner.replay-batch", "4", "--workdir", "run"]
+    code, out, err = commands.bmg(*arguments, "--frames", "200000", cwd=tmp_path, optimized=True)
+    assert code == 0, err
+    results = json_of(tmp_path / "run/results.json")
+    assert results["seeds"] == [5, 6] and results["complete"] is True
+    assert min(results["evaluation_return_of_seeds"]) > 0.5
+    assert results["evaluation_return"] == sum(results["evaluation_return_of_seeds"]) / 2
+    assert '"evaluation_return_of_seeds"' in out
+    for seed in (5, 6):
+        folder = tmp_path / f"run/seed-{seed}"
+        own = json_of(folder / "results.json")
+        assert own["protocol"]["seed"] == seed and own["frames"] >= 200_000
+        rows = commands.learner_rows(folder)
+        assert 100 <= len(rows) <= 200 and rows[-1]["training/return"] > 0.5
+        assert {"loss_main/total", "learner/frames_per_second"} <= rows[-1].keys()
+        assert list((folder / "tensorboard").glob("events*"))
+    code, out, err = commands.bmg(
+        "evaluate", "--workdir", "run/seed-6", "--episodes", "50", cwd=tmp_path
+    )
+    assert code == 0 and json_of(tmp_path / "run/seed-6/evaluation.json")["evaluation_return"] > 0.5
+    code, _, err = commands.bmg(
+        "train", "--workdir", "run", "--resume", "--frames", "205000", cwd=tmp_path
+    )
+    assert code == 0, err
+    assert json_of(tmp_path / "run/seed-5/results.json")["frames"] >= 205_000
+    code, _, err = commands.bmg(
+        "train", "--workdir", "run/seed-5", "--resume", "--runtime", "local-threads", "--frames",
+        "210000", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    own = json_of(tmp_path / "run/seed-5/results.json")
+    assert own["frames"] >= 210_000 and own["training_return"] > 0.5
+
+
+@pytest.mark.heavy
+def test_what_cannot_be_one_program_is_refused(command):
+    for arguments, words in (
+        ("train --game pong --runtime in-graph", ["pong", "compiled program", "minatar/breakout"]),
+        ("train --game gymnasium:CartPole-v1 --runtime in-graph", ["no part of a compiled"]),
+        ("train --game catch --seeds 2", ["seeds is 2", "--runtime in-graph"]),
+        ("train --game catch --runtime in-graph --seeds 0", ["seeds", "0", "from 1"]),
+        ("train --game minatar/pong --runtime in-graph", ["minatar/pong", "did you mean"]),
+        ('train --game snake --game-options {"size":3} --runtime in-graph', ["snake", "size"]),
+        (
+            "train --game catch --runtime in-graph --hosts.count 2 --hosts.coordinator a:1 "
+            "--learner.replay-batch 2",
+            ["one host"],
+        ),
+    ):
+        line = command.refused(*arguments.split())
+        assert all(word in line for word in words), line
