@@ -21,6 +21,7 @@ def run_and_measure(
     seconds: float,
     command: Sequence[str] = ("train",),
     core: int | None = None,
+    folder: str = "",
 ) -> dict[str, float]:
     """Runs `bmg train` for a while and stops it.
 
@@ -29,6 +30,7 @@ def run_and_measure(
       seconds: to measure for, from a few seconds after the first update.
       command: another command with these options, such as `pod local`.
       core: the one that it runs on; None for all.
+      folder: of the run directory that has the metrics, such as that of one of several seeds.
 
     Returns:
       updates and environment frames per second, policy lag in updates, the share of its time in
@@ -38,8 +40,8 @@ def run_and_measure(
     Raises:
       RuntimeError: the run ended before it could be measured; its output is in the message.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        workdir = pathlib.Path(folder) / "run"
+    with tempfile.TemporaryDirectory() as temporary:
+        workdir = pathlib.Path(temporary) / "run"
         pinned = "" if core is None else f"import os; os.sched_setaffinity(0, [{core}]); "
         program = [
             sys.executable,
@@ -54,7 +56,7 @@ def run_and_measure(
         )
         _running.add(process)
         try:
-            return _watch(process, workdir / "metrics.jsonl", start, seconds)
+            return _watch(process, workdir / folder / "metrics.jsonl", start, seconds)
         finally:
             _running.remove(process)
             process.terminate()
@@ -88,8 +90,10 @@ def _watch(process, metrics: pathlib.Path, start: float, seconds: float) -> dict
     return {
         "updates_per_second": updates / elapsed,
         "frames_per_second": (steady[-1]["frames"] - steady[0]["frames"]) / elapsed,
-        "policy_lag": float(np.mean([row["policy_lag/mean"] for row in steady])),
-        "learner_waiting": float(np.mean([row["learner_time/waiting"] for row in steady])),
+        "policy_lag": float(np.mean([row.get("policy_lag/mean", np.nan) for row in steady])),
+        "learner_waiting": float(
+            np.mean([row.get("learner_time/waiting", np.nan) for row in steady])
+        ),
         "first_update_seconds": first - start,
         "peak_bytes": float(peak),
         "occupancy": float(np.mean([row.get("inference/occupancy", np.nan) for row in steady])),

@@ -14,6 +14,7 @@ _BENCHMARKS = {
     "pipeline": "actors into Reverb and out again, against the bare vector environment",
     "impala": "the whole system as plain IMPALA without replay",
     "runtimes": "the whole system as processes around Reverb, and as threads of one process",
+    "in-graph": "one compiled program on MinAtar against threads, and several seeds against one",
     "inference": "one server of actions for all actors, against actors that choose them themselves",
     "replay": "the replay path alone at the paper's frame size, against what its run needs",
     "hosts": "hosts that learn together, against as many runs that do not, on the same cores",

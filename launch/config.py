@@ -95,7 +95,7 @@ class TrainConfig:
 
 # What a resumed run may not change: the rest only says where and how long it runs.
 FIXED = (
-    "game", "game_options", "seed", "atari",
+    "game", "game_options", "seed", "seeds", "atari",
     "agent.algorithm", "agent.network", "agent.loss", "agent.optimizer", "agent.meta",
     "agent.lpg.learning_rate", "agent.lpg.prediction_cost", "agent.lpg.baseline",
     "learner.unroll_length", "learner.online_batch", "learner.replay_batch",

@@ -168,6 +168,7 @@ def test_each_field_survives_its_file():
     config = PRESETS["local"]("gymnasium:CartPole-v1")  # which has options
     for name, value in {
         "learner.replay_batch": 2,
+        "runtime": "in-graph",  # which may have several seeds
         "hosts": dataclasses.replace(config.hosts, count=2, coordinator="10.0.0.1:8476"),
     }.items():
         config = changed(config, name, value)
