@@ -119,7 +119,8 @@ def test_parameters_are_arrays_of_one_shape(case):
     for variant in case.variants:
         leaves, first = jax.tree.leaves(variant), jax.tree.leaves(case.variants[0])
         for a, b in zip(leaves, first, strict=True):
-            assert isinstance(a, jax.Array) and (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert isinstance(a, (jax.Array, np.generic))
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
 def test_shapes_and_types_stay_the_same(case):

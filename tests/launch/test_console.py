@@ -129,7 +129,7 @@ LIVE_LINES = [
     ),
     (
         {"learner/frames": -1e300, "learner/frames_per_second": 0, "evaluation/return": 1.0},
-        "0 of 200 frames (0 %) | 0 frames/s | 55555555 h 33 min left",
+        "0 of 200 frames (0 %) | 0 frames/s | evaluation 1.00 | 55555555 h 33 min left",
     ),
     (
         {"learner/frames": 10**300, "learner/frames_per_second": 1, "policy_lag/mean": 1},

@@ -250,7 +250,8 @@ def test_parallel_set_ups_install_once(tmp_path):
 def test_make_alone_lists_every_target(tmp_path):
     status, lines = Machine(tmp_path, uname=LINUX).run("make")
     assert status == 0
-    targets = ["help", "setup", "train", "lint", "check", "docs", "test", "test-newest", "clean"]
+    targets = ["help", "setup", "demo", "train", "lint", "check", "docs", "test", "test-newest"]
+    targets.append("clean")
     assert [line.split()[1] for line in lines] == targets
 
 

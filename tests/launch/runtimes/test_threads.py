@@ -50,9 +50,10 @@ def start(tmp_path, monkeypatch):
     def started(lasting, **changes):
         lasting = iter(lasting)
 
-        def fragile(game, num_envs, seed, worker_index, config, num_threads, first):
+        def fragile(game, num_envs, seed, worker_index, config, num_threads, first, options):
             workers.append(worker_index)
-            environment = make(game, num_envs, seed, worker_index, config, num_threads, first)
+            numbers = (num_envs, seed, worker_index)
+            environment = make(game, *numbers, config, num_threads, first, options)
             return Fragile(environment, next(lasting))
 
         monkeypatch.setattr(assembly, "make", fragile)
