@@ -24,6 +24,7 @@ from bmg.storage.checkpoint import CheckpointError
 PyTree = Any
 _SEEDS = "seeds"
 _MOST_UPDATES = 100  # of a chunk
+_CHUNK_SECONDS = 1.0  # that a chunk is to take: nothing stops it on its way
 _EVALUATION_STEPS = 500  # between two looks
 _EVALUATION_LIMIT = 10_000  # steps, after which an episode counts with what it has
 
@@ -69,7 +70,8 @@ class InGraphLearner:
         self._split = NamedSharding(self._mesh, PartitionSpec(_SEEDS))
         frames = records[0].info.frames_per_update
         self._total = -(-records[0].info.total_frames // frames)  # updates
-        self._most = min(_MOST_UPDATES, -(-self._total // config.log_rows))  # a chunk, a row
+        # A chunk is a row at most.
+        self._most = min(_MOST_UPDATES, -(-self._total // config.log_rows))
         program = make_program(agent, world, config, replay_capacity, self._most)
         self._chunk = self._map(program.chunk, (PartitionSpec(_SEEDS), PartitionSpec()), donate=0)
         begin, advance = make_evaluation(agent, world, episodes, _EVALUATION_STEPS)
@@ -154,22 +156,27 @@ class InGraphLearner:
           NotFiniteError: of a seed, a hundred updates in a row were skipped; one line.
           NotSavedError: the last checkpoint or the results could not be written; one line.
         """
-        saved = evaluated = before = time.monotonic()
+        saved = evaluated = before = row_at = time.monotonic()
+        chunks: list[tuple[int, Told]] = []  # of the next row
+        most = 1
         if self._updates >= self._total:
             frames = self._records[0].frames
             self._notify(f"the run has {frames:,} frames already; give more --frames to go on")
         try:
             while self._updates < self._total and not should_stop():
-                count = min(self._most, self._total - self._updates)
+                count = min(most, self._total - self._updates)
                 self._state, told = self._chunk(self._state, np.int32(count))
-                told = jax.device_get(told)
+                chunks.append((count, jax.device_get(told)))
                 now = time.monotonic()
                 for record in self._records:
                     record.progress.updates += count
                     record.progress.seconds = now - self._started
-                self._write_rows(told, count, now - before)
-                before = now
                 self._check_finite()
+                if self._row_is_due(chunks, now - row_at):
+                    self._write_rows(chunks, now - row_at)
+                    chunks, row_at = [], now
+                wanted = int(count * _CHUNK_SECONDS / (now - before))
+                most, before = min(max(wanted, 1), 2 * most, self._most), now
                 if now - saved >= self._config.checkpoint_interval:
                     self._save_on_the_way()
                     saved = time.monotonic()
@@ -177,6 +184,8 @@ class InGraphLearner:
                 if due and self._evaluates and self._updates < self._total:
                     self._evaluate(final=False, should_stop=should_stop)
                     evaluated = time.monotonic()
+            if chunks:
+                self._write_rows(chunks, time.monotonic() - row_at)
         finally:
             self._save()
         complete = self._records[0].complete
@@ -189,13 +198,25 @@ class InGraphLearner:
             record.check_saved()
         return complete
 
-    def _write_rows(self, told: Told, updates: int, seconds: float) -> None:
-        """A row for each seed about a chunk of updates."""
+    def _row_is_due(self, chunks: list[tuple[int, Told]], seconds: float) -> bool:
+        """So many rows in a run, evenly over its updates, or one after so long a time."""
+        rows, updates = self._config.log_rows, sum(count for count, _ in chunks)
+        row_of = lambda update: update * rows // self._total  # noqa: E731
+        reached = row_of(self._updates) > row_of(self._updates - updates)
+        return reached or seconds >= self._config.log_interval
+
+    def _write_rows(self, chunks: list[tuple[int, Told]], seconds: float) -> None:
+        """A row for each seed about these chunks of updates."""
+        updates = sum(count for count, _ in chunks)
         for index, record in enumerate(self._records):
-            metrics = dict(zip(told.metrics.names, map(float, told.metrics.values[index])))
-            # In the order in which they ended: update, step, environment.
-            ended = np.swapaxes(told.episode_return[index][:updates], 1, 2).ravel()
-            returns = [float(x) for x in ended[np.isfinite(ended)]]
+            metrics = dict.fromkeys(chunks[0][1].metrics.names, 0.0)
+            returns: list[float] = []
+            for count, told in chunks:
+                for name, value in zip(told.metrics.names, told.metrics.values[index]):
+                    metrics[name] += float(value) * count / updates
+                # In the order in which they ended: update, step, environment.
+                ended = np.swapaxes(told.episode_return[index][:count], 1, 2).ravel()
+                returns += [float(x) for x in ended[np.isfinite(ended)]]
             record.ended(returns)
             record.row(metrics, updates, seconds, returns)
 
