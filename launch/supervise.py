@@ -102,7 +102,7 @@ def _start(
     if runtime == "in-graph":
         from bmg.launch.runtimes.in_graph import InGraph
 
-        return InGraph(config, plan.spec, resume, notify)
+        return InGraph(config, plan.spec, resume)
     from bmg.launch.runtimes.threads import Threads
 
     return Threads(config, plan.spec, resume, notify)

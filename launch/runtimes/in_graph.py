@@ -13,7 +13,6 @@ import functools
 import pathlib
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,14 +37,8 @@ def directories(config: TrainConfig) -> list[pathlib.Path]:
 class InGraph:
     """The running program: a thread that says on a board how it is."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        spec: EnvironmentSpec,
-        resume: bool,
-        notify: Callable[[str], None],
-    ):
-        """Starts it; `notify` takes lines for the console."""
+    def __init__(self, config: TrainConfig, spec: EnvironmentSpec, resume: bool):
+        """Starts it."""
         self.failed: list[str] = []
         self.board = Board.make([LEARNER])
         self._config, self._spec, self._resume = config, spec, resume
@@ -62,7 +55,6 @@ class InGraph:
 
         self._thread = threading.Thread(target=watched, name=LEARNER, daemon=True)
         self._thread.start()
-        del notify
 
     def poll(self) -> str:
         """running, finished or failed."""
