@@ -91,16 +91,7 @@ def run_evaluator(
         returns = every[np.isfinite(every)]
         if not len(returns):
             raise FloatingPointError(f"none of {len(every)} episodes had a finite return")
-        report(
-            Evaluation(
-                version=latest.version,
-                frames=latest.frames,
-                mean_return=float(np.mean(returns)),
-                std_return=float(np.std(returns)),
-                episodes=len(returns),
-                final=latest.final,
-            )
-        )
+        report(Evaluation.of(returns, latest.version, latest.frames, latest.final))
         if latest.final:
             return
         wake = time.monotonic() + interval

@@ -6,7 +6,7 @@ import inspect
 
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import ALGORITHMS, AgentConfig
-from bmg.storage.modules import load_named
+from bmg.storage.modules import load_function
 
 
 def make_agent(config: AgentConfig, spec: Spec) -> Agent:
@@ -16,9 +16,7 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
       ValueError: no such function, or settings that this agent does not take; one line.
     """
     name = config.algorithm
-    make = load_named(f"bmg.agents.{name}:make" if name in ALGORITHMS else name)
-    if not callable(make):
-        raise ValueError(f"{name} is a {type(make).__name__}; give a function.")
+    make = load_function(f"bmg.agents.{name}:make" if name in ALGORITHMS else name)
     try:
         inspect.signature(make).bind(config, spec)
     except (TypeError, ValueError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 PyTree = Any
 
 
@@ -25,3 +27,9 @@ class Evaluation(NamedTuple):
     std_return: float
     episodes: int
     final: bool  # of the run's last parameters
+
+    @classmethod
+    def of(cls, returns: np.ndarray, version: int, frames: int, final: bool) -> Evaluation:
+        """Of episodes with these returns [N]."""
+        mean, std = float(np.mean(returns)), float(np.std(returns))
+        return cls(version, frames, mean, std, len(returns), final)

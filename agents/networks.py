@@ -24,7 +24,7 @@ from bmg.agents.config import TORSOS, NetworkConfig
 from bmg.agents.convolution import conv3x3
 from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
-from bmg.storage.modules import load_named
+from bmg.storage.modules import load_function, raised
 
 
 class Predictions(NamedTuple):
@@ -144,10 +144,7 @@ def choose_torso(config: NetworkConfig, observation_shape: Sequence[int]) -> Cal
         raise unfit("center_frames needs images", "leave it out")
     if name in _TORSOS:
         return _TORSOS[name]
-    torso = load_named(name)
-    if not callable(torso):
-        raise ValueError(f"torso {name} is a {type(torso).__name__}; give a function.")
-    return torso
+    return load_function(name)
 
 
 def _features(observation: jax.Array, torso: Callable, config: NetworkConfig) -> jax.Array:
@@ -229,8 +226,7 @@ def _check_own_torso(name: str, init: Callable[[jax.Array], hk.Params]) -> None:
     try:
         jax.eval_shape(init, jax.ShapeDtypeStruct((2,), np.uint32))
     except Exception as error:  # there is no end to what such a function may raise
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"torso {name} cannot be built: {message}") from error
+        raise ValueError(f"torso {name} cannot be built: {raised(error)}") from error
 
 
 def make_network(

@@ -51,16 +51,18 @@ def measure(config: Config) -> list[dict]:
             )  # fmt: skip
             count = config.seeds if several else 1
             measured[name].append({**found, "steps": count * found["frames_per_second"]})
-        for name, runs in measured.items():
-            mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+        means = {
+            name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+            for name, runs in measured.items()
+        }
+        for name, mean in means.items():
             rows.append(
                 {
                     "agent": agent, "case": name, "agent_steps_per_second": mean["steps"],
-                    "over_threads": mean["steps"], "updates_per_second": mean["updates_per_second"],
+                    "over_threads": mean["steps"] / means["local-threads"]["steps"],
+                    "updates_per_second": mean["updates_per_second"],
                     "first_update_seconds": mean["first_update_seconds"],
                     "peak_bytes": mean["peak_bytes"],
                 }
             )  # fmt: skip
-            first = rows[-1 - list(measured).index(name)]
-            rows[-1]["over_threads"] /= first["agent_steps_per_second"]
     return rows

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from bmg.environments.grid import Transition
+from bmg.environments.in_graph import begun_anew
 
 NUM_ACTIONS = 2
 NUM_NOISE_BITS = 20
@@ -81,7 +82,7 @@ def step(
     episode_return = state.episode_return + reward
     after = State(steps, state.right, chosen, random, episode_return)
     anew = _begin(random)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    after = begun_anew(ended, anew, after)
     return after, Transition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
 
 

@@ -16,12 +16,13 @@ A function takes the game's options by name, and `seed` and `num_envs` where it 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bmg.environments import atari, base, catch, games, scores, separate
-from bmg.storage.modules import load_named
+from bmg.environments import atari, base, catch, games, separate
+from bmg.storage.modules import load_function, raised
 
 if TYPE_CHECKING:
     from bmg.environments import in_graph
@@ -67,9 +68,10 @@ def make(
     if kind == "own" and "num_envs" in _parameters(function):
         found = _call(game, function, {"num_envs": num_envs, "seeds": seeds, **arguments})
         return _checked_vector(game, found, num_envs)
+    takes_seed = kind == "own" and "seed" in _parameters(function)
     several = []
     for own_seed in seeds:
-        own = {"seed": int(own_seed)} if kind == "own" and "seed" in _parameters(function) else {}
+        own = {"seed": int(own_seed)} if takes_seed else {}
         several.append(separate.wrap(_call(game, function, {**own, **arguments}), game))
     return separate.SeparateEnvironments(several, seeds)
 
@@ -104,26 +106,20 @@ def make_world(game: str, options: str = "") -> in_graph.World:
     Raises:
         ValueError: it is none of these, or has no such options; one line.
     """
-    from bmg.environments import in_graph_catch, minatar, snake
+    if game not in games.IN_GRAPH:
+        raise ValueError(
+            f"{game} is no part of a compiled program; allowed are {', '.join(games.IN_GRAPH)}; "
+            "give another --runtime for others."
+        )
     from bmg.environments.in_graph import World
 
-    modules = {scores.CATCH: in_graph_catch, "snake": snake}
-    modules |= {f"minatar/{name}": module for name, module in minatar.GAMES.items()}
-    if game not in modules:
-        raise ValueError(
-            f"{game} is no part of a compiled program; allowed are {', '.join(modules)}; give "
-            "another --runtime for others."
-        )
-    arguments = games.read_options(options)
-    return World(modules[game], _call(game, modules[game].make_params, arguments))
+    module = importlib.import_module(f"bmg.environments.{games.IN_GRAPH[game]}")
+    return World(module, _call(game, module.make_params, games.read_options(options)))
 
 
 def _function(game: str, kind: str) -> Callable[..., Any]:
     if kind == "own":
-        function = load_named(game)
-        if not callable(function):
-            raise ValueError(f"{game} is a {type(function).__name__}; give a function.")
-        return function
+        return load_function(game)
     import gymnasium  # here, so that configurations load without it
 
     return lambda **options: gymnasium.make(game.partition(":")[2], **options)
@@ -140,8 +136,7 @@ def _call(game: str, function: Callable[..., Any], arguments: dict[str, Any]) ->
     try:
         return function(**arguments)
     except Exception as error:  # there is no end to what such a function may raise
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{game} cannot be made: {message}") from error
+        raise ValueError(f"{game} cannot be made: {raised(error)}") from error
 
 
 def _checked_vector(game: str, found: Any, num_envs: int) -> base.VectorEnvironment:

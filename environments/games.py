@@ -11,11 +11,15 @@ from bmg.storage.modules import is_qualified
 
 Kind = Literal["atari", "catch", "in-graph", "gymnasium", "own"]
 _GYMNASIUM = "gymnasium:"
-# Environments that are pure functions; Catch is one as well.
-IN_GRAPH = (
-    "minatar/asterix", "minatar/breakout", "minatar/freeway", "minatar/seaquest",
-    "minatar/space_invaders", "snake",
-)  # fmt: skip
+# Environments that are pure functions, and their modules.
+IN_GRAPH = {
+    CATCH: "in_graph_catch",
+    **{
+        f"minatar/{name}": f"minatar.{name}"
+        for name in ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+    },
+    "snake": "snake",
+}
 
 
 def kind_of(game: str) -> Kind:
@@ -36,14 +40,13 @@ def kind_of(game: str) -> Kind:
     if is_qualified(game):
         return "own"
     # Compare without case and separators, so that "MsPacman" finds ms_pacman.
-    names = (*GAMES, CATCH, *IN_GRAPH)
-    plain = {"".join(c for c in name if c.isalnum()): name for name in names}
+    plain = {"".join(c for c in name if c.isalnum()): name for name in (*GAMES, *IN_GRAPH)}
     given = "".join(c for c in game.lower() if c.isalnum())
     given = given.removeprefix("ale")  # gymnasium's ALE/Pong-v5
     nearest = difflib.get_close_matches(given, plain, n=1, cutoff=0.5)
     hint = f"did you mean {plain[nearest[0]]!r}?" if nearest else "choose one of those names"
     raise ValueError(
-        f"unknown game {game!r}; allowed are {CATCH!r}, {', '.join(IN_GRAPH)}, the {len(GAMES)} "
+        f"unknown game {game!r}; allowed are {', '.join(IN_GRAPH)}, the {len(GAMES)} "
         f"Atari games ({GAMES[0]}, {GAMES[1]}, ..., {GAMES[-1]}), gymnasium:ID and "
         f"package.module:function; {hint}"
     )

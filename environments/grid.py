@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bmg.environments.in_graph import begun_anew
+
 LARGEST = 13  # cells along an edge
 MOST_OBJECTS = 7
 MOST_KINDS = 3
@@ -248,7 +250,7 @@ def step(
     ended |= steps >= params.time_limit
     after = State(agent, objects, present, steps, episode_return)
     anew = _begin(params, random.begin)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    after = begun_anew(ended, anew, after)
     return after, Transition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
 
 

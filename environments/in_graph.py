@@ -65,6 +65,11 @@ class Environment(Protocol):
         """What the agent sees: float32 or bool of `OBSERVATION_SHAPE`."""
 
 
+def begun_anew(ended: jax.Array, anew: PyTree, after: PyTree) -> PyTree:
+    """A state after a step: the next episode's first one where the last one ended, bool []."""
+    return jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+
+
 class World(NamedTuple):
     """An environment with its parameters, as constants of the program."""
 

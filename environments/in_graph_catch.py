@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.environments import catch
+from bmg.environments.in_graph import begun_anew
 
 NUM_ACTIONS = catch.NUM_ACTIONS
 OBSERVATION_SHAPE = (catch.ROWS, catch.COLUMNS, 1)
@@ -83,7 +84,7 @@ def step(
     reward = jnp.where(ended, jnp.where(paddle == state.column, 1, -1), 0).astype(jnp.float32)
     after = State(row, state.column, paddle)
     anew = _begin(params, random)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    after = begun_anew(ended, anew, after)
     # The only reward of an episode is its last.
     return after, Transition(reward, 1.0 - ended.astype(jnp.float32), reward)
 

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jumanji.environments.routing import snake as jumanji_snake
 
+from bmg.environments.in_graph import begun_anew
+
 SIZE = 12  # cells along an edge
 NUM_ACTIONS = 4  # up, right, down, left
 OBSERVATION_SHAPE = (SIZE, SIZE, 5)
@@ -84,7 +86,7 @@ def step(
     ended = timestep.last()
     after = State(game, timestep.observation.grid)
     anew = reset(params, reset_key)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    after = begun_anew(ended, anew, after)
     # Every fruit is one cell of length.
     episode_return = (game.length - 1).astype(jnp.float32)
     return after, Transition(timestep.reward, timestep.discount, episode_return)

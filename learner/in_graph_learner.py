@@ -115,8 +115,7 @@ class InGraphLearner:
     def _restored(self, learners: PyTree, playing: PyTree) -> tuple[PyTree, PyTree]:
         """From the checkpoints of all seeds, which are as far."""
         found = [
-            record.restore(jax.tree.map(lambda x, i=i: np.asarray(x[i]), learners))
-            for i, record in enumerate(self._records)
+            record.restore(self._of_seed(learners, i)) for i, record in enumerate(self._records)
         ]
         updates = {record.progress.updates for record in self._records}
         if len(updates) > 1:
@@ -127,7 +126,7 @@ class InGraphLearner:
         learners = jax.tree.map(lambda *x: np.stack(x), *found)
         try:
             own = [
-                self._load_playing(record, jax.tree.map(lambda x, i=i: np.asarray(x[i]), playing))
+                self._load_playing(record, self._of_seed(playing, i))
                 for i, record in enumerate(self._records)
             ]
         except CheckpointError as error:  # of another runtime, or of another size
@@ -188,6 +187,7 @@ class InGraphLearner:
                 self._write_rows(chunks, time.monotonic() - row_at)
         finally:
             self._save()
+            self._save_playing()
         complete = self._records[0].complete
         if complete and self._evaluates:
             self._evaluate(final=True, should_stop=should_stop)
@@ -228,7 +228,7 @@ class InGraphLearner:
 
     def _evaluate(self, final: bool, should_stop: Callable[[], bool]) -> None:
         """Of all seeds at once."""
-        params = self._agent_params()
+        params = jax.vmap(self._agent.acting_params)(self._state.learner.agent)
         keys = np.stack(
             [
                 np.asarray(jax.random.PRNGKey(r.info.seed + 2**20 + self._updates))
@@ -243,20 +243,7 @@ class InGraphLearner:
         if should_stop() and np.any(np.asarray(state.playing)):
             return
         for record, returns in zip(self._records, np.asarray(state.returns)):
-            record.evaluated(
-                Evaluation(
-                    version=self._updates,
-                    frames=record.frames,
-                    mean_return=float(np.mean(returns)),
-                    std_return=float(np.std(returns)),
-                    episodes=len(returns),
-                    final=final,
-                )
-            )
-
-    def _agent_params(self) -> PyTree:
-        """Of all seeds: what acts."""
-        return jax.vmap(self._agent.acting_params)(self._state.learner.agent)
+            record.evaluated(Evaluation.of(returns, self._updates, record.frames, final))
 
     def _of_seed(self, tree: PyTree, index: int) -> PyTree:
         return jax.tree.map(lambda x: np.asarray(x[index]), tree)
@@ -269,7 +256,6 @@ class InGraphLearner:
     def _save(self) -> None:
         for index, record in enumerate(self._records):
             record.save(lambda i=index: self._of_seed(self._state.learner, i))
-        self._save_playing()
 
     def _save_playing(self) -> None:
         """Without it a run goes on with new episodes and an empty ring."""

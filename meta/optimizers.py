@@ -26,6 +26,13 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def behind_clip(
+    optimizer: optax.GradientTransformation, max_norm: float
+) -> optax.GradientTransformation:
+    """The optimiser, of gradients whose global norm is clipped; 0 for no clip."""
+    return optax.chain(clip_by_global_norm(max_norm), optimizer) if max_norm else optimizer
+
+
 def scale_by_rms(
     decay: float, epsilon: float, epsilon_in_root: bool
 ) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -34,6 +35,23 @@ def load_named(name: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name == first:
             hint = "; give the command in that module's folder, or install it"
         raise ValueError(f"{name} cannot be imported: {error}{hint}.") from error
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Likewise, where it is a function.
+
+    Raises:
+      ValueError: there is none of that name; one line.
+    """
+    found = load_named(name)
+    if not callable(found):
+        raise ValueError(f"{name} is a {type(found).__name__}; give a function.")
+    return found
+
+
+def raised(error: Exception) -> str:
+    """What such a function raised, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _look_in_this_folder() -> None:

@@ -131,8 +131,8 @@ def step(
     others move."""
     action = common.executed(params, state, action, random.sticky)
     state = _spawned(state, random)
-    sideways = (action == 3).astype(jnp.int32) - (action == 1)
-    downwards = (action == 4).astype(jnp.int32) - (action == 2)
+    sideways = common.towards(action, 1, 3)
+    downwards = common.towards(action, 2, 4)
     column = jnp.clip(state.column + sideways, 0, SIZE - 1)
     row = jnp.clip(state.row + downwards, 1, _ROWS)
     same_row = jnp.arange(1, 1 + _ROWS) == row

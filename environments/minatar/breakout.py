@@ -92,7 +92,7 @@ def step(
 ) -> tuple[State, Transition]:
     """One move of paddle and ball; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
-    move = (action == 2).astype(jnp.int32) - (action == 1)
+    move = common.towards(action, 1, 2)
     paddle = jnp.clip(state.paddle + move, 0, SIZE - 1)
 
     row, column = state.row + state.down, state.column + state.right

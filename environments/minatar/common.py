@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bmg.environments.in_graph import begun_anew
+
 SIZE = 10  # cells along an edge
 
 PyTree = Any
@@ -43,6 +45,11 @@ def executed(params: Params, state: PyTree, action: jax.Array, draw: jax.Array) 
     return jnp.where(draw < params.sticky, state.last_action, action.astype(jnp.int32))
 
 
+def towards(action: jax.Array, back: int, forth: int) -> jax.Array:
+    """A move along an axis, int32 []: 1 by action `forth`, -1 by `back`, else 0."""
+    return (action == forth).astype(jnp.int32) - (action == back)
+
+
 def transition(
     after: State, anew: State, reward: jax.Array, ended: jax.Array
 ) -> tuple[State, Transition]:
@@ -58,7 +65,7 @@ def transition(
     episode_return = after.episode_return + reward
     after = after._replace(episode_return=episode_return)
     anew = anew._replace(last_action=after.last_action)
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old), anew, after)
+    after = begun_anew(ended, anew, after)
     return after, Transition(reward, 1.0 - ended.astype(jnp.float32), episode_return)
 
 

@@ -195,8 +195,8 @@ def _acted(state: State, action: jax.Array) -> State:
     new = Bullets(jnp.asarray(True), state.row, state.column, state.right)
     bullets = _pushed(fires, new, state.bullets)
     column = bullets.column + jnp.where(bullets.right, 1, -1)
-    sideways = (action == 3).astype(jnp.int32) - (action == 1)
-    downwards = (action == 4).astype(jnp.int32) - (action == 2)
+    sideways = common.towards(action, 1, 3)
+    downwards = common.towards(action, 2, 4)
     return state._replace(
         row=jnp.clip(state.row + downwards, 0, _ROWS),
         column=jnp.clip(state.column + sideways, 0, SIZE - 1),

@@ -112,7 +112,7 @@ def step(
     """First the cannon, then bullets, then aliens; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
     fires = (action == 3) & (state.reload == 0)
-    sideways = (action == 2).astype(jnp.int32) - (action == 1)
+    sideways = common.towards(action, 1, 2)
     cannon = jnp.clip(state.cannon + sideways, 0, _LAST)
     here = common.line(cannon)  # in the last row
     # A new bullet has moved by a cell already.

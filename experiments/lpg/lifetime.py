@@ -31,7 +31,7 @@ from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.groups import Group, make_groups
 from bmg.experiments.lpg.population import Hyperparameters
 from bmg.meta import core, diagnosis, objectives
-from bmg.meta.optimizers import clip_by_global_norm
+from bmg.meta.optimizers import behind_clip
 
 _FINAL = 0.8  # of a lifetime, from which on episodes count for its final return
 
@@ -99,9 +99,7 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
     every = [make_slots(group, config) for group in groups]
     functions = population.make_functions(groups, config)
     compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
-    optimizer = optax.adam(config.meta_learning_rate)
-    if config.meta_max_norm:
-        optimizer = optax.chain(clip_by_global_norm(config.meta_max_norm), optimizer)
+    optimizer = behind_clip(optax.adam(config.meta_learning_rate), config.meta_max_norm)
 
     def init(key: jax.Array) -> State:
         rule_key, begin_key, key = jax.random.split(key, 3)

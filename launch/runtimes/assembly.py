@@ -71,6 +71,23 @@ def signature(config: TrainConfig, spec: EnvironmentSpec) -> Trajectory:
     return trajectory_signature(spec, config.learner.unroll_length)
 
 
+def run_info(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> RunInfo:
+    """What a learner must know of its run."""
+    return RunInfo(
+        workdir=config.path,
+        game=config.game,
+        total_frames=config.frames,
+        frames_per_update=frames_per_update(config.learner, spec.action_repeat),
+        seed=config.seed,
+        resume=resume,
+        protocol=protocol(config, spec),
+        versions={"python": sys.version.split()[0], "jax": jax.__version__},
+        num_evaluators=config.evaluator.num_evaluators,
+        final_timeout=config.evaluator.final_timeout,
+        identity=fixed_fields(config),
+    )
+
+
 def make_learner(
     config: TrainConfig,
     spec: EnvironmentSpec,
@@ -87,19 +104,7 @@ def make_learner(
         spec.action_repeat,
         devices.learner,
     )
-    info = RunInfo(
-        workdir=config.path,
-        game=config.game,
-        total_frames=config.frames,
-        frames_per_update=frames_per_update(config.learner, spec.action_repeat),
-        seed=config.seed,
-        resume=resume,
-        protocol=protocol(config, spec),
-        versions={"python": sys.version.split()[0], "jax": jax.__version__},
-        num_evaluators=config.evaluator.num_evaluators,
-        final_timeout=config.evaluator.final_timeout,
-        identity=fixed_fields(config),
-    )
+    info = run_info(config, spec, resume)
     hosts = ONE_HOST
     if config.hosts.count > 1:
         unrolls = config.learner.online_batch // config.hosts.count

@@ -11,14 +11,13 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import sys
 import threading
 from typing import Any
 
 import numpy as np
 
 from bmg.environments.base import EnvironmentSpec
-from bmg.launch.config import TrainConfig, fixed_fields
+from bmg.launch.config import TrainConfig
 from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.status import LEARNER, Node, failed_nodes, is_finished
 from bmg.storage.files import write_json
@@ -39,12 +38,12 @@ class InGraph:
 
     def __init__(self, config: TrainConfig, spec: EnvironmentSpec, resume: bool):
         """Starts it."""
+        from bmg.experiments.runner import use_all_cores
+
         self.failed: list[str] = []
         self.board = Board.make([LEARNER])
         self._config, self._spec, self._resume = config, spec, resume
         self._stop = threading.Event()
-        from bmg.experiments.runner import use_all_cores
-
         use_all_cores(config.seeds)  # before JAX is first used
         node = Node(config, LEARNER, self.board, has_log=False)
 
@@ -74,15 +73,13 @@ class InGraph:
         """Nothing: a thread ends with its process."""
 
     def _learn(self, node: Node) -> bool:
-        import jax
-
         from bmg.agents.factory import make_agent
         from bmg.environments.factory import make_world
-        from bmg.launch.runtimes.assembly import agent_spec, protocol
+        from bmg.launch.runtimes.assembly import agent_spec, run_info
         from bmg.learner.in_graph_learner import InGraphLearner
         from bmg.learner.placement import local_devices
-        from bmg.learner.record import RunInfo, RunRecord
-        from bmg.learner.update import frames_per_update, with_precision
+        from bmg.learner.record import RunRecord
+        from bmg.learner.update import with_precision
 
         config, spec = self._config, self._spec
         devices = local_devices(config.learner.platform)
@@ -97,19 +94,7 @@ class InGraph:
             directory.mkdir(parents=True, exist_ok=True)
             if config.seeds > 1:
                 write_json(config_file(directory), to_dict(dataclasses.replace(own, resume=False)))
-            info = RunInfo(
-                workdir=directory,
-                game=config.game,
-                total_frames=config.frames,
-                frames_per_update=frames_per_update(config.learner, spec.action_repeat),
-                seed=own.seed,
-                resume=self._resume,
-                protocol=protocol(own, spec),
-                versions={"python": sys.version.split()[0], "jax": jax.__version__},
-                num_evaluators=config.evaluator.num_evaluators,
-                final_timeout=config.evaluator.final_timeout,
-                identity=fixed_fields(own),
-            )
+            info = run_info(own, spec, self._resume)
             publish = node.publish_results
             if config.seeds > 1:
                 publish = functools.partial(found.__setitem__, index)
