@@ -2,7 +2,8 @@
 
     learner      updates at the paper's size: updates/s, FLOP/s against a large matrix product's
     training     `bmg train` on Pong and Catch as threads: frames/s, what the learner waits for
-    experiments  two colours, Snake and few-shot learning with one and with many seeds
+    in-graph     the same on MinAtar as one compiled program, with one and with many seeds
+    experiments  two colours, Snake and few-shot learning with one and with many seeds; LPG
     correctness  one update there and on the CPU; a checkpoint from the CPU, and back
 
 Each part runs in a process of its own, which has the device to itself, and ends with its share of
@@ -27,13 +28,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from bmg.benchmarks.config import BenchmarkConfig
-from bmg.storage.fields import Lifetimes, Lookahead, Pause, Positive
+from bmg.storage.fields import Count, Lifetimes, Lookahead, Pause, Positive
 from bmg.storage.files import whole_file, write_json
 from bmg.storage.processes import child_environment
 
-Part = Literal["learner", "training", "experiments", "correctness"]
+Part = Literal["learner", "training", "in-graph", "experiments", "correctness"]
 # Of the time; what a part leaves falls to those after it.
-_SHARES = {"learner": 5, "training": 3, "experiments": 3, "correctness": 2}
+_SHARES = {"learner": 5, "training": 3, "in-graph": 2, "experiments": 3, "correctness": 2}
 PAPER_UPDATES = 4.82  # a second: 200 M frames in a day, 480 frames an update
 
 
@@ -41,7 +42,7 @@ PAPER_UPDATES = 4.82  # a second: 200 M frames in a day, 480 frames an update
 class Config(BenchmarkConfig):
     """Measure an accelerator: the learner at the paper's size, training, experiments, numbers."""
 
-    parts: tuple[Part, ...] = ("learner", "training", "experiments", "correctness")
+    parts: tuple[Part, ...] = ("learner", "training", "in-graph", "experiments", "correctness")
     """What is measured, in this order."""
     minutes: Positive = 8.5
     """For all of it."""
@@ -52,7 +53,9 @@ class Config(BenchmarkConfig):
     horizons: tuple[Lookahead, ...] = (2, 4, 8)
     """K of the learner's further updates, after those with K = 1."""
     seeds: tuple[Lifetimes, ...] = (1, 16, 256)
-    """Of the experiments, side by side."""
+    """Of in-graph runs and of experiments, side by side."""
+    lifetimes: tuple[Count, ...] = (4, 32)
+    """Of LPG, in each of its nine worlds."""
     seconds: Pause = 4.0
     """That each update and each experiment is repeated for; training lasts five times as long."""
     output: str = ""
@@ -213,6 +216,33 @@ def training_rows(config: Config, left: Callable[[], float]) -> Iterator[dict]:
         )  # fmt: skip
 
 
+def in_graph_rows(config: Config, left: Callable[[], float]) -> Iterator[dict]:
+    """`bmg train` as one compiled program for a while; agent steps of all seeds."""
+    from bmg.benchmarks.system import run_and_measure
+
+    for algorithm in ("impala", "bmg")[: 1 if config.quick else None]:
+        for seeds in config.seeds[: 1 if config.quick else None]:
+            case = f"minatar/breakout, {algorithm}, {_seeds(seeds)}"
+            if left() < 10 * config.seconds:
+                yield row("in-graph", case, note="no time left")
+                continue
+            arguments = ["--preset", "local", "--game", "minatar/breakout", "--runtime", "in-graph"]
+            arguments += ["--agent.algorithm", algorithm, "--seeds", str(seeds)]
+            arguments += ["--evaluator.num-evaluators", "0", "--frames", "1000000000000"]
+            folder = "seed-0" if seeds > 1 else ""
+            found = run_and_measure(arguments, 5 * config.seconds, folder=folder)
+            yield row(
+                "in-graph", case, seeds * found["frames_per_second"], "steps/s",
+                peak_gb=found["peak_bytes"] / 1e9,
+                note=f"{found['updates_per_second']:.3g} updates/s of each seed; "
+                f"first update {found['first_update_seconds']:.0f} s",
+            )  # fmt: skip
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count > 1)}"
+
+
 def experiment_rows(config: Config, left: Callable[[], float]) -> Iterator[dict]:
     """Lifetimes side by side, and one alone."""
     from bmg.experiments.runner import Runner
@@ -224,8 +254,18 @@ def experiment_rows(config: Config, left: Callable[[], float]) -> Iterator[dict]
             runner.compile()
             compile_seconds = time.perf_counter() - begin
             rate = seeds * _steps_per_second(runner, config.seconds)
-            name = f"{case}, {seeds} seed{'s' * (seeds > 1)}"
+            name = f"{case}, {_seeds(seeds)}"
             yield row("experiments", name, rate, unit, compile_seconds=compile_seconds)
+    for case, steps, lifetime in () if config.quick else _populations(config):
+        runner = Runner(lifetime, 1, 0, 1)
+        begin = time.perf_counter()
+        runner.compile()
+        compile_seconds = time.perf_counter() - begin
+        rate = _steps_per_second(runner, config.seconds)
+        note = f"{rate:.3g} meta-updates/s"
+        yield row(
+            "experiments", case, steps * rate, "steps/s", compile_seconds=compile_seconds, note=note
+        )
 
 
 def _experiments(config: Config) -> Iterator[tuple[str, str, Any]]:
@@ -251,6 +291,18 @@ def _experiments(config: Config) -> Iterator[tuple[str, str, Any]]:
             own = few_shot.config_of(case, sizes)
             lifetime = few_shot_lifetime(own, images)
             yield f"few-shot, {own.method}, {shape}", "meta-batches/s", lifetime
+
+
+def _populations(config: Config) -> Iterator[tuple[str, int, Any]]:
+    """(case, environment steps of a meta-update, lifetime)."""
+    from bmg.benchmarks.lpg import steps_of
+    from bmg.experiments.lpg.config import LpgConfig
+    from bmg.experiments.lpg.lifetime import make_lifetime
+
+    for lifetimes in config.lifetimes:
+        own = LpgConfig(lifetimes=lifetimes)
+        case = f"LPG, {own.rule.units} units, {len(own.worlds)} worlds x {lifetimes} lifetimes"
+        yield case, steps_of(own), make_lifetime(own)
 
 
 def _steps_per_second(runner, seconds: float) -> float:
@@ -357,6 +409,7 @@ def _run_there_and_back(left: Callable[[], float]) -> Iterator[dict]:
 _PARTS = {
     "learner": learner_rows,
     "training": training_rows,
+    "in-graph": in_graph_rows,
     "experiments": experiment_rows,
     "correctness": correctness_rows,
 }
