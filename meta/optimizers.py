@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,6 +33,41 @@ def behind_clip(
 ) -> optax.GradientTransformation:
     """The optimiser, of gradients whose global norm is clipped; 0 for no clip."""
     return optax.chain(clip_by_global_norm(max_norm), optimizer) if max_norm else optimizer
+
+
+class RunningNormState(NamedTuple):
+    """Of the global norms so far, each as it was left by the clip."""
+
+    total: jax.Array  # float32 [], weighted
+    weight: jax.Array  # float32 []
+
+
+def clip_by_running_norm(factor: float, decay: float = 0.99) -> optax.GradientTransformation:
+    """Scales an update down to `factor` times the mean norm of those before; the first one stays.
+
+    For gradients whose usual norm nobody knows beforehand, among which are a few enormous ones.
+    Not to be differentiated through.
+
+    Args:
+      factor: over 1, or else norms can only fall.
+      decay: of the weights in the mean, for each later update.
+    """
+
+    def init(params):
+        del params
+        return RunningNormState(jnp.zeros(()), jnp.zeros(()))
+
+    def update(updates, state, params=None):
+        del params
+        norm = jnp.sqrt(squared_norm(updates))
+        mean = state.total / jnp.maximum(state.weight, 1e-9)
+        most = jnp.where(state.weight > 0, factor * mean, jnp.inf)
+        left = jnp.minimum(norm, most)
+        scale = jnp.where(norm > most, left / norm, 1.0)
+        after = RunningNormState(decay * state.total + left, decay * state.weight + 1.0)
+        return jax.tree.map(lambda u: u * scale, updates), after
+
+    return optax.GradientTransformation(init, update)
 
 
 def scale_by_rms(

@@ -101,8 +101,8 @@ class LpgConfig(LifetimesConfig):
     """Of table 3's lengths: 3 million steps in tabular grids, 30 in random ones, 1 in chains, 2 in
     chain-distractor."""
     collapse_entropy: Weight = 1e-3
-    """A lifetime begins anew where its policy's mean entropy is below, nats. Ours: the paper says
-    0."""
+    """A lifetime begins anew where its policy's mean entropy is below, nats, and where its numbers
+    are not finite. Ours: the paper says 0."""
 
     rule: RuleConfig = RuleConfig()
     connected: bool = True
@@ -127,9 +127,13 @@ class LpgConfig(LifetimesConfig):
     """Of their Adam, where agents are networks. Ours: the paper does not say."""
     meta_learning_rate: Positive = 1e-4
     """Of the rule's Adam. Table 2."""
-    meta_max_norm: Weight = 0.05
-    """Clip of the meta-gradient's global norm; 0 for none. Ours: norms are about 0.01 and at times
-    10, after which the rule is another one and Adam's steps are small for a thousand updates."""
+    meta_clip: Weight = 2.0
+    """The meta-gradient's global norm is clipped to so many times its mean so far; 0 for no clip.
+    Ours: norms are mostly about 0.005 and at times 10, after which the rule is another one and
+    Adam's steps are small for a thousand updates."""
+    start: str = ""
+    """The file of a rule to begin with, or the name of one that comes with the project; empty for
+    one that knows nothing."""
 
     bandit: bool = True
     """Whether step sizes are drawn by what they brought so far; otherwise the middle ones are taken

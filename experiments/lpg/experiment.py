@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from bmg.agents.rule_file import save_rule
-from bmg.agents.update_rule import RuleConfig, init_rule
+from bmg.agents.update_rule import RuleConfig
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
 from bmg.experiments.lpg import figures, trial
@@ -24,7 +24,7 @@ from bmg.experiments.lpg.config import (
     LpgSuiteOptions,
 )
 from bmg.experiments.lpg.figures import mean_returns, rule_file
-from bmg.experiments.lpg.lifetime import make_lifetime
+from bmg.experiments.lpg.lifetime import first_rule, make_lifetime
 from bmg.experiments.records import Run
 
 __all__ = ["curves", "draw", "evaluate", "leave", "make_lifetime", "suite", "summarise"]
@@ -89,7 +89,7 @@ def evaluate(
             # As `init` of the lifetime draws it.
             key = jax.random.split(jax.random.PRNGKey(config.first_seed + index), 3)[0]
             for name, rule in (
-                ("rule", state.meta.params), ("at first", init_rule(config.rule, key)),
+                ("rule", state.meta.params), ("at first", first_rule(config, key)),
             ):  # fmt: skip
                 made = trial.try_out(own, rule, *how)
                 found[name].append(trial.best_of(made, 0))

@@ -46,6 +46,8 @@ class Group(NamedTuple):
     apply: Callable[[PyTree, jax.Array], Outputs]  # theta, observations -> of all 18 actions
     optimizer: optax.GradientTransformation  # before the step size
     values: Values
+    # observations [T, B] -> [T, B], how many of them are the same; None where agents are networks
+    visits: Callable[[jax.Array], jax.Array] | None
 
 
 class Values(NamedTuple):
@@ -90,6 +92,7 @@ def _make_group(names: tuple[str, ...], config: LpgConfig) -> Group:
             names, families, arms, worlds.draw_world, worlds.index,
             lambda key: jnp.zeros((states, worlds.NUM_ACTIONS + outputs)),
             lambda table, state: _parted(table[state]), optax.identity(), values,
+            lambda state: jnp.zeros(states).at[state].add(1.0)[state],
         )  # fmt: skip
     if isinstance(world, worlds.ChainWorld):
         shape, draw_world = chain.OBSERVATION_SHAPE, worlds.draw_world
@@ -106,7 +109,7 @@ def _make_group(names: tuple[str, ...], config: LpgConfig) -> Group:
         names, families, arms, draw_world, observe, init,
         lambda params, x: _parted(apply(params, x)),
         optax.scale_by_adam(eps_root=_ADAM_EPSILON_ROOT),
-        _network_of_values(NETWORKS[names[0]], shape, config.value_network_learning_rate),
+        _network_of_values(NETWORKS[names[0]], shape, config.value_network_learning_rate), None,
     )  # fmt: skip
 
 

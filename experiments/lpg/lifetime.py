@@ -11,6 +11,7 @@ Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bmg.agents.rule_file import load_rule, rule_path
 from bmg.agents.update_rule import Rule, init_rule
 from bmg.experiments import lifetime as lifetimes_module
 from bmg.experiments.lifetime import SHARDS, State, gathered, share
@@ -31,7 +33,7 @@ from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.groups import Group, make_groups
 from bmg.experiments.lpg.population import Hyperparameters
 from bmg.meta import core, diagnosis, objectives
-from bmg.meta.optimizers import behind_clip
+from bmg.meta.optimizers import clip_by_running_norm
 
 _FINAL = 0.8  # of a lifetime, from which on episodes count for its final return
 
@@ -48,7 +50,7 @@ def columns_of(config: LpgConfig) -> tuple[str, ...]:
     """What is recorded of each meta-update."""
     totals = (
         "loss", "meta_gradient_norm", "reward", "policy_entropy", "prediction_entropy",
-        "advantage", "policy_target", "prediction_target", "ended", "collapsed",
+        "advantage", "policy_target", "prediction_target", "ended", "collapsed", "skipped",
     )  # fmt: skip
     of_worlds = [(f"episodes_{name}", f"returns_{name}") for name in config.worlds]
     return (*totals, *(name for pair in of_worlds for name in pair))
@@ -93,17 +95,50 @@ def begin(slots: Slots, bandit: Bandit, config: LpgConfig, key: jax.Array) -> po
     return jax.vmap(one)(share(keys), share(jnp.asarray(slots.world)))
 
 
+def first_rule(config: LpgConfig, key: jax.Array) -> Rule:
+    """The one that meta-training begins with: drawn, or out of a file.
+
+    Raises:
+      ValueError: the file cannot be read, or its rule is another kind of rule; one line.
+    """
+    if not config.start:
+        return init_rule(config.rule, key)
+    found = load_rule(rule_path(config.start))
+    if found.config != config.rule:
+        options = " ".join(
+            f"--rule.{field.name.replace('_', '-')} {getattr(found.config, field.name)}"
+            for field in dataclasses.fields(found.config)
+            if getattr(found.config, field.name) != getattr(config.rule, field.name)
+        )
+        raise ValueError(f"start is {config.start}, which is another kind of rule; give {options}.")
+    return jax.tree.map(jnp.asarray, found.rule)
+
+
+def make_optimizer(config: LpgConfig) -> optax.GradientTransformation:
+    """Adam on the rule, behind the clip. A meta-gradient that is not finite changes nothing."""
+    adam = optax.adam(config.meta_learning_rate)
+    if config.meta_clip:
+        adam = optax.chain(clip_by_running_norm(config.meta_clip), adam)
+    return optax.apply_if_finite(adam, max_consecutive_errors=np.iinfo(np.int32).max)
+
+
 def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
-    """Meta-training."""
+    """Meta-training.
+
+    Raises:
+      ValueError: see `first_rule`.
+    """
     groups = make_groups(config)
     every = [make_slots(group, config) for group in groups]
     functions = population.make_functions(groups, config)
     compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
-    optimizer = behind_clip(optax.adam(config.meta_learning_rate), config.meta_max_norm)
+    optimizer = make_optimizer(config)
+    if config.start:
+        first_rule(config, jax.random.PRNGKey(0))  # what is wrong with it is said before a run
 
     def init(key: jax.Array) -> State:
         rule_key, begin_key, key = jax.random.split(key, 3)
-        rule = init_rule(config.rule, rule_key)
+        rule = first_rule(config, rule_key)
         learners = tuple(
             bandits.init(len(slots.group.worlds), len(slots.group.arms)) for slots in every
         )
@@ -127,10 +162,12 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
         updates, opt_state = optimizer.update(gradient, state.meta.opt_state)
         rule = optax.apply_updates(state.meta.params, updates)
 
-        collapsed = result.metrics["policy_entropy"] < config.collapse_entropy
+        diverged = ~jnp.isfinite(result.metrics["policy_entropy"] + result.metrics["advantage"])
+        collapsed = diverged | (result.metrics["policy_entropy"] < config.collapse_entropy)
         values = {name: average(jnp.mean(x)) for name, x in result.metrics.items()}
         values |= {"loss": average(result.loss), "meta_gradient_norm": diagnosis.norm(gradient)}
         values |= {"ended": jnp.zeros(()), "collapsed": total(collapsed)}
+        values["skipped"] = ~optax.tree.get(opt_state, "last_finite")
         everyone, learners, first = [], [], 0
         keys = _keys(begin_key, every)
         for slots, agents, bandit, key in zip(every, result.next_state, state.meta.bandits, keys):

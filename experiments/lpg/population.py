@@ -324,11 +324,26 @@ def learned(
     group: Group, lifetimes: Lifetime, targets: Targets, config: LpgConfig
 ) -> tuple[PyTree, optax.OptState]:
     """Parameters and optimisers of a group after an update by the rule's targets."""
-    costs = jnp.asarray(group.arms)[lifetimes.hyper.arm, 1]
+    costs = jax.vmap(functools.partial(prediction_costs, group, config=config))(lifetimes)
     gradient, _ = jax.vmap(make_gradient(group, config))(
         lifetimes.params, (targets, costs), (lifetimes.world, lifetimes.rollout)
     )
     return jax.vmap(functools.partial(descend, group))(lifetimes, gradient)
+
+
+def prediction_costs(group: Group, lifetime: Lifetime, config: LpgConfig) -> jax.Array:
+    """alpha_y of the lifetime, [], or of each step, [T, B].
+
+    A table's entry that is no distribution moves by alpha_lr alpha_y times the share of its state
+    in the rollout, of its distance to the mean of its targets. It would overshoot, and grow without
+    bound, where the product is over 1: there alpha_y is what makes it 1.
+    """
+    rate, cost = jnp.asarray(group.arms)[lifetime.hyper.arm]
+    if config.rule.prediction == "distribution" or group.visits is None:
+        return cost
+    states = lifetime.rollout.observation[:-1]
+    slope = 1.0 if config.rule.prediction == "value" else 2.0  # of the distance
+    return jnp.minimum(cost, states.size / (slope * rate * group.visits(states)))
 
 
 def descend(group: Group, lifetime: Lifetime, gradient: PyTree) -> tuple[PyTree, optax.OptState]:
