@@ -231,6 +231,11 @@ class Runner:
         device = self.devices[index % len(self.devices)]
         return jax.tree.map(lambda x: jax.device_put(x[place], device), self._progress.state[part])
 
+    def not_finite(self) -> list[int]:
+        """Which lifetimes, counted from 0, have a NaN in their state: they learn nothing more."""
+        found = np.concatenate([_has_nan(part) for part in self._progress.state])
+        return np.flatnonzero(found[: self._seeds]).tolist()
+
     def _try_to_save(self) -> None:
         """Writes a checkpoint; where it cannot, a line says so, once, and the run goes on."""
         before, self.not_saved = self.not_saved, []
@@ -311,6 +316,15 @@ class Runner:
     def _all_lifetimes(self) -> State:
         """Where they are, NumPy arrays with a leading axis."""
         return jax.tree.map(lambda *x: np.concatenate(x), *self._progress.state)
+
+
+@jax.jit
+def _has_nan(part: State) -> jax.Array:
+    """Whether there is one in each lifetime of a part."""
+    leaves = jax.tree.leaves(part)
+    floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    found = [jnp.any(jnp.isnan(x.reshape(len(x), -1)), axis=1) for x in floats]
+    return functools.reduce(jnp.logical_or, found, jnp.zeros(len(leaves[0]), bool))
 
 
 def _spread(seeds: int, shards: int, devices: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from bmg.launch.options import parse_options, peek
 from bmg.storage.run_directory import check_workdir, config_file, load_config, to_dict
 
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
+_LOOK_SECONDS = 30.0  # between two looks for what is not finite
 _MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
 
 
@@ -128,9 +129,12 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         config.steps, begin, getattr(experiment.functions, "curves", columns_as_they_are),
     )  # fmt: skip
 
+    watch = _Watch(config, runner)
+
     def report(steps: int) -> None:
         console.update(steps)
         events.update(runner.records)
+        watch.update()
 
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
@@ -152,6 +156,36 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
         return signals.EXIT_CODE
     return 0
+
+
+class _Watch:
+    """Says which lifetimes are not finite any more, once of each, while they run."""
+
+    def __init__(self, config, runner):
+        self._config, self._runner = config, runner
+        self._said: set[int] = set()
+        self._looked_at = time.monotonic()
+
+    def update(self) -> None:
+        """Looks, where it has not for a while."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        config, found = self._config, not_finite_seeds(self._config, self._runner)
+        if new := [seed for seed in found if seed not in self._said]:
+            self._said.update(new)
+            seeds = "seeds" if len(new) > 1 else "seed"
+            steps = f"{self._runner.records.steps:,} {config.counted}"
+            print(
+                f"{config.path}: {seeds} {', '.join(map(str, new))} not finite after {steps}: "
+                "nothing more is learned there",
+                flush=True,
+            )
+
+
+def not_finite_seeds(config, runner) -> list[int]:
+    """Of the lifetimes that have a NaN."""
+    return [config.first_seed + index for index in runner.not_finite()]
 
 
 def make_runner(config, lifetime):
@@ -222,6 +256,7 @@ def _write_results(
         "steps": min(runner.records.steps, config.steps),
         "counted": config.counted,
         "complete": runner.records.steps >= config.steps,
+        "not_finite_seeds": not_finite_seeds(config, runner),
         "devices": [device.device_kind for device in runner.devices],
         "steps_per_second": steps_per_second,
         **experiment.functions.summarise(config, steps, columns),

@@ -92,7 +92,7 @@ class LpgConfig(LifetimesConfig):
     objective: Literal["a2c", "bmg"] = "a2c"
     """What the rule descends: A2C's loss of agents after K updates, the paper's; or their distance
     to a bootstrapped target, the agents L updates later. Ours."""
-    target_steps: Lookahead = 5
+    target_steps: Lookahead = 1
     """L: the last of these updates is A2C's, the others are the rule's and go on; BMG."""
     matched: Literal["policy", "prediction", "both"] = "both"
     """In what agents and target are compared, by KL(target || agents) on the agents' rollouts;
@@ -253,8 +253,9 @@ class LpgEvaluateOptions:
 
 
 Method = Literal[
-    "lpg", "lpg-v", "no-softmax", "no-entropy", "no-l2", "fixed", "not-connected", "bmg"
-]
+    "lpg", "lpg-v", "no-softmax", "no-entropy", "no-l2", "fixed", "not-connected",
+    "bmg-l1", "bmg-l3", "bmg-l5",
+]  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "lpg": {},
     "lpg-v": {"prediction": "value"},
@@ -263,7 +264,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "no-l2": {"policy_target_weight": 0.0, "prediction_target_weight": 0.0},
     "fixed": {"bandit": False},
     "not-connected": {"connected": False},
-    "bmg": {"objective": "bmg", "inner_steps": 1, "target_steps": 5},
+    "bmg-l1": {"objective": "bmg", "inner_steps": 5, "target_steps": 1},
+    "bmg-l3": {"objective": "bmg", "inner_steps": 3, "target_steps": 3},
+    "bmg-l5": {"objective": "bmg", "inner_steps": 1, "target_steps": 5},
 }
 """What is not as in `LpgConfig`; `prediction` is the rule's. As many updates in a meta-update."""
 
@@ -278,7 +281,7 @@ class LpgSuiteOptions(SuiteOptions):
     """Folder of the run directories."""
     methods: tuple[Method, ...] = tuple(METHODS)
     """Which of them: the paper's rule, LPG-V, its ablations (figure 7), without the path through
-    what the rule sees, bootstrapped."""
+    what the rule sees, bootstrapped with K + L = 6."""
     worlds: tuple[str, ...] = LpgConfig.worlds
     """What agents live in."""
     lifetimes: Count = LpgConfig.lifetimes

@@ -288,8 +288,9 @@ def normalised_returns(runs: Sequence[Run]) -> dict[str, np.ndarray]:
     and seed: [S, n] of each run. The paper does not say how it normalises."""
     returns = {run.name: mean_returns(run.columns) for run in runs}
     names = sorted({world for own in returns.values() for world in own})
+    first = lambda x: x[:, np.argmax(np.isfinite(x).all(axis=0))].mean()  # noqa: E731
     every = {world: [own[world] for own in returns.values() if world in own] for world in names}
-    low = {world: np.nanmean([x[:, 0].mean() for x in own]) for world, own in every.items()}
+    low = {world: np.mean([first(x) for x in own]) for world, own in every.items()}
     high = {world: max(np.nanmax(x) for x in own) for world, own in every.items()}
     found = {}
     for run in runs:

@@ -96,6 +96,28 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(config, tmp_path):
     same(lived(second), whole, rtol=0)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_lifetimes_that_are_not_finite_are_named(monkeypatch, devices):
+    """Whether a part of them is on each device, or all are on one; whole numbers never are."""
+    there = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda: there)
+
+    def window(state, data):
+        agent, step = state.agent["x"], state.agent["step"] + 1
+        broken = (state.key[1] == 1) & (step == 2)  # of the second seed, in its second window
+        agent = jnp.where(broken, jnp.nan, agent)
+        return State({"x": agent, "step": step}, None, state.key), {"x": agent[:1]}
+
+    def init(key):
+        return State({"x": jnp.ones(3), "step": jnp.int32(0)}, None, key)
+
+    runner = Runner(Lifetime(init, window, 1, 1, ("x",), chunk_steps=1), 3, 0, 1)
+    runner.advance()
+    assert runner.not_finite() == []
+    runner.advance()
+    assert runner.not_finite() == [1]
+
+
 @pytest.mark.parametrize("convolves", [False, True])
 def test_data_are_an_argument_that_all_lifetimes_read(monkeypatch, convolves):
     """A few-shot learner in little: each window is a mean over examples drawn for it, and counts as

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from bmg.meta.optimizers import clip_by_global_norm, scale_by_rms
+from bmg.meta.optimizers import clip_by_global_norm, clip_by_running_norm, scale_by_rms
 from tests.tables import named
 
 pytestmark = pytest.mark.usefixtures("doubles")
@@ -38,6 +38,22 @@ def test_clip_is_optaxs():
             expected, _ = reference.update(tree, reference.init(tree))
             assert_trees_close(clipped(tree), expected, rtol=1e-12)
             np.testing.assert_allclose(optax.global_norm(clipped(tree)), min(norm, 0.3), rtol=1e-12)
+
+
+def test_clip_by_the_running_norm():
+    """To twice the weighted mean of the norms as they were left; the first one stays."""
+    clip = clip_by_running_norm(2.0, decay=0.5)
+    state, kept = clip.init(gradients()), []
+    for seed, norm in enumerate([3.0, 1.0, 100.0, 0.0, 5.0]):
+        tree = gradients(seed)
+        tree = jax.tree.map(lambda x: x * norm / optax.global_norm(tree), tree)
+        weights = [0.5 ** (len(kept) - 1 - i) for i in range(len(kept))]
+        most = 2 * np.average(kept, weights=weights) if kept else np.inf
+        kept.append(min(norm, most))
+        found, state = clip.update(tree, state)
+        expected = jax.tree.map(lambda x: x * kept[-1] / max(norm, 1e-9), tree)
+        assert_trees_close(found, expected, rtol=1e-6)
+    assert kept[2] < 4 and kept[4] < 5
 
 
 def check_derivative(function, x, rtol=1e-6):

@@ -66,8 +66,8 @@ def test_the_suite_is_the_rule_and_its_variants():
     ]  # fmt: skip
     assert {config.updates_per_window for config in configs.values()} == {5}
     assert all(c.rule.units == 8 and c.steps == 30 and c.seeds == 2 for c in configs.values())
-    some = experiment.suite(LpgSuiteOptions(methods=("bmg",), worlds=("cliff",)))
-    assert list(some) == ["bmg"] and some["bmg"].worlds == ("cliff",)
+    some = experiment.suite(LpgSuiteOptions(methods=("bmg-l5",), worlds=("cliff",)))
+    assert list(some) == ["bmg-l5"] and some["bmg-l5"].worlds == ("cliff",)
 
 
 def test_rules_that_are_compared(tmp_path):

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from bmg.agents.update_rule import RuleConfig
+from bmg.agents.rule_file import save_rule
+from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.environments import worlds
 from bmg.experiments.lpg import lifetime
 from bmg.experiments.lpg.config import LpgConfig
@@ -99,6 +100,40 @@ def test_a_lifetime_whose_policy_has_collapsed_begins_anew(monkeypatch):
     assert columns["collapsed"][0].tolist() == [4, 4, 4] and columns["ended"][0].sum() == 0
     assert state.agent[0].updates.tolist() == [0] * 4 and np.all(state.agent[0].params == 0)
     assert state.meta.bandits[0].counts.sum() == 0
+
+
+def test_a_meta_gradient_that_is_not_finite_changes_nothing(monkeypatch):
+    """Neither rule nor Adam; the lifetime that it came from begins anew, and the next one counts.
+    The bandit is not told."""
+    config = dataclasses.replace(SMALL, worlds=("cliff",), lifetime_scale=1.0)
+    runner = on(1, monkeypatch, config)
+    (state,) = runner._progress.state
+    broken = state.agent[0]._replace(params=state.agent[0].params.at[0, 1].set(jnp.nan))
+    runner._progress = runner._progress._replace(state=(state._replace(agent=(broken,)),))
+    before = runner.lifetime(0)
+    columns, after = run(runner, 1)
+    jax.tree.map(np.testing.assert_array_equal, after.meta.params, before.meta.params)
+    assert columns["skipped"][0, 0] == 1 and columns["collapsed"][0, 0] == 1
+    assert after.agent[0].updates.tolist() == [2 + 2, 0] or after.agent[0].updates[1] == 0
+    assert after.meta.bandits[0].counts.sum() == 0
+    columns, last = run(runner, 2)
+    assert columns["skipped"][0, 1] == 0
+    moved = jax.tree.map(lambda a, b: np.any(a != b), last.meta.params, after.meta.params)
+    assert any(jax.tree.leaves(moved)) and runner.not_finite() == []
+
+
+def test_a_rule_to_begin_with(monkeypatch, tmp_path):
+    """A file's, of the same kind."""
+    rule = init_rule(SMALL.rule, jax.random.PRNGKey(7))
+    save_rule(tmp_path / "rule.npz", rule, SMALL.rule, {})
+    config = dataclasses.replace(SMALL, start=str(tmp_path / "rule.npz"))
+    found = on(1, monkeypatch, config).lifetime(0).meta.params
+    jax.tree.map(np.testing.assert_array_equal, found, rule)
+    other = dataclasses.replace(config, rule=RuleConfig(units=5))
+    with pytest.raises(ValueError, match="give --rule.units 4 --rule.prediction-size 3"):
+        lifetime.make_lifetime(other)
+    with pytest.raises(ValueError, match="there is no rule nowhere"):
+        lifetime.make_lifetime(dataclasses.replace(config, start="nowhere"))
 
 
 def test_the_rule_descends_the_mean_over_all_lifetimes(monkeypatch):

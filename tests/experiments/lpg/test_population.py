@@ -122,13 +122,17 @@ def test_an_update_is_that_of_one_agent_after_the_other(prediction, names):
                 rollout.discount, jnp.repeat(GAMMA[i], config.environments), config.rule,
             )  # fmt: skip
             targets = update_rule.apply_rule(rule, seen, config.rule)
+            rate, cost = RATES[tabular][ARM[i] // 2], COST[i]
+            if tabular and prediction != "distribution":  # an entry does not overshoot
+                states = np.asarray(rollout.observation[:-1])
+                shares = np.mean(states[..., None, None] == states, axis=(2, 3))
+                cost = np.minimum(cost, 1 / (rate * shares * (2 if prediction == "vector" else 1)))
             gradient = jax.grad(
                 lambda p: update_rule.agent_loss(
-                    outputs(p, rollout.observation[:-1]), targets, rollout.action, COST[i],
+                    outputs(p, rollout.observation[:-1]), targets, rollout.action, cost,
                     config.rule,
                 )
             )(own.params)  # fmt: skip
-            rate = RATES[tabular][ARM[i] // 2]
             for old, found, g in zip(*map(jax.tree.leaves, (own.params, new.params, gradient))):
                 if tabular:
                     np.testing.assert_allclose(found, old - rate * g, atol=2e-5)
@@ -317,3 +321,21 @@ def test_inputs_that_are_always_zero_leave_the_meta_gradient_finite():
     assert np.all(lifetimes[0].rollout.observation[..., 2] == 0)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(found.gradient))
     assert np.any(found.gradient.policy.w != 0)
+
+
+@pytest.mark.parametrize("prediction", ["vector", "value"])
+def test_entries_of_tables_do_not_overshoot(prediction):
+    """With a step size that would throw them far beyond, those that are no distributions move to
+    the mean of their targets."""
+    rule_config = dataclasses.replace(SMALL.rule, prediction=prediction)
+    config = dataclasses.replace(SMALL, learning_rates=(1e4, 1e5), rule=rule_config)
+    (group,), _, rule, (before,) = some(config)
+    (targets,) = population.make_targets(rule, (group,), (before,), config)
+    params, _ = population.learned(group, before, targets, config)
+    for i in range(COUNT):
+        states = np.asarray(before.rollout.observation[i, :-1])
+        for state in np.unique(states):
+            mean = np.asarray(targets.prediction[i])[states == state].mean(0)
+            np.testing.assert_allclose(params[i, state, 18:], mean, rtol=1e-3, atol=1e-4)
+        others = np.setdiff1d(np.arange(params.shape[1]), states)
+        np.testing.assert_array_equal(params[i, others], before.params[i, others])
