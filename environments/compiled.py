@@ -22,7 +22,11 @@ class CompiledEnvironments:
         self._device = jax.local_devices(backend="cpu")[0]
         self._keys = np.stack([_key(seed) for seed in seeds])
         self._state, self._drawn = None, 0
-        self._begin, self._draw, self._step = _compiled(world)
+        try:
+            functions = _compiled(world)
+        except TypeError:  # its parameters are arrays, which have no hash
+            functions = _compiled.__wrapped__(world)
+        self._begin, self._draw, self._step = functions
 
     def reset(self) -> base.Step:
         """See `base.VectorEnvironment`."""

@@ -5,7 +5,8 @@
     minatar/breakout, snake      environments that are pure functions (`in_graph`)
     gymnasium:CartPole-v1        whatever is registered with Gymnasium
     package.module:function      what your function gives: an environment of Gymnasium or dm_env, or
-                                 a vector (`base.VectorEnvironment`) where it takes `num_envs`
+                                 a vector (`base.VectorEnvironment`) where it takes `num_envs`,
+                                 or pure functions (`in_graph.World`)
 
 A function takes the game's options by name, and `seed` and `num_envs` where it has such arguments:
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +74,12 @@ def make(
     several = []
     for own_seed in seeds:
         own = {"seed": int(own_seed)} if takes_seed else {}
-        several.append(separate.wrap(_call(game, function, {**own, **arguments}), game))
+        found = _call(game, function, {**own, **arguments})
+        if _is_world(found):
+            from bmg.environments.compiled import CompiledEnvironments
+
+            return CompiledEnvironments(_checked_world(game, found), seeds)
+        several.append(separate.wrap(found, game))
     return separate.SeparateEnvironments(several, seeds)
 
 
@@ -101,20 +108,66 @@ def make_world(game: str, options: str = "") -> in_graph.World:
 
     Args:
         game: its name.
-        options: JSON object, of its `make_params`.
+        options: JSON object, of its `make_params` or of the function.
 
     Raises:
         ValueError: it is none of these, or has no such options; one line.
     """
+    arguments = games.read_options(options)
+    if games.kind_of(game) == "own":
+        function = load_function(game)
+        takes_others = {"num_envs", "seed"} & _parameters(function)
+        found = None if takes_others else _call(game, function, arguments)
+        if _is_world(found):
+            return _checked_world(game, found)
     if game not in games.IN_GRAPH:
         raise ValueError(
-            f"{game} is no part of a compiled program; allowed are {', '.join(games.IN_GRAPH)}; "
-            "give another --runtime for others."
+            f"{game} is no part of a compiled program; allowed are {', '.join(games.IN_GRAPH)} "
+            "and functions that give a bmg.environments.in_graph.World; give another --runtime for "
+            "others."
         )
     from bmg.environments.in_graph import World
 
     module = importlib.import_module(f"bmg.environments.{games.IN_GRAPH[game]}")
-    return World(module, _call(game, module.make_params, games.read_options(options)))
+    return World(module, _call(game, module.make_params, arguments))
+
+
+def _is_world(found: Any) -> bool:
+    """Whether it is an `in_graph.World`: whoever has one has imported that module, and JAX."""
+    module = sys.modules.get("bmg.environments.in_graph")
+    return module is not None and isinstance(found, module.World)
+
+
+def _checked_world(game: str, world: in_graph.World) -> in_graph.World:
+    """The user's pure functions, tried out without running them."""
+    import jax
+
+    def played(key):
+        state = world.reset(key)
+        random = jax.tree.map(lambda x: x[0], world.draw(key, (1,)))
+        after, transition = world.step(state, jax.numpy.int32(0), random)
+        return state, after, (transition.reward, transition.discount, transition.episode_return)
+
+    try:
+        spec = world.spec
+        before, after, numbers = jax.eval_shape(
+            played, jax.ShapeDtypeStruct((2,), jax.numpy.uint32)
+        )
+    except Exception as error:  # there is no end to what such functions may raise
+        raise ValueError(f"{game} cannot be played: {raised(error)}") from error
+    kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"{game} has another kind of state after a step than before; see "
+            "bmg/environments/in_graph.py."
+        )
+    if any(x.shape != () for x in numbers):
+        shapes = ", ".join(str(list(x.shape)) for x in numbers)
+        raise ValueError(
+            f"{game} gives reward, discount and episode_return of shapes {shapes}; give numbers."
+        )
+    _check_spec(game, spec)
+    return world
 
 
 def _function(game: str, kind: str) -> Callable[..., Any]:
@@ -146,9 +199,13 @@ def _checked_vector(game: str, found: Any, num_envs: int) -> base.VectorEnvironm
             f"{game} gives a {type(found).__name__}; a function of num_envs gives a vector of as "
             "many environments, as bmg/environments/base.py describes it."
         )
+    _check_spec(game, spec)
+    return found
+
+
+def _check_spec(game: str, spec: base.EnvironmentSpec) -> None:
     if len(spec.frame_shape) not in (1, 3) or spec.dtype not in ("uint8", "float32"):
         raise ValueError(
             f"{game} has frames {spec.dtype}{list(spec.frame_shape)}; allowed are uint8 and "
             "float32 of shape [H, W, C] or [D]; convert them."
         )
-    return found

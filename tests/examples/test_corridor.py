@@ -87,3 +87,22 @@ def test_processes_train_it(folder):
     assert code == 0, err
     rows = commands.learner_rows(folder / "runs/corridor-make")
     assert rows[-1]["learner/frames"] >= 4_000
+
+
+@pytest.mark.slow
+def test_the_one_of_pure_functions_is_part_of_a_compiled_program(folder):
+    """And of threads: the same agent plays it."""
+    shutil.copy(FOLDER / "compiled_corridor.py", folder)
+    arguments = ["train", "--game", "compiled_corridor:make", "--workdir", "run"]
+    arguments += ["--game-options", '{"length": 12}', "--frames", "100000"]
+    code, _, err = commands.bmg(
+        *arguments, "--runtime", "in-graph", "--seeds", "2", cwd=folder, optimized=True
+    )
+    assert code == 0, err
+    assert commands.json_of(folder / "run/results.json")["evaluation_return"] > 0.8
+    code, _, err = commands.bmg(
+        "train", "--workdir", "run/seed-1", "--resume", "--runtime", "local-threads", "--frames",
+        "102000", cwd=folder,
+    )  # fmt: skip
+    assert code == 0, err
+    assert commands.json_of(folder / "run/seed-1/results.json")["training_return"] > 0.8
