@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import types
 
 import pytest
 
+from bmg.experiments.lpg.config import LpgConfig
+from bmg.launch import lifetimes
 from bmg.launch.lifetimes import _is_complete
 from tests.launch.commands import files
 
@@ -72,3 +75,26 @@ def test_a_table_that_lacks_a_column_is_one_line(command, tmp_path, arguments):
     (folder / "results.csv").write_text("seed,step,other\n0,16,1\n0,32,1\n")
     code, _, err = command(arguments, "figures", "--root", "runs")
     assert code == 2 and len(err.splitlines()) == 1 and "results.csv has no column" in err
+
+
+def test_lifetimes_that_are_not_finite_are_said_once(monkeypatch, capsys):
+    """By their seeds, which begin with the first one."""
+    monkeypatch.setattr(lifetimes, "_LOOK_SECONDS", 0.0)
+    found = []
+    runner = types.SimpleNamespace(
+        not_finite=lambda: found, records=types.SimpleNamespace(steps=1_500)
+    )
+    config = LpgConfig(first_seed=7, seeds=4, workdir="run")
+    watch = lifetimes._Watch(config, runner)
+    watch.update()
+    assert capsys.readouterr().out == ""
+    for broken, words in (
+        ([2], "seed 9 not finite after 1,500 meta-updates"),
+        ([0, 2, 3], "seeds 7, 10 not finite"),
+    ):
+        found[:] = broken
+        watch.update()
+        watch.update()
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1 and out.startswith("run: ") and words in out
+    assert lifetimes.not_finite_seeds(config, runner) == [7, 9, 10]
