@@ -103,10 +103,11 @@ def _for_others(config: TrainConfig) -> TrainConfig:
         config.agent.optimizer,
         learning_rate=1e-3, decay_frames=0, epsilon=1e-5, epsilon_in_root=False,
     )  # fmt: skip
+    lpg = dataclasses.replace(config.agent.lpg, learning_rate=2e-3)
     return dataclasses.replace(
         config,
         frames=frames,
-        agent=dataclasses.replace(config.agent, network=network, optimizer=optimizer),
+        agent=dataclasses.replace(config.agent, network=network, optimizer=optimizer, lpg=lpg),
         actors=ActorConfig(num_actors=2, envs_per_actor=16),
         evaluator=EvaluatorConfig(episodes=episodes, interval=30.0),
     )

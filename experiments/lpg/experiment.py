@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from bmg.agents.rule_file import save_rule
+from bmg.agents.rule_file import load_rule, rule_path, save_rule
 from bmg.agents.update_rule import RuleConfig
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
@@ -68,6 +68,8 @@ def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
             "lifetime_scale": config.lifetime_scale, "seed": seed,
             "written": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
+        if config.start:
+            made_from["start"] = load_rule(rule_path(config.start)).made_from
         save_rule(rule_file(config.path, seed), state.meta.params, config.rule, made_from)
 
 
