@@ -18,7 +18,6 @@ from bmg.learner.config import LearnerConfig
 from bmg.learner.in_graph import State, Told, make_evaluation, make_program
 from bmg.learner.learner import check_skipped
 from bmg.learner.record import RunRecord
-from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
 
 PyTree = Any
@@ -126,19 +125,13 @@ class InGraphLearner:
         learners = jax.tree.map(lambda *x: np.stack(x), *found)
         try:
             own = [
-                self._load_playing(record, self._of_seed(playing, i))
+                record.load_playing(self._of_seed(playing, i))
                 for i, record in enumerate(self._records)
             ]
         except CheckpointError as error:  # of another runtime, or of another size
             self._notify(f"environments begin anew, and replay is empty: {error}")
             return learners, playing
         return learners, jax.tree.map(lambda *x: np.stack(x), *own)
-
-    def _load_playing(self, record: RunRecord, template: PyTree) -> PyTree:
-        directory, updates = record.info.workdir / "playing", record.progress.updates
-        identity = {**record.info.identity, "updates": updates}
-        found, _ = checkpoint.load_newest(directory, template, identity)
-        return found.state
 
     @property
     def _updates(self) -> int:
@@ -258,12 +251,5 @@ class InGraphLearner:
             record.save(lambda i=index: self._of_seed(self._state.learner, i))
 
     def _save_playing(self) -> None:
-        """Without it a run goes on with new episodes and an empty ring."""
         for index, record in enumerate(self._records):
-            header = {"identity": {**record.info.identity, "updates": self._updates}}
-            try:
-                playing = self._of_seed(self._state.playing, index)
-                directory = record.info.workdir / "playing"
-                checkpoint.save(directory, self._updates, playing, header, keep=1)
-            except OSError as error:
-                self._notify(f"where environments are cannot be written ({error.strerror})")
+            record.try_playing(lambda i=index: self._of_seed(self._state.playing, i))

@@ -204,6 +204,33 @@ class RunRecord:
         checkpoint.save(self._directory, updates, state(), header, self._kept)
         self._saved = updates
 
+    def try_playing(self, state: Callable[[], Any]) -> None:
+        """Writes where environments and replay are, which belongs to the newest checkpoint: without
+        it a run goes on with new episodes and an empty replay.
+
+        Args:
+          state: gives numpy arrays.
+        """
+        with self._surviving("playing"):
+            header = {"identity": self._identity_of_playing()}
+            checkpoint.save(self._playing, self.progress.updates, state(), header, keep=1)
+
+    def load_playing(self, template: Any) -> Any:
+        """Where environments and replay were at the checkpoint that was restored.
+
+        Raises:
+          CheckpointError: there is nothing that fits; one line.
+        """
+        found, _ = checkpoint.load_newest(self._playing, template, self._identity_of_playing())
+        return found.state
+
+    def _identity_of_playing(self) -> dict[str, Any]:
+        return {**self.info.identity, "updates": self.progress.updates}
+
+    @property
+    def _playing(self) -> pathlib.Path:
+        return self.info.workdir / "playing"
+
     def save(self, state: Callable[[], Any]) -> None:
         """Writes the last checkpoint and the results, and takes note of what cannot be written;
         `state` as of `checkpoint`."""

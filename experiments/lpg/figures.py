@@ -224,7 +224,7 @@ def draw_figure_5(
         }
         for index, gamma in enumerate(_DISCOUNTS)
     ]
-    return save_panels(output / "figure_5.png", panels), rows
+    return save_panels(output / "figure_5.png", panels, columns=3), rows
 
 
 def draw_figure_6(
@@ -269,7 +269,8 @@ def draw_figure_6(
         {"updates": f"{number:,}", "KL(y0 || y1)": f"{kl.mean():.3g} ({kl.std():.2g})"}
         for number, kl in zip(updates, apart)
     ]
-    path = save_panels(output / "figure_6.png", [*panels, (f"{options.grids} grids", curve)])
+    panels.append((f"{options.grids} grids", curve))
+    path = save_panels(output / "figure_6.png", panels, columns=5, size=_SQUARE)
     return path, rows
 
 

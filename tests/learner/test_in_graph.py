@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from bmg.learner.in_graph import collect, make_evaluation, make_program
 from bmg.learner.in_graph_learner import InGraphLearner
 from bmg.learner.record import RunInfo, RunRecord
 from bmg.replay import ring
+from bmg.storage import checkpoint
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
 WORLD = make_world("catch")
@@ -175,3 +177,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
     other.run(lambda: False)
     results = (tmp_path / "parts/seed-4/results.json").read_text()
     assert '"complete": true' in results and '"evaluation_return": null' not in results
+
+
+def test_a_full_disk_is_said_once(agent, tmp_path, monkeypatch, capsys):
+    """Of checkpoints and of where environments are; with room again that is said too."""
+    made = learner(agent, tmp_path, 1, 6)
+    made.run(lambda: False)
+    save, full = checkpoint.save, [True]
+
+    def maybe(*arguments, **how):
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*arguments, **how)
+
+    monkeypatch.setattr(checkpoint, "save", maybe)
+    capsys.readouterr()
+    for _ in range(2):
+        made._save_on_the_way()
+    out = capsys.readouterr().out
+    assert out.count("No space left") == 2
+    assert "checkpoints cannot be written" in out and "playing cannot be written" in out
+    full.clear()
+    made._save_on_the_way()
+    assert "playing can be written again" in capsys.readouterr().out
