@@ -33,8 +33,8 @@ AGENT = AgentConfig(
         learning_rate=1e-3, decay_frames=0, decay=0.99, epsilon=1e-5, epsilon_in_root=False,
         max_norm=2.0,
     ),
-    # With Table 2's epsilon of 1e-4 Adam's steps would depend on the size of the meta-gradient:
-    # STACX's, of a mean, is a thousand times smaller than BMG's, and its steps would be too.
+    # With Table 2's epsilon of 1e-4 Adam's steps would depend on the scale of each objective:
+    # STACX's meta-gradient has coordinates of about 1e-3, and matching has other ones.
     meta=MetaConfig(inner_steps=1, learning_rate=1e-3, epsilon=1e-8, auxiliary_tasks=2),
 )  # fmt: skip
 """What agents share. IMPALA reads nothing of `meta`."""

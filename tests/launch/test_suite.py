@@ -81,6 +81,7 @@ SUITE = "suite minatar --games breakout --methods impala stacx --seeds 2 --steps
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four programs, two of which compile STACX
 def test_a_suite_is_stopped_goes_on_and_leaves_alone_what_is_complete(tmp_path):
     """Also on another machine, which has the table alone; then its numbers are drawn."""
     with commands.started(*SUITE, cwd=tmp_path) as run:
