@@ -42,6 +42,7 @@ _COMMANDS = {
         "bmg.launch.benchmark",
         "measure speed and memory of system and experiments",
     ),
+    "suite": ("bmg.launch.suite", "compare IMPALA, STACX and BMG over games and seeds"),
     "plot": ("bmg.launch.plot", "draw the learning curves of runs"),
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on

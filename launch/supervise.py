@@ -20,7 +20,9 @@ from bmg.storage.run_directory import config_file, to_dict
 _LOG_LINES = 20  # of a failed node's log, shown
 
 
-def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) -> int:
+def supervise(
+    config: TrainConfig, plan: Plan, resume: bool, open_network: str, whole: str = ""
+) -> int:
     """Starts the program and stays until it ended.
 
     Args:
@@ -28,6 +30,7 @@ def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) 
       plan: what `check` found.
       resume: whether there is a checkpoint to go on from.
       open_network: why others can reach its servers, see `isolate`.
+      whole: the command that the run is a part of, and that goes on with it; empty for `bmg train`.
 
     Returns:
       The exit code.
@@ -56,7 +59,8 @@ def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) 
 
     def at_once() -> None:  # files are whole, and nobody is waited for
         console.restore()
-        os.write(2, b"bmg: ends at once; go on from the newest checkpoint with --resume\n")
+        how = whole or "--resume"
+        os.write(2, f"bmg: ends at once; go on from the newest checkpoint with {how}\n".encode())
         if program is not None:
             program.kill()
 
@@ -82,7 +86,7 @@ def supervise(config: TrainConfig, plan: Plan, resume: bool, open_network: str) 
             print_notes()
             all_left = program.stop()
             console.close()
-        code = report_end(config, state, program.failed, program.board.statuses())
+        code = report_end(config, state, program.failed, program.board.statuses(), whole)
         if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
             sys.stdout.flush()
             sys.stderr.flush()
@@ -109,19 +113,25 @@ def _start(
 
 
 def report_end(
-    config: TrainConfig, state: str, failed: list[str], statuses: dict[str, Status]
+    config: TrainConfig,
+    state: str,
+    failed: list[str],
+    statuses: dict[str, Status],
+    whole: str = "",
 ) -> int:
-    """Says how the run ended; the exit code."""
+    """Says how the run ended, and how to go on, see `supervise`; the exit code."""
     workdir = config.path
     results = statuses.get(LEARNER, {}).get("results")
     if state == "finished":
-        if results:
+        if results and not whole:
             print(json.dumps(results, indent=2))
         return 0
     if state == "interrupted":
         from bmg.storage.checkpoint import list_checkpoints
 
-        if config.hosts.count > 1:
+        if whole:
+            print(f"stopped in {workdir}; go on with: {whole}")
+        elif config.hosts.count > 1:
             print(f"stopped; go on with --resume, on all hosts: {workdir}")
         elif not list_checkpoints(directories(config)[0] / "checkpoints"):
             print(f"stopped before its first checkpoint: {workdir}")

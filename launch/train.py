@@ -32,19 +32,36 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: bad input, one line.
     """
-    from bmg.storage.files import owned
-
     config = parse(arguments)
     environment.clean()
     open_network = isolate(config)
+    code = run(config, open_network)
+    if code == 1 and config.restarts:
+        return go_on(config, open_network)
+    return code
+
+
+def run(config: TrainConfig, open_network: str = "", whole: str = "") -> int:
+    """Runs it from its start or its newest checkpoint to its end.
+
+    Args:
+      config: the run.
+      open_network: see `isolate`.
+      whole: the command that it is a part of, see `supervise`.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      ValueError: it cannot be; one line.
+    """
+    from bmg.storage.files import owned
+
     plan = check(config)
     check_root(config)  # before anything is written
     with owned(config.path):
         resume = prepare_workdir(config)
-        code = supervise(config, plan, resume, open_network)
-    if code == 1 and config.restarts:
-        return go_on(config, open_network)
-    return code
+        return supervise(config, plan, resume, open_network, whole)
 
 
 def isolate(config: TrainConfig) -> str:

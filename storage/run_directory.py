@@ -39,13 +39,19 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_same(config, saved, fixed: Sequence[str]) -> None:
+def check_same(
+    config,
+    saved,
+    fixed: Sequence[str],
+    remedy: str = "leave that option out to resume it, or give another --workdir",
+) -> None:
     """Refuses to go on with a run under another configuration.
 
     Args:
       config: what is asked for; its `path` is the run directory.
       saved: what the run was started with.
       fixed: fields, or groups of them, that may not differ.
+      remedy: what the user can do.
 
     Raises:
       ValueError: in one line, naming the first field that differs.
@@ -54,8 +60,7 @@ def check_same(config, saved, fixed: Sequence[str]) -> None:
     for name, value in select(config, fixed).items():
         if value != then[name]:
             raise ValueError(
-                f"{config.path} holds a run with {name} = {then[name]!r}, not {value!r}; "
-                "leave that option out to resume it, or give another --workdir."
+                f"{config.path} holds a run with {name} = {then[name]!r}, not {value!r}; {remedy}."
             )
 
 

@@ -183,7 +183,7 @@ class Command:
         self._monkeypatch.chdir(folder)
         self.folder = folder
 
-    def _supervise(self, config, plan, resume, open_network) -> int:
+    def _supervise(self, config, plan, resume, open_network, whole="") -> int:
         self.launched.append((config, plan, resume))
         return 0
 

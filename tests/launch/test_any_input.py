@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bmg.launch import benchmark, demo, isolation, lifetimes
+from bmg.launch import benchmark, demo, isolation, lifetimes, suite
 from bmg.launch.hosts import local_pod
 from bmg.launch.presets import PRESETS
+from bmg.launch.suites import runs
 from bmg.storage.fields import range_of
 from bmg.storage.run_directory import config_file, to_dict
 from tests.launch.commands import files
@@ -39,6 +40,8 @@ def inert(command, monkeypatch):
     monkeypatch.setattr(lifetimes, "make_lifetime", lambda experiment, config: None)
     monkeypatch.setattr(lifetimes, "_run", lambda experiment, config, lifetime: start(config))
     monkeypatch.setattr(demo, "_show", start)
+    monkeypatch.setattr(runs, "run_all", lambda name, options, *_: start(options))
+    monkeypatch.setattr(suite, "_show_sweep", lambda *_: None)
     monkeypatch.setattr(benchmark, "print_table", lambda rows: None)
     for name in benchmark._BENCHMARKS:
         module = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
@@ -80,6 +83,9 @@ LINES = [
     "evaluate --workdir saved --episodes 3 --seed 1",
     "plot --workdirs saved b --output x.png --metrics training/return",
     "demo --steps 100 --seeds 2 --output f.png",
+    "suite minatar --games breakout --methods impala bmg-l1-kl --seeds 2 --steps 9 --root g",
+    "suite minatar tune --learning-rates 0.01 --entropy-costs 0 --games freeway --root h",
+    "suite minatar figures --results g/results.csv --output i --resamples 10 --score evaluation",
     "two-colors --method mg --steps 100 --workdir b --matching kl --actor-critic.discount 0.5",
     "two-colors all --only fixed-* --meta-learning-rates 1e-4 3e-4 --root c --seeds 2",
     "two-colors figures --root c --output d",

@@ -151,6 +151,7 @@ BAD_INPUT = [
     ("benchmark lerner", ["'lerner'", "pipeline, impala, runtimes", "Did you mean learner?"]),
     ("benchmark runtimes --runtimes", ["nothing to measure"]),
     ("plot --workdirs nowhere", ["no run in nowhere"]),
+    ("suite minatr", ["'minatr'", "Did you mean minatar?"]),
 ]
 
 

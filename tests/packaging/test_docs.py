@@ -162,8 +162,12 @@ class Command(NamedTuple):
 
     def path(self, below: dict[str, set[str]]) -> tuple[str, ...]:
         """The names of the command itself, such as ("mrp", "all")."""
-        nested = len(self.words) > 1 and self.words[1] in below.get(self.words[0], ())
-        return tuple(self.words[: 1 + nested])
+        count = 1
+        while count < len(self.words) and self.words[count] in below.get(
+            " ".join(self.words[:count]), ()
+        ):
+            count += 1
+        return tuple(self.words[:count])
 
 
 def command_of(page: Path, text: str, in_block: bool) -> Command:
@@ -208,7 +212,7 @@ class Program:
     def below(self, name: str) -> set[str]:
         """The commands below a command."""
         pattern = rf"^(?:  |bmg {name} )([a-z][a-z-]+)  "
-        return set(re.findall(pattern, self.help(name), re.MULTILINE))
+        return set(re.findall(pattern, self.help(*name.split()), re.MULTILINE))
 
     def stop_after_parsing(self) -> None:
         """From now on a command ends where its options are known to be right."""
@@ -248,9 +252,14 @@ def test_every_bmg_command_can_be_given(program):
     load("quadratic")  # it is importable in its folder, for which its command is shown
     names = re.findall(r"^  ([a-z][a-z-]+)  ", program.help(), re.MULTILINE)
     names.append("quadratic:EXPERIMENT")
-    below = {name: program.below(name) for name in names}
-    known = {(name,): program.options(name) for name in names}
-    known |= {(a, b): program.options(a, b) for a in names for b in below[a]}
+    below: dict[str, set[str]] = {}
+    known: dict[tuple[str, ...], set[str]] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        below[name] = program.below(name)
+        known[tuple(name.split())] = program.options(*name.split())
+        waiting += [f"{name} {word}" for word in below[name]]
     shown = [command for command in bmg_commands() if command.words != ["--version"]]
     for command in shown:
         path = command.path(below)

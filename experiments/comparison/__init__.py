@@ -1,0 +1,1 @@
+"""Methods compared over games and seeds: the table of finished runs, statistics, pictures."""

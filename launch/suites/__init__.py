@@ -1,0 +1,1 @@
+"""Suites: many runs of `bmg train` that are compared."""

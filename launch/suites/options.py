@@ -1,0 +1,124 @@
+"""The options of `bmg suite minatar` and of the commands below it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+from bmg.launch.suites.minatar import AGENT, GAMES, METHODS, Game, Method
+from bmg.storage.fields import (
+    MANY,
+    Count,
+    Environments,
+    FieldError,
+    Positive,
+    Seed,
+    Steps,
+    Weight,
+    check_fields,
+)
+
+
+def _check_lists(options, *names: str) -> None:
+    """Refuses lists that are empty, or have something twice."""
+    for name in names:
+        values = getattr(options, name)
+        if not values:
+            raise FieldError(name, "is empty; give at least one")
+        if twice := sorted({str(x) for x in values if values.count(x) > 1}):
+            raise FieldError(name, f"has {', '.join(twice)} twice; give each once")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsOptions:
+    """How many seeds run for how long, and where they are kept."""
+
+    games: tuple[Game, ...] = GAMES
+    """Of MinAtar."""
+    seeds: Environments = 5
+    """Of each run, side by side."""
+    first_seed: Seed = 0
+    """The first one; the others follow."""
+    steps: Steps = 2_000_000
+    """Environment steps of each run."""
+    root: str = "runs/minatar"
+    """Folder of the run directories."""
+    results: str = ""
+    """Table of finished runs (.csv): what is in it is not run again, and what is finished is added;
+    empty for results.csv in the folder."""
+
+    @property
+    def table(self) -> pathlib.Path:
+        """Of finished runs."""
+        return pathlib.Path(self.results or pathlib.Path(self.root) / "results.csv")
+
+    def __post_init__(self):
+        check_fields(self)
+        _check_lists(self, "games")
+        if self.first_seed + self.seeds - 1 > MANY:
+            raise FieldError(
+                "first_seed",
+                f"is {self.first_seed}; allowed are integers up to {MANY - self.seeds + 1}, so "
+                f"that none of {self.seeds} seeds lies above {MANY}",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteOptions(RunsOptions):
+    """Train IMPALA, STACX and BMG on MinAtar's games, one after the other, with the same settings
+    but for the meta-objective; go on where it was stopped."""
+
+    methods: tuple[Method, ...] = tuple(METHODS)
+    """Which of them; BMG's names have the length L of its target and what is matched: the policy
+    (kl), the value (v), or both."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_lists(self, "methods")
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneOptions(RunsOptions):
+    """Train IMPALA alone with each combination of some settings, and print a table of the scores;
+    go on where it was stopped."""
+
+    seeds: Environments = 2
+    """Of each run, side by side."""
+    steps: Steps = 1_000_000
+    """Environment steps of each run."""
+    root: str = "runs/minatar-tune"
+    """Folder of the run directories."""
+    learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
+    """Of RMSProp."""
+    entropy_costs: tuple[Weight, ...] = (3e-3, 1e-2, 3e-2)
+    """Weights of the entropy, nats."""
+    max_norms: tuple[Positive, ...] = (AGENT.optimizer.max_norm,)
+    """Clips of the gradient's global norm."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_lists(self, "learning_rates", "entropy_costs", "max_norms")
+
+
+@dataclasses.dataclass(frozen=True)
+class FiguresOptions:
+    """Print what a table of finished runs comes to, and draw it."""
+
+    results: str = "runs/minatar/results.csv"
+    """Table of finished runs, as `bmg suite minatar` leaves it."""
+    output: str = "runs/minatar/figures"
+    """Folder for the pictures."""
+    games: tuple[Game, ...] = GAMES
+    """Which of them."""
+    methods: tuple[Method, ...] = tuple(METHODS)
+    """Which of them."""
+    score: Literal["late", "evaluation"] = "late"
+    """late: the mean return of the episodes that ended in the last tenth of training. evaluation:
+    of those played at the end."""
+    resamples: Count = 2_000
+    """Of the bootstrap."""
+
+    def __post_init__(self):
+        check_fields(self)
+        _check_lists(self, "games", "methods")
