@@ -328,4 +328,4 @@ def draw_figure_7(runs: Sequence[Run], output: pathlib.Path) -> pathlib.Path:
         axis.set_xlabel("meta-updates")
         axis.set_ylabel("normalised return, mean over worlds")
 
-    return save_panels(output / "figure_7.png", [("agents of all ages", draw)])
+    return save_panels(output / "figure_7.png", [("agents of all ages", draw)], size=(8.0, 4.6))
