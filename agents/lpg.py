@@ -102,11 +102,10 @@ def make_targets(
 ) -> Targets:
     """What the rule says of B sequences: [T, B] leading."""
     outputs, _ = outputs_of(heads, params, sequences)
-    action, reward, discount = (
-        jnp.swapaxes(x, 0, 1) for x in (sequences.action, sequences.reward, sequences.discount)
-    )
+    given = (sequences.action, sequences.reward, sequences.discount, sequences.reset)
+    action, reward, discount, reset = (jnp.swapaxes(x, 0, 1) for x in given)
     gamma = jnp.full(action.shape[1], config.loss.discount)
-    seen = see(outputs, action, reward, discount, gamma, rule_config)
+    seen = see(outputs, action, reward, discount, gamma, rule_config, reset)
     return apply_rule(rule, seen, rule_config)
 
 

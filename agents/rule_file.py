@@ -85,5 +85,8 @@ def load_rule(path: pathlib.Path) -> RuleFile:
             raise CheckpointError(f"has a rule that is unknown here: {error}") from error
         return jax.eval_shape(lambda: init_rule(found[0], jax.random.PRNGKey(0)))
 
-    loaded = checkpoint.load(path, template, check=lambda x: checkpoint.check_finite(x.state))
+    loaded = checkpoint.load(
+        path, template, check=lambda x: checkpoint.check_finite(x.state),
+        remedy="give a rule that `bmg lpg` left",
+    )  # fmt: skip
     return RuleFile(loaded.state, found[0], loaded.header.get("made_from", {}))

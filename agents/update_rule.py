@@ -88,6 +88,9 @@ class Seen(NamedTuple):
     gamma: jax.Array  # float32 [N]
     probability: jax.Array  # float32 [T, N], of the action under the policy
     prediction: jax.Array  # float32 [T + 1, N, m], y: of a distribution the probabilities
+    # bool [T, N], steps in which nothing was done, as a time limit had cut the episode before: the
+    # steps up to there are a rollout that ends in its last state; None for none.
+    reset: jax.Array | None = None
 
 
 class Targets(NamedTuple):
@@ -128,6 +131,7 @@ def see(
     discount: jax.Array,
     gamma: jax.Array,
     config: RuleConfig,
+    reset: jax.Array | None = None,
 ) -> Seen:
     """What the rule sees of an agent; differentiable in `outputs`.
 
@@ -138,9 +142,11 @@ def see(
       discount: [T, N], 0 where an episode ended, else 1.
       gamma: [N].
       config: of the rule.
+      reset: as of `Seen`.
     """
     probability = of_actions(jax.nn.softmax(outputs.logits[:-1]), action)
-    return Seen(reward, discount, gamma, probability, predicted(outputs.prediction, config))
+    prediction = predicted(outputs.prediction, config)
+    return Seen(reward, discount, gamma, probability, prediction, reset)
 
 
 def predicted(prediction: jax.Array, config: RuleConfig) -> jax.Array:
@@ -156,7 +162,10 @@ def apply_rule(rule: Rule, seen: Seen, config: RuleConfig) -> Targets:
     now, after = y[:-1, :, 0], y[1:, :, 0] * seen.discount
     gamma = jnp.broadcast_to(seen.gamma, seen.reward.shape)
     x = jnp.stack([seen.reward, seen.discount, gamma, seen.probability, now, after], axis=-1)
-    h = backward_lstm.backward_lstm(rule.lstm, x, seen.discount)
+    keep = seen.discount
+    if seen.reset is not None:  # what comes before one begins with an LSTM that has read nothing
+        keep = keep.at[:-1].multiply(1.0 - seen.reset[1:])
+    h = backward_lstm.backward_lstm(rule.lstm, x, keep)
     policy = rule.policy(h)[..., 0]
     if rule.prediction is None:
         return Targets(policy, lambda_returns(seen, config.value_trace_decay)[..., None])
@@ -165,18 +174,21 @@ def apply_rule(rule: Rule, seen: Seen, config: RuleConfig) -> Targets:
 
 def lambda_returns(seen: Seen, trace_decay: float) -> jax.Array:
     """TD(lambda)'s targets of the values: [T, N]; on-policy V-trace's are the same."""
+    accept = jnp.ones_like(seen.reward)
+    if seen.reset is not None:
+        accept -= seen.reset
 
-    def of_one(value, reward, continues, gamma):
+    def of_one(value, reward, continues, gamma, accept):
         ones = jnp.ones_like(reward)
         return leaky_vtrace(
             v_tm1=value[:-1], v_t=value[1:], r_t=reward, discount_t=gamma * continues,
-            ratio_tm1=ones, accept_tm1=ones, lambda_=trace_decay, alpha=jnp.float32(1),
+            ratio_tm1=ones, accept_tm1=accept, lambda_=trace_decay, alpha=jnp.float32(1),
             rho_clip=1.0, c_clip=1.0,
         ).target_tm1  # fmt: skip
 
     value = seen.prediction[..., 0]
-    mapped = jax.vmap(of_one, in_axes=(1, 1, 1, 0), out_axes=1)
-    return mapped(value, seen.reward, seen.discount, seen.gamma)
+    mapped = jax.vmap(of_one, in_axes=(1, 1, 1, 0, 1), out_axes=1)
+    return mapped(value, seen.reward, seen.discount, seen.gamma, accept)
 
 
 def agent_loss(

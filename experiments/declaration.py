@@ -43,6 +43,14 @@ class Functions(Protocol):
         """May be left out: what TensorBoard draws of that table, tag -> (steps [m], values [S, m]);
         without it, all columns."""
 
+    def keep(self, config: LifetimesConfig) -> None:
+        """May be left out: copies into the directory of a run that begins what it was given from
+        elsewhere, so that it can go on without it.
+
+        Raises:
+          OSError: it could not be written.
+        """
+
     def leave(self, config: LifetimesConfig, lifetimes: Sequence[State]) -> None:
         """May be left out: writes into the run directory what was learned, beside the results.
 

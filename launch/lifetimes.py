@@ -122,6 +122,8 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         else:
             print(f"no checkpoint in {workdir}: the run begins at 0 {config.counted} again")
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
+    if keep := getattr(experiment.functions, "keep", None):
+        keep(config)
     started, begin = time.monotonic(), runner.records.steps
     console = StepsConsole(config.steps, config.seeds, str(workdir), config.counted)
     events = Events(

@@ -46,7 +46,8 @@ def clip_by_running_norm(factor: float, decay: float = 0.99) -> optax.GradientTr
     """Scales an update down to `factor` times the mean norm of those before; the first one stays.
 
     For gradients whose usual norm nobody knows beforehand, among which are a few enormous ones.
-    Not to be differentiated through.
+    Norms of 0 do not count, nor do those beyond what a float32 holds, whose updates become 0. Not
+    to be differentiated through.
 
     Args:
       factor: over 1, or else norms can only fall.
@@ -60,11 +61,14 @@ def clip_by_running_norm(factor: float, decay: float = 0.99) -> optax.GradientTr
     def update(updates, state, params=None):
         del params
         norm = jnp.sqrt(squared_norm(updates))
-        mean = state.total / jnp.maximum(state.weight, 1e-9)
+        counts = jnp.isfinite(norm) & (norm > 0)
+        mean = state.total / jnp.maximum(state.weight, 1.0)
         most = jnp.where(state.weight > 0, factor * mean, jnp.inf)
         left = jnp.minimum(norm, most)
         scale = jnp.where(norm > most, left / norm, 1.0)
+        scale = jnp.where(jnp.isinf(norm), 0.0, scale)
         after = RunningNormState(decay * state.total + left, decay * state.weight + 1.0)
+        after = jax.tree.map(lambda new, old: jnp.where(counts, new, old), after, state)
         return jax.tree.map(lambda u: u * scale, updates), after
 
     return optax.GradientTransformation(init, update)

@@ -158,6 +158,7 @@ def load(
     identity: dict[str, Any] | None = None,
     check: Check | None = None,
     former: Mapping[str, str] = NOTHING,
+    remedy: str = "remove it to use an earlier one",
 ) -> Checkpoint:
     """Reads a checkpoint into the structure of `template`.
 
@@ -168,6 +169,7 @@ def load(
       identity: what must stand in its header of the run that it belongs to; None for anything.
       check: refuses what the caller cannot use, with a CheckpointError.
       former: beginnings of arrays' paths in older checkpoints -> what they are now.
+      remedy: what the user can do about a damaged file.
 
     Raises:
       CheckpointError: truncated, damaged, or of another agent or run; one line.
@@ -181,8 +183,7 @@ def load(
         raise CheckpointError(f"{path} {error}") from error
     except Exception as error:  # there is no end to what a foreign file makes libraries raise
         raise CheckpointError(
-            f"{path} is truncated, damaged or no checkpoint ({type(error).__name__}); remove it to "
-            "use an earlier one."
+            f"{path} is truncated, damaged or no checkpoint ({type(error).__name__}); {remedy}."
         ) from error
 
 

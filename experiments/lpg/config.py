@@ -128,7 +128,8 @@ class LpgConfig(LifetimesConfig):
     meta_learning_rate: Positive = 1e-4
     """Of the rule's Adam. Table 2."""
     meta_clip: Weight = 2.0
-    """The meta-gradient's global norm is clipped to so many times its mean so far; 0 for no clip.
+    """The meta-gradient's global norm is clipped to so many times its mean so far, above 1; 0 for
+    no clip.
     Ours: norms are mostly about 0.005 and at times 10, after which the rule is another one and
     Adam's steps are small for a thousand updates."""
     start: str = ""
@@ -216,6 +217,12 @@ class LpgConfig(LifetimesConfig):
                     f"is {self.lifetime_scale:g}, with which a lifetime in {world} is shorter than "
                     f"the {self.updates_per_window} updates of a meta-update; give more",
                 )
+        if 0 < self.meta_clip <= 1:
+            raise FieldError(
+                "meta_clip",
+                f"is {self.meta_clip:g}, with which norms can only fall; allowed are 0 and numbers "
+                "above 1",
+            )
         if self.objective == "bmg" and self.rule.prediction != "distribution":
             raise FieldError(
                 "objective",
@@ -250,6 +257,8 @@ class LpgEvaluateOptions:
     def __post_init__(self):
         check_fields(self)
         check_worlds(self.worlds)
+        if not self.entropy_weights:
+            raise FieldError("entropy_weights", "is empty; give at least one number")
 
 
 Method = Literal[

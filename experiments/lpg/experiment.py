@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from bmg.agents.rule_file import load_rule, rule_path, save_rule
+from bmg.agents.rule_file import load_rule, save_rule
 from bmg.agents.update_rule import RuleConfig
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
@@ -24,10 +24,11 @@ from bmg.experiments.lpg.config import (
     LpgSuiteOptions,
 )
 from bmg.experiments.lpg.figures import mean_returns, rule_file
-from bmg.experiments.lpg.lifetime import first_rule, make_lifetime
+from bmg.experiments.lpg.lifetime import first_rule, make_lifetime, start_file
 from bmg.experiments.records import Run
+from bmg.storage.files import whole_file
 
-__all__ = ["curves", "draw", "evaluate", "leave", "make_lifetime", "suite", "summarise"]
+__all__ = ["curves", "draw", "evaluate", "keep", "leave", "make_lifetime", "suite", "summarise"]
 
 _LAST = 4  # a quarter of the rows counts for the sum
 
@@ -57,6 +58,14 @@ def curves(
     return {**found, **{name: (steps, columns[name]) for name in others}}
 
 
+def keep(config: LpgConfig) -> None:
+    """A copy of the rule that meta-training began with."""
+    found, own = start_file(config) if config.start else None, config.path / "start.npz"
+    if found not in (None, own):
+        with whole_file(own) as file:
+            file.write(found.read_bytes())
+
+
 def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
     """The rules as files."""
     for index, state in enumerate(lifetimes):
@@ -69,7 +78,7 @@ def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
             "written": time.strftime("%Y-%m-%d"),
         }  # fmt: skip
         if config.start:
-            made_from["start"] = load_rule(rule_path(config.start)).made_from
+            made_from["start"] = load_rule(start_file(config)).made_from
         save_rule(rule_file(config.path, seed), state.meta.params, config.rule, made_from)
 
 
@@ -84,6 +93,7 @@ def evaluate(
     for world in worlds:
         own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
         updates = own.updates_of_lifetime(world)
+        yield f"{world}: lives of {updates:,} updates"
         how = (updates, options.agents, options.seed)
         a2c = trial.best_of(trial.try_out(own, None, *how, options.entropy_weights), 0)
         found = {"rule": [], "at first": []}
@@ -129,6 +139,9 @@ def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
         yield figures.table_7(runs)
     rules = figures.load_rules(runs, pathlib.Path(options.root))
     with_predictions = [x for x in rules if x.config.rule.prediction == "distribution"]
+    needs = {"4": with_predictions, "5": with_predictions, "6": with_predictions, "3": rules}
+    if missing := [name for name in options.figures if name != "7" and not needs[name]]:
+        yield f"not drawn: {', '.join(missing)}; there is no run with a rule for them"
     if with_predictions:
         first = with_predictions[0]
         if "4" in options.figures:

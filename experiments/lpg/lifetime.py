@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -95,6 +96,16 @@ def begin(slots: Slots, bandit: Bandit, config: LpgConfig, key: jax.Array) -> po
     return jax.vmap(one)(share(keys), share(jnp.asarray(slots.world)))
 
 
+def start_file(config: LpgConfig) -> pathlib.Path:
+    """The rule that a run began with: its own copy, or else what it was given.
+
+    Raises:
+      ValueError: there is neither; one line.
+    """
+    own = config.path / "start.npz"
+    return own if own.exists() else rule_path(config.start)
+
+
 def first_rule(config: LpgConfig, key: jax.Array) -> Rule:
     """The one that meta-training begins with: drawn, or out of a file.
 
@@ -103,7 +114,7 @@ def first_rule(config: LpgConfig, key: jax.Array) -> Rule:
     """
     if not config.start:
         return init_rule(config.rule, key)
-    found = load_rule(rule_path(config.start))
+    found = load_rule(start_file(config))
     if found.config != config.rule:
         options = " ".join(
             f"--rule.{field.name.replace('_', '-')} {getattr(found.config, field.name)}"

@@ -143,6 +143,30 @@ def test_a_rule_that_says_the_advantage_makes_the_policy_gradient():
     np.testing.assert_allclose(gradient.prediction, 0, atol=1e-15)
 
 
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize("prediction", KINDS)
+def test_where_a_time_limit_cuts_an_episode_two_rollouts_meet(prediction):
+    """The steps before end in the last state, whose y is seen; those after begin by themselves."""
+    config, rng = small(prediction), np.random.default_rng(4)
+    rule = some_rule(config, rng)
+    outputs, action, reward, discount, gamma = some_agent(config, rng)
+    cut = 3  # the step in which nothing is done: reward and discount are 0
+    reward, discount = reward.at[cut].set(0.0), discount.at[cut].set(0.0)
+    reset = jnp.zeros((T, N), bool).at[cut].set(True)
+
+    def targets(first, last, reset=None):
+        states = jax.tree.map(lambda x: x[first : last + 1], outputs)
+        steps = (x[first:last] for x in (action, reward, discount))
+        return apply_rule(rule, see(states, *steps, gamma, config, reset), config)
+
+    found, before, after = targets(0, T, reset), targets(0, cut), targets(cut + 1, T)
+    for whole, one, other in zip(found, before, after):
+        np.testing.assert_allclose(whole[:cut], one, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(whole[cut + 1 :], other, rtol=1e-9, atol=1e-12)
+    ended = targets(0, T)  # as if it were an end: another rule
+    assert np.max(np.abs(ended.policy[cut - 1] - found.policy[cut - 1])) > 1e-4
+
+
 def test_nothing_of_the_next_episode_is_seen():
     """Not the rewards, the policy or the prediction after an end: outputs stay to the last bit."""
     config, rng = small(), np.random.default_rng(3)

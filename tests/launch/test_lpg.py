@@ -44,6 +44,25 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
     assert code == 0 and "chain-short" in out and "cliff" not in out
 
 
+@pytest.mark.heavy
+def test_a_run_keeps_the_rule_that_it_began_with(command, tmp_path):
+    """It goes on, and is evaluated, without the file."""
+    kind = RuleConfig(units=4, prediction_size=3, embedding=2)
+    rule = init_rule(kind, jax.random.PRNGKey(5))
+    save_rule(tmp_path / "first.npz", rule, kind, {"meta_updates": 7})
+    small = (*SMALL, "--start", "first.npz", "--workdir", "run")
+    assert command(*small, "--steps", 1)[0] == 0
+    (tmp_path / "first.npz").unlink()
+    assert command("lpg", "--resume", "--workdir", "run", "--steps", 2)[0] == 0
+    saved = load_rule(tmp_path / "run/rule-0.npz")
+    assert saved.made_from["meta_updates"] == 2
+    assert saved.made_from["start"] == {"meta_updates": 7}
+    (tmp_path / "picture.png").write_bytes(b"no rule")
+    line = command.refused("lpg", "--start", "picture.png", "--workdir", "other")
+    assert "picture.png" in line and "give a rule that" in line
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.slow
 def test_all_goes_on_and_is_drawn(command, tmp_path):
     """Two methods; what is complete is left alone. The picture of meta-training needs no rule."""

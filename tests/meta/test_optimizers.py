@@ -44,7 +44,7 @@ def test_clip_by_the_running_norm():
     """To twice the weighted mean of the norms as they were left; the first one stays."""
     clip = clip_by_running_norm(2.0, decay=0.5)
     state, kept = clip.init(gradients()), []
-    for seed, norm in enumerate([3.0, 1.0, 100.0, 0.0, 5.0]):
+    for seed, norm in enumerate([3.0, 1.0, 100.0, 5.0]):
         tree = gradients(seed)
         tree = jax.tree.map(lambda x: x * norm / optax.global_norm(tree), tree)
         weights = [0.5 ** (len(kept) - 1 - i) for i in range(len(kept))]
@@ -53,7 +53,20 @@ def test_clip_by_the_running_norm():
         found, state = clip.update(tree, state)
         expected = jax.tree.map(lambda x: x * kept[-1] / max(norm, 1e-9), tree)
         assert_trees_close(found, expected, rtol=1e-6)
-    assert kept[2] < 4 and kept[4] < 5
+    assert kept[2] < 4 and kept[3] == 5
+
+
+def test_norms_that_say_nothing_do_not_count_for_the_running_one():
+    """Of zeros, and of what no float32 holds: the first other one stays, and later ones go on."""
+    one = {"w": jnp.ones(4, jnp.float32) / 2}
+    for first, kept in ((0.0, 0.0), (1e-30, 1e-30), (1e30, 0.0)):
+        clip = clip_by_running_norm(2.0)
+        state = clip.init(one)
+        found = []
+        for scale in (first, 1.0, 100.0):
+            updates, state = clip.update(jax.tree.map(lambda x, s=scale: x * s, one), state)
+            found.append(float(2 * updates["w"][0]))
+        np.testing.assert_allclose(found, [kept, 1.0, 2.0], rtol=1e-5)
 
 
 def check_derivative(function, x, rtol=1e-6):

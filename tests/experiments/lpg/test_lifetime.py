@@ -129,6 +129,10 @@ def test_a_rule_to_begin_with(monkeypatch, tmp_path):
     config = dataclasses.replace(SMALL, start=str(tmp_path / "rule.npz"))
     found = on(1, monkeypatch, config).lifetime(0).meta.params
     jax.tree.map(np.testing.assert_array_equal, found, rule)
+    own = dataclasses.replace(config, workdir=str(tmp_path))  # the run has a copy
+    save_rule(tmp_path / "start.npz", jax.tree.map(lambda x: 2 * x, rule), SMALL.rule, {})
+    found = on(1, monkeypatch, own).lifetime(0).meta.params
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), found, rule)
     other = dataclasses.replace(config, rule=RuleConfig(units=5))
     with pytest.raises(ValueError, match="give --rule.units 4 --rule.prediction-size 3"):
         lifetime.make_lifetime(other)
