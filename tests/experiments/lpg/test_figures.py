@@ -62,7 +62,8 @@ def test_the_suite_is_the_rule_and_its_variants():
     labels = [config.label for config in configs.values()]
     assert labels == [
         "LPG", "LPG-V", "without softmax", "without entropy", "without L2", "fixed step sizes",
-        "without the path", "bootstrapped, K = 1, L = 5",
+        "without the path", "bootstrapped, K = 5, L = 1", "bootstrapped, K = 3, L = 3",
+        "bootstrapped, K = 1, L = 5",
     ]  # fmt: skip
     assert {config.updates_per_window for config in configs.values()} == {5}
     assert all(c.rule.units == 8 and c.steps == 30 and c.seeds == 2 for c in configs.values())
@@ -81,7 +82,7 @@ def test_rules_that_are_compared(tmp_path):
         rule = init_rule(run.config.rule, jax.random.PRNGKey(0))
         save_rule(figures.rule_file(tmp_path / run.name, 0), rule, run.config.rule, {})
     found = figures.load_rules(runs, tmp_path)
-    assert [x.label for x in found] == ["LPG", "LPG-V", "bootstrapped, K = 5, L = 5"]
+    assert [x.label for x in found] == ["LPG", "LPG-V", "bootstrapped, K = 5, L = 1"]
 
 
 def test_states_as_pictures():
