@@ -11,7 +11,7 @@ import optax
 from bmg.agents.agent import Metrics, PyTree
 from bmg.agents.config import MetaConfig
 from bmg.meta import diagnosis
-from bmg.meta.optimizers import behind_clip
+from bmg.meta.optimizers import clip_by_global_norm
 from bmg.meta.trees import add_up, squared_norm
 
 _TRACKING_DECAY = 0.99  # of the meta-gradient's moving averages, about 100 updates; ours
@@ -30,7 +30,9 @@ class MetaState(NamedTuple):
 def make_meta_optimizer(meta: MetaConfig) -> optax.GradientTransformation:
     """Adam on the meta-parameters' logits (BMG Table 2), after an optional clip."""
     adam = optax.adam(meta.learning_rate, meta.b1, meta.b2, meta.epsilon)
-    return behind_clip(adam, meta.max_norm)
+    if meta.max_norm:
+        return optax.chain(clip_by_global_norm(meta.max_norm), adam)
+    return adam
 
 
 def init_meta(config: MetaConfig, params: PyTree) -> MetaState:

@@ -250,18 +250,11 @@ def experiment_rows(config: Config, left: Callable[[], float]) -> Iterator[dict]
     for case, unit, lifetime in _experiments(config):
         for seeds in config.seeds[: 1 if config.quick else None]:
             runner = Runner(lifetime, seeds, 0, lifetime.steps_per_update)
-            begin = time.perf_counter()
-            runner.compile()
-            compile_seconds = time.perf_counter() - begin
-            rate = seeds * _steps_per_second(runner, config.seconds)
+            compile_seconds, rate = _compile_and_run(runner, config.seconds)
             name = f"{case}, {_seeds(seeds)}"
-            yield row("experiments", name, rate, unit, compile_seconds=compile_seconds)
+            yield row("experiments", name, seeds * rate, unit, compile_seconds=compile_seconds)
     for case, steps, lifetime in () if config.quick else _populations(config):
-        runner = Runner(lifetime, 1, 0, 1)
-        begin = time.perf_counter()
-        runner.compile()
-        compile_seconds = time.perf_counter() - begin
-        rate = _steps_per_second(runner, config.seconds)
+        compile_seconds, rate = _compile_and_run(Runner(lifetime, 1, 0, 1), config.seconds)
         note = f"{rate:.3g} meta-updates/s"
         yield row(
             "experiments", case, steps * rate, "steps/s", compile_seconds=compile_seconds, note=note
@@ -305,13 +298,17 @@ def _populations(config: Config) -> Iterator[tuple[str, int, Any]]:
         yield case, steps_of(own), make_lifetime(own)
 
 
-def _steps_per_second(runner, seconds: float) -> float:
-    """Of each lifetime, after a chunk that does not count."""
+def _compile_and_run(runner, seconds: float) -> tuple[float, float]:
+    """Seconds of compilation; steps per second of each lifetime, after a chunk that does not
+    count."""
+    begin = time.perf_counter()
+    runner.compile()
+    compile_seconds = time.perf_counter() - begin
     runner.advance()
     begin, before = time.perf_counter(), runner.records.steps
     while runner.records.steps == before or time.perf_counter() - begin < seconds:
         runner.advance()
-    return (runner.records.steps - before) / (time.perf_counter() - begin)
+    return compile_seconds, (runner.records.steps - before) / (time.perf_counter() - begin)
 
 
 # Of the change in each part of the state, relative to the CPU's in float32. TF32 keeps 10 bits of

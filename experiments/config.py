@@ -52,11 +52,20 @@ def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
             f"is {config.record_every}; allowed are integers from {steps_per_update}, the "
             f"{config.counted} of an update",
         )
-    if config.first_seed + config.seeds - 1 > MANY:
+    check_seeds(config.first_seed, config.seeds)
+
+
+def check_seeds(first_seed: int, seeds: int) -> None:
+    """Refuses seeds of which some are too large.
+
+    Raises:
+      FieldError: one line.
+    """
+    if first_seed + seeds - 1 > MANY:
         raise FieldError(
             "first_seed",
-            f"is {config.first_seed}; allowed are integers up to {MANY - config.seeds + 1}, so "
-            f"that none of {config.seeds} seeds lies above {MANY}",
+            f"is {first_seed}; allowed are integers up to {MANY - seeds + 1}, so that none of "
+            f"{seeds} seeds lies above {MANY}",
         )
 
 

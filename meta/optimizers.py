@@ -28,13 +28,6 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def behind_clip(
-    optimizer: optax.GradientTransformation, max_norm: float
-) -> optax.GradientTransformation:
-    """The optimiser, of gradients whose global norm is clipped; 0 for no clip."""
-    return optax.chain(clip_by_global_norm(max_norm), optimizer) if max_norm else optimizer
-
-
 class RunningNormState(NamedTuple):
     """Of the global norms so far, each as it was left by the clip."""
 

@@ -89,7 +89,7 @@ def evaluate(
     over agents and seeds of the rule."""
     worlds = options.worlds or config.worlds
     scale = options.lifetime_scale or config.lifetime_scale
-    rows = []
+    rows, draw_rule = [], first_rule(config)
     for world in worlds:
         own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
         updates = own.updates_of_lifetime(world)
@@ -101,7 +101,7 @@ def evaluate(
             # As `init` of the lifetime draws it.
             key = jax.random.split(jax.random.PRNGKey(config.first_seed + index), 3)[0]
             for name, rule in (
-                ("rule", state.meta.params), ("at first", first_rule(config, key)),
+                ("rule", state.meta.params), ("at first", draw_rule(key)),
             ):  # fmt: skip
                 made = trial.try_out(own, rule, *how)
                 found[name].append(trial.best_of(made, 0))

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -106,14 +106,14 @@ def start_file(config: LpgConfig) -> pathlib.Path:
     return own if own.exists() else rule_path(config.start)
 
 
-def first_rule(config: LpgConfig, key: jax.Array) -> Rule:
-    """The one that meta-training begins with: drawn, or out of a file.
+def first_rule(config: LpgConfig) -> Callable[[jax.Array], Rule]:
+    """Key -> the rule that meta-training begins with: drawn, or out of a file, which is read now.
 
     Raises:
       ValueError: the file cannot be read, or its rule is another kind of rule; one line.
     """
     if not config.start:
-        return init_rule(config.rule, key)
+        return functools.partial(init_rule, config.rule)
     found = load_rule(start_file(config))
     if found.config != config.rule:
         options = " ".join(
@@ -122,7 +122,7 @@ def first_rule(config: LpgConfig, key: jax.Array) -> Rule:
             if getattr(found.config, field.name) != getattr(config.rule, field.name)
         )
         raise ValueError(f"start is {config.start}, which is another kind of rule; give {options}.")
-    return jax.tree.map(jnp.asarray, found.rule)
+    return lambda key: jax.tree.map(jnp.asarray, found.rule)
 
 
 def make_optimizer(config: LpgConfig) -> optax.GradientTransformation:
@@ -144,12 +144,11 @@ def make_lifetime(config: LpgConfig) -> lifetimes_module.Lifetime:
     functions = population.make_functions(groups, config)
     compute = core.meta_gradient(core.online_start, functions.step, functions.objective)
     optimizer = make_optimizer(config)
-    if config.start:
-        first_rule(config, jax.random.PRNGKey(0))  # what is wrong with it is said before a run
+    draw_rule = first_rule(config)
 
     def init(key: jax.Array) -> State:
         rule_key, begin_key, key = jax.random.split(key, 3)
-        rule = first_rule(config, rule_key)
+        rule = draw_rule(rule_key)
         learners = tuple(
             bandits.init(len(slots.group.worlds), len(slots.group.arms)) for slots in every
         )

@@ -6,9 +6,9 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+from bmg.experiments.config import check_seeds
 from bmg.launch.suites.minatar import AGENT, GAMES, METHODS, Game, Method
 from bmg.storage.fields import (
-    MANY,
     Count,
     Environments,
     FieldError,
@@ -56,12 +56,7 @@ class RunsOptions:
     def __post_init__(self):
         check_fields(self)
         _check_lists(self, "games")
-        if self.first_seed + self.seeds - 1 > MANY:
-            raise FieldError(
-                "first_seed",
-                f"is {self.first_seed}; allowed are integers up to {MANY - self.seeds + 1}, so "
-                f"that none of {self.seeds} seeds lies above {MANY}",
-            )
+        check_seeds(self.first_seed, self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)
