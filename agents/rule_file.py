@@ -11,6 +11,7 @@ import jax
 from bmg.agents.update_rule import Rule, RuleConfig, init_rule
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
+from bmg.storage.files import whole_file
 
 _KIND = "update rule"
 _OWN = pathlib.Path(__file__).parent / "rules"
@@ -65,6 +66,16 @@ def rule_path(rule: str) -> pathlib.Path:
             f"one of {', '.join(own)}, which come with the project."
         )
     return path
+
+
+def copy_rule(path: pathlib.Path, to: pathlib.Path) -> None:
+    """Copies a rule's file, whole or not at all.
+
+    Raises:
+      OSError: it could not be read or written.
+    """
+    with whole_file(to) as file:
+        file.write(path.read_bytes())
 
 
 def load_rule(path: pathlib.Path) -> RuleFile:

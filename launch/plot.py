@@ -10,7 +10,7 @@ from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
 from bmg.launch.pictures import no_picture, picture_path
 from bmg.launch.tables import print_table
-from bmg.storage.fields import check_fields
+from bmg.storage.fields import check_fields, check_lists
 from bmg.storage.run_directory import load_config
 
 
@@ -28,9 +28,7 @@ class PlotConfig:
 
     def __post_init__(self):
         check_fields(self)
-        for name in ("workdirs", "metrics"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} is empty; give at least one.")
+        check_lists(self, "workdirs", "metrics")
 
 
 def main(arguments: list[str]) -> int:

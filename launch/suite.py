@@ -11,7 +11,7 @@ from bmg.launch import environment
 from bmg.launch.options import choose, parse_options
 from bmg.launch.pictures import no_picture
 from bmg.launch.suites import minatar
-from bmg.launch.suites.options import FiguresOptions, RunsOptions, SuiteOptions, TuneOptions
+from bmg.launch.suites.options import CompareOptions, FiguresOptions, RunsOptions, TuneOptions
 from bmg.launch.tables import print_table
 
 _SUITES = {"minatar": "IMPALA, STACX and BMG on MinAtar's five games, in one compiled program"}
@@ -50,7 +50,7 @@ def compare(arguments: list[str]) -> int:
     """Trains what is missing of every method on every game."""
     from bmg.launch.suites.runs import run_all
 
-    options = parse_options(SuiteOptions, "bmg suite minatar", arguments)
+    options = parse_options(CompareOptions, "bmg suite minatar", arguments)
     configs = {
         (game, method): _run_of(minatar.agent_of(method), game, options)
         for game, method in itertools.product(options.games, options.methods)

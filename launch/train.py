@@ -166,16 +166,15 @@ def prepare_workdir(config: TrainConfig) -> bool:
     Raises:
       ValueError: another run is there, or none to resume; one line.
     """
-    from bmg.agents.rule_file import rule_path
+    from bmg.agents.rule_file import copy_rule, rule_path
     from bmg.storage.checkpoint import list_checkpoints
-    from bmg.storage.files import remove_leftovers, whole_file
+    from bmg.storage.files import remove_leftovers
 
     check_root(config)
     workdir = config.path
     if config.agent.algorithm == "lpg" and not config.resume:
         workdir.mkdir(parents=True, exist_ok=True)
-        with whole_file(kept_rule(config)) as file:
-            file.write(rule_path(config.agent.lpg.rule).read_bytes())
+        copy_rule(rule_path(config.agent.lpg.rule), kept_rule(config))
     folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

@@ -174,6 +174,20 @@ def check_fields(config) -> None:
             read(hint, value, name)
 
 
+def check_lists(config, *names: str) -> None:
+    """Refuses lists among a dataclass's fields that are empty, or have something twice.
+
+    Raises:
+      FieldError: one line.
+    """
+    for name in names:
+        values = getattr(config, name)
+        if not values:
+            raise FieldError(name, "is empty; give at least one")
+        if twice := sorted({str(x) for x in values if values.count(x) > 1}):
+            raise FieldError(name, f"has {', '.join(twice)} twice; give each once")
+
+
 def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     """A configuration from JSON values; fields that are missing keep their defaults.
 

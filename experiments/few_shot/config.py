@@ -22,6 +22,7 @@ from bmg.storage.fields import (
     Several,
     Weight,
     check_fields,
+    check_lists,
 )
 
 Matching = Literal["kl", "reverse_kl", "symmetric_kl", "squared_l2"]
@@ -180,9 +181,7 @@ class FewShotSuiteOptions(SuiteOptions):
         super().__post_init__()
         if not (self.maml or self.bmg):
             raise FieldError("maml", "and bmg are both left out; give one of them")
-        for name in ("meta_learning_rates", "inner_steps", "target_steps"):
-            if not getattr(self, name):
-                raise FieldError(name, "is empty; give at least one number")
+        check_lists(self, "meta_learning_rates", "inner_steps", "target_steps")
 
 
 @dataclasses.dataclass(frozen=True)

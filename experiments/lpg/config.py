@@ -23,6 +23,7 @@ from bmg.storage.fields import (
     Share,
     Weight,
     check_fields,
+    check_lists,
 )
 
 
@@ -47,6 +48,10 @@ _STEPS_OF_LIFETIMES = {
     (False, True): 3_000_000, (False, False): 30_000_000, (True, True): 1_000_000,
     (True, False): 2_000_000,
 }  # fmt: skip
+_SEVERAL = (
+    "discounts", "policy_entropy_weights", "learning_rates", "network_learning_rates",
+    "distractor_learning_rates", "prediction_costs",
+)  # fmt: skip
 
 
 def check_worlds(names: tuple[str, ...]) -> None:
@@ -58,9 +63,6 @@ def check_worlds(names: tuple[str, ...]) -> None:
     others = [name for name in names if name not in WORLDS]
     if others:
         raise FieldError("worlds", f"has {', '.join(others)}; allowed are {', '.join(WORLDS)}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise FieldError("worlds", f"has {', '.join(twice)} twice; give each once")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +210,7 @@ class LpgConfig(LifetimesConfig):
         check_fields(self)
         check_lifetimes(self, 1)
         check_worlds(self.worlds)
-        if not self.worlds:
-            raise FieldError("worlds", f"is empty; allowed are {', '.join(WORLDS)}")
+        check_lists(self, "worlds", *_SEVERAL)
         for world in self.worlds:
             if not self.updates_of_lifetime(world):
                 raise FieldError(
@@ -228,13 +229,6 @@ class LpgConfig(LifetimesConfig):
                 "objective",
                 "is 'bmg', which compares distributions; give --rule.prediction distribution",
             )
-        several = (
-            "discounts", "policy_entropy_weights", "learning_rates", "network_learning_rates",
-            "distractor_learning_rates", "prediction_costs",
-        )  # fmt: skip
-        for name in several:
-            if not getattr(self, name):
-                raise FieldError(name, "is empty; give at least one number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +251,7 @@ class LpgEvaluateOptions:
     def __post_init__(self):
         check_fields(self)
         check_worlds(self.worlds)
-        if not self.entropy_weights:
-            raise FieldError("entropy_weights", "is empty; give at least one number")
+        check_lists(self, "entropy_weights", *["worlds"] * bool(self.worlds))
 
 
 Method = Literal[
@@ -305,8 +298,7 @@ class LpgSuiteOptions(SuiteOptions):
     def __post_init__(self):
         super().__post_init__()
         check_worlds(self.worlds)
-        if not self.methods:
-            raise FieldError("methods", "is empty; give at least one")
+        check_lists(self, "methods", "worlds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,5 +341,4 @@ class LpgFiguresOptions(FiguresOptions):
             raise FieldError("grid", f"is {self.grid!r}; allowed are {', '.join(allowed)}")
         if self.grids < 4:
             raise FieldError("grids", f"is {self.grids}; allowed are integers from 4")
-        if not self.entropy_weights:
-            raise FieldError("entropy_weights", "is empty; give at least one number")
+        check_lists(self, "entropy_weights", *["worlds"] * bool(self.worlds))

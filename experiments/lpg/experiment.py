@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from bmg.agents.rule_file import load_rule, save_rule
+from bmg.agents.rule_file import copy_rule, load_rule, save_rule
 from bmg.agents.update_rule import RuleConfig
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
@@ -26,7 +26,6 @@ from bmg.experiments.lpg.config import (
 from bmg.experiments.lpg.figures import mean_returns, rule_file
 from bmg.experiments.lpg.lifetime import first_rule, make_lifetime, start_file
 from bmg.experiments.records import Run
-from bmg.storage.files import whole_file
 
 __all__ = ["curves", "draw", "evaluate", "keep", "leave", "make_lifetime", "suite", "summarise"]
 
@@ -62,8 +61,7 @@ def keep(config: LpgConfig) -> None:
     """A copy of the rule that meta-training began with."""
     found, own = start_file(config) if config.start else None, config.path / "start.npz"
     if found not in (None, own):
-        with whole_file(own) as file:
-            file.write(found.read_bytes())
+        copy_rule(found, own)
 
 
 def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:

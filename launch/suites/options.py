@@ -11,23 +11,13 @@ from bmg.launch.suites.minatar import AGENT, GAMES, METHODS, Game, Method
 from bmg.storage.fields import (
     Count,
     Environments,
-    FieldError,
     Positive,
     Seed,
     Steps,
     Weight,
     check_fields,
+    check_lists,
 )
-
-
-def _check_lists(options, *names: str) -> None:
-    """Refuses lists that are empty, or have something twice."""
-    for name in names:
-        values = getattr(options, name)
-        if not values:
-            raise FieldError(name, "is empty; give at least one")
-        if twice := sorted({str(x) for x in values if values.count(x) > 1}):
-            raise FieldError(name, f"has {', '.join(twice)} twice; give each once")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +45,12 @@ class RunsOptions:
 
     def __post_init__(self):
         check_fields(self)
-        _check_lists(self, "games")
+        check_lists(self, "games")
         check_seeds(self.first_seed, self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)
-class SuiteOptions(RunsOptions):
+class CompareOptions(RunsOptions):
     """Train IMPALA, STACX and BMG on MinAtar's games, one after the other, with the same settings
     but for the meta-objective; go on where it was stopped."""
 
@@ -70,7 +60,7 @@ class SuiteOptions(RunsOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_lists(self, "methods")
+        check_lists(self, "methods")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +83,7 @@ class TuneOptions(RunsOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_lists(self, "learning_rates", "entropy_costs", "max_norms")
+        check_lists(self, "learning_rates", "entropy_costs", "max_norms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,4 +106,4 @@ class FiguresOptions:
 
     def __post_init__(self):
         check_fields(self)
-        _check_lists(self, "games", "methods")
+        check_lists(self, "games", "methods")

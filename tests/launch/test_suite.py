@@ -11,7 +11,7 @@ import pytest
 from bmg.experiments.comparison import table
 from bmg.launch.config import TrainConfig
 from bmg.launch.suites import minatar, runs
-from bmg.launch.suites.options import SuiteOptions
+from bmg.launch.suites.options import CompareOptions
 from bmg.storage.run_directory import config_file, select, to_dict
 from tests.experiments.comparison.test_comparison import finished
 from tests.launch import commands
@@ -47,7 +47,7 @@ def test_methods_differ_from_impala_in_the_meta_objective_alone():
             assert found.pop(f"bmg-l{target_steps}-{name}") == expected
     assert not found
     assert {name for pair in minatar.ORDERS for name in pair} == minatar.METHODS.keys()
-    assert SuiteOptions().methods == tuple(minatar.METHODS)
+    assert CompareOptions().methods == tuple(minatar.METHODS)
     assert minatar.RANDOM_RETURNS.keys() == set(minatar.GAMES)
 
 
