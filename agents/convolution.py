@@ -10,8 +10,13 @@ import jax.numpy as jnp
 Convolution = Literal["lax", "im2col"]
 
 
-def conv3x3(x: jax.Array, w: jax.Array, convolution: Convolution = "lax") -> jax.Array:
-    """A 3x3 convolution with stride 1, of the same height and width.
+Padding = Literal["SAME", "VALID"]
+
+
+def conv3x3(
+    x: jax.Array, w: jax.Array, convolution: Convolution = "lax", padding: Padding = "SAME"
+) -> jax.Array:
+    """A 3x3 convolution with stride 1.
 
     Args:
       x: [N, H, W, C].
@@ -19,14 +24,16 @@ def conv3x3(x: jax.Array, w: jax.Array, convolution: Convolution = "lax") -> jax
       convolution: "lax" is XLA's own. On a CPU it is the quickest, but not inside of a loop (ten
         times slower), nor differentiated twice in reverse mode. "im2col" is one product with all
         nine neighbours side by side.
+      padding: "SAME" keeps height and width: outside are zeros. "VALID" takes two from each.
 
     Returns:
-      [N, H, W, F].
+      [N, H, W, F], or [N, H - 2, W - 2, F].
     """
     if convolution == "lax":
         numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        return jax.lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=numbers)
+    if padding == "SAME":
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    shifted = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     return jnp.concatenate(shifted, axis=-1) @ w.reshape(-1, w.shape[-1])

@@ -38,7 +38,7 @@ AGENT = AgentConfig(
     meta=MetaConfig(inner_steps=1, learning_rate=1e-3, epsilon=1e-8, auxiliary_tasks=2),
 )  # fmt: skip
 """What agents share. IMPALA reads nothing of `meta`."""
-LEARNER = LearnerConfig(unroll_length=20, online_batch=32, replay_batch=8)
+LEARNER = LearnerConfig(unroll_length=20, online_batch=16, replay_batch=4)
 REPLAY = ReplayConfig(replay_capacity=1_000)
 EVALUATOR = EvaluatorConfig(episodes=32, interval=1e9)  # at the end alone
 
