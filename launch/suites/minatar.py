@@ -28,9 +28,9 @@ RANDOM_RETURNS = {
 AGENT = AgentConfig(
     algorithm="impala",
     network=NetworkConfig(torso="minatar", features=128, head_hidden=()),
-    loss=LossConfig(discount=0.99, entropy_cost=0.01, advantage="one_step", reduction="mean"),
+    loss=LossConfig(discount=0.99, entropy_cost=0.03, advantage="one_step", reduction="mean"),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, decay_frames=0, decay=0.99, epsilon=1e-5, epsilon_in_root=False,
+        learning_rate=3e-3, decay_frames=0, decay=0.99, epsilon=1e-5, epsilon_in_root=False,
         max_norm=2.0,
     ),
     # With Table 2's epsilon of 1e-4 Adam's steps would depend on the scale of each objective:

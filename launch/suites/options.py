@@ -26,8 +26,8 @@ class RunsOptions:
 
     games: tuple[Game, ...] = GAMES
     """Of MinAtar."""
-    seeds: Environments = 5
-    """Of each run, side by side."""
+    seeds: Environments = 6
+    """Of each run, side by side: as many on each of two or three cores."""
     first_seed: Seed = 0
     """The first one; the others follow."""
     steps: Steps = 2_000_000
@@ -74,9 +74,9 @@ class TuneOptions(RunsOptions):
     """Environment steps of each run."""
     root: str = "runs/minatar-tune"
     """Folder of the run directories."""
-    learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     """Of RMSProp."""
-    entropy_costs: tuple[Weight, ...] = (3e-3, 1e-2, 3e-2)
+    entropy_costs: tuple[Weight, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
     """Weights of the entropy, nats."""
     max_norms: tuple[Positive, ...] = (AGENT.optimizer.max_norm,)
     """Clips of the gradient's global norm."""
