@@ -201,14 +201,15 @@ def test_init_is_deterministic():
 
 
 def test_an_update_keeps_the_states_structure():
-    """Types and shapes too: states go round loops and through checkpoints."""
-    for algorithm in ("impala", "stacx", "bmg"):
+    """Types and shapes too: states go round loops and through checkpoints, and a type that is weak
+    at first alone compiles the program again."""
+    for algorithm in ("impala", "stacx", "bmg", "lpg"):
         agent = make(config_of(algorithm))
-        state = agent.init(jax.random.PRNGKey(0))
+        state = jax.eval_shape(agent.init, jax.random.PRNGKey(0))
         new, _ = jax.eval_shape(agent.update, state, batch_of(0))
         assert jax.tree.structure(new) == jax.tree.structure(state)
         for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(state)):
-            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
 @pytest.mark.parametrize("num_extra", [0, 1, 3])

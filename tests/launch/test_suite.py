@@ -199,7 +199,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(command, trained, tmp_path
         ("tune --root runs/minatar", ["suite = 'minatar', not 'minatar tune'", "--root"]),
         (
             "--root other --seeds 2 --steps 3000",
-            ["other/breakout/impala", "agent.loss.entropy_cost = 0.5, not 0.01", "--root"],
+            ["other/breakout/impala", "agent.loss.entropy_cost = 0.5, not 0.03", "--root"],
         ),
         ("--root run", ["run is the directory of a run", "--root"]),
         ("--root broken", ["broken/suite.json cannot be read", "--root"]),
