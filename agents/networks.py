@@ -99,8 +99,8 @@ def _convolutions(
 
 
 def _minatar(x: jax.Array, config: NetworkConfig) -> jax.Array:
-    """A convolution 3x3 of 16 channels without padding (Young & Tian, MinAtar, 2019), as one product:
-    XLA's own is slow inside of loops on CPUs."""
+    """A convolution 3x3 of 16 channels without padding (Young & Tian, MinAtar, 2019), as one
+    product: XLA's own is slow inside of loops on CPUs."""
     shape = (3, 3, x.shape[-1], 16)
     with hk.experimental.name_scope("conv_0"):
         w = hk.get_parameter("w", shape, init=_weights(config.weight_scale))
@@ -115,7 +115,8 @@ _TORSOS = {
     "minatar": _minatar,
     "mlp": lambda x, config: x,
 }
-_LEAST_PIXELS = 36  # of an image, for dqn and shallow
+_LEAST_PIXELS = {"shallow": 36, "dqn": 36, "minatar": 3}
+"""Of an image's sides; "auto" takes the first that fits."""
 
 
 def choose_torso(config: NetworkConfig, observation_shape: Sequence[int]) -> Callable:
@@ -131,14 +132,15 @@ def choose_torso(config: NetworkConfig, observation_shape: Sequence[int]) -> Cal
         return ValueError(f"{needs}, and observations are {list(shape)}; {remedy}.")
 
     if name == "auto":
-        name = ("shallow" if pixels >= _LEAST_PIXELS else "minatar") if pixels else "mlp"
+        fitting = (name for name, least in _LEAST_PIXELS.items() if pixels >= least)
+        name = next(fitting, "mlp")
     elif name in TORSOS and name != "mlp" and not pixels:
         raise unfit(f"torso {name!r} needs images", "give --agent.network.torso mlp")
-    elif name in ("dqn", "shallow") and pixels < _LEAST_PIXELS:
-        least = f"{_LEAST_PIXELS}x{_LEAST_PIXELS}"
+    elif pixels < (least := _LEAST_PIXELS.get(name, 0)):
+        others = [other for other, enough in _LEAST_PIXELS.items() if pixels >= enough]
         raise unfit(
-            f"torso {name!r} needs images of at least {least} pixels",
-            "give --agent.network.torso minatar or mlp",
+            f"torso {name!r} needs images of at least {least}x{least} pixels",
+            f"give --agent.network.torso {' or '.join([*others, 'mlp'])}",
         )
     if config.center_frames and not pixels:
         raise unfit("center_frames needs images", "leave it out")

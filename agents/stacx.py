@@ -146,7 +146,8 @@ def learned_step(config: AgentConfig, context: StepContext) -> core.Step:
 
 def initial_meta_parameters(num_tasks: int, logit: float) -> MetaParameters:
     """All meta-parameters at one logit; 4.6 gives 0.990 (STACX)."""
-    return MetaParameters(*(jnp.full([num_tasks], logit, jnp.float32) for _ in MetaParameters._fields))
+    names = MetaParameters._fields
+    return MetaParameters(*(jnp.full([num_tasks], logit, jnp.float32) for _ in names))
 
 
 def hyperparameters(meta_params: MetaParameters, config: LossConfig) -> Hyperparameters:
