@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 
 Convolution = Literal["lax", "im2col"]
-
-
 Padding = Literal["SAME", "VALID"]
 
 

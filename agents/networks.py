@@ -131,16 +131,15 @@ def choose_torso(config: NetworkConfig, observation_shape: Sequence[int]) -> Cal
     def unfit(needs: str, remedy: str) -> ValueError:
         return ValueError(f"{needs}, and observations are {list(shape)}; {remedy}.")
 
+    fitting = [*(torso for torso, least in _LEAST_PIXELS.items() if pixels >= least), "mlp"]
     if name == "auto":
-        fitting = (name for name, least in _LEAST_PIXELS.items() if pixels >= least)
-        name = next(fitting, "mlp")
+        name = fitting[0]
     elif name in TORSOS and name != "mlp" and not pixels:
         raise unfit(f"torso {name!r} needs images", "give --agent.network.torso mlp")
     elif pixels < (least := _LEAST_PIXELS.get(name, 0)):
-        others = [other for other, enough in _LEAST_PIXELS.items() if pixels >= enough]
         raise unfit(
             f"torso {name!r} needs images of at least {least}x{least} pixels",
-            f"give --agent.network.torso {' or '.join([*others, 'mlp'])}",
+            f"give --agent.network.torso {' or '.join(fitting)}",
         )
     if config.center_frames and not pixels:
         raise unfit("center_frames needs images", "leave it out")

@@ -54,15 +54,17 @@ _SEVERAL = (
 )  # fmt: skip
 
 
-def check_worlds(names: tuple[str, ...]) -> None:
-    """Refuses worlds that there are not.
+def check_worlds(config, may_be_empty: bool = False) -> None:
+    """Refuses worlds that there are not, some that are named twice, and none at all.
 
     Raises:
       FieldError: one line.
     """
-    others = [name for name in names if name not in WORLDS]
+    others = [name for name in config.worlds if name not in WORLDS]
     if others:
         raise FieldError("worlds", f"has {', '.join(others)}; allowed are {', '.join(WORLDS)}")
+    if config.worlds or not may_be_empty:
+        check_lists(config, "worlds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +211,8 @@ class LpgConfig(LifetimesConfig):
     def __post_init__(self):
         check_fields(self)
         check_lifetimes(self, 1)
-        check_worlds(self.worlds)
-        check_lists(self, "worlds", *_SEVERAL)
+        check_worlds(self)
+        check_lists(self, *_SEVERAL)
         for world in self.worlds:
             if not self.updates_of_lifetime(world):
                 raise FieldError(
@@ -250,8 +252,8 @@ class LpgEvaluateOptions:
 
     def __post_init__(self):
         check_fields(self)
-        check_worlds(self.worlds)
-        check_lists(self, "entropy_weights", *["worlds"] * bool(self.worlds))
+        check_worlds(self, may_be_empty=True)
+        check_lists(self, "entropy_weights")
 
 
 Method = Literal[
@@ -297,8 +299,8 @@ class LpgSuiteOptions(SuiteOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_worlds(self.worlds)
-        check_lists(self, "methods", "worlds")
+        check_worlds(self)
+        check_lists(self, "methods")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,7 +334,7 @@ class LpgFiguresOptions(FiguresOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_worlds(self.worlds)
+        check_worlds(self, may_be_empty=True)
         allowed = [
             name for name, world in WORLDS.items()
             if world.tabular and not isinstance(world, ChainWorld)
@@ -341,4 +343,4 @@ class LpgFiguresOptions(FiguresOptions):
             raise FieldError("grid", f"is {self.grid!r}; allowed are {', '.join(allowed)}")
         if self.grids < 4:
             raise FieldError("grids", f"is {self.grids}; allowed are integers from 4")
-        check_lists(self, "entropy_weights", *["worlds"] * bool(self.worlds))
+        check_lists(self, "entropy_weights")
