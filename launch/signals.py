@@ -3,7 +3,8 @@
 An exception, Python's own way, may be raised inside a callback of JAX, which swallows it, or wait
 for a compilation of a minute. Here a signal wakes a thread. Where a command has nothing to keep,
 the thread ends the process at once; within `orderly` it sets an event that the command looks at;
-within `interrupting` the main thread gets a KeyboardInterrupt, and has a time to end by itself.
+within `interrupting` the main thread gets a KeyboardInterrupt, and has a time to end by itself; if
+a callback swallowed it, it gets another one.
 
 A command that another process started for its own purposes (`storage.processes.child_environment`)
 takes the end of that process for a signal.
@@ -15,6 +16,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from bmg.storage.processes import PARENT, is_running
 
 EXIT_CODE = 130
 _SAME_SIGNAL = 0.5  # seconds within which a second signal is the first one, sent by two senders
+_AGAIN = 0.05  # seconds until an interruption that was swallowed comes again
 _PARENT_INTERVAL = 1.0  # seconds between looks at whether the parent is there
 _ENDING = tuple(
     number
@@ -160,8 +163,33 @@ def orderly(
 def interrupting(limit: float | None = None) -> Iterator[None]:
     """A block into which the first signal raises KeyboardInterrupt, for commands that have to tidy
     up wherever they are; they have so many seconds for it, or as many as they want."""
-    with _scoped(_Scope(limit, raises=True)):
-        yield
+    with _scoped(_Scope(limit, raises=True)) as scope:
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda found: _again(scope) if _is_ours(found) else before(found)
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
+
+
+def _is_ours(unraisable) -> bool:
+    """Whether what Python cannot raise, since a destructor or a callback of C code that gives no
+    errors was running, is an interruption."""
+    return issubclass(unraisable.exc_type, KeyboardInterrupt)
+
+
+def _again(scope: _Scope) -> None:
+    """Has the main thread interrupted once more, soon: not within the same callback."""
+
+    def interrupt():
+        if not scope.over.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    scope.asked.clear()  # what comes is the first signal, no second one that ends the process
+    scope.raises = True
+    timer = threading.Timer(_AGAIN, interrupt)
+    timer.daemon = True
+    timer.start()
 
 
 @contextlib.contextmanager

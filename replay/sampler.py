@@ -194,6 +194,8 @@ class _Reader:
                     sampler.Close()
             while True:
                 self._slots.acquire()
+                if self._closed:  # during a read that still got what it waited for
+                    return
                 self._batches.put(self._read_batch(sampler))
         except Exception as error:  # noqa: BLE001 - for the caller's thread; after a close nobody looks
             self._batches.put(error)

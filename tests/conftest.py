@@ -7,6 +7,8 @@ import os
 import pathlib
 import signal
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -63,6 +65,24 @@ def pytest_collection_modifyitems(items):
             for item in items:
                 if item.get_closest_marker(package):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left():
+    """A test ends the threads that it starts: one that stays prints into another test's output."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 60
+    while (left := ours(set(threading.enumerate()) - before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+def ours(threads: set[threading.Thread]) -> list[str]:
+    """Names of threads that run this project's functions."""
+    targets = {thread.name: getattr(thread, "_target", None) for thread in threads}
+    modules = {name: getattr(target, "__module__", None) or "" for name, target in targets.items()}
+    return [name for name, module in modules.items() if module.startswith(("bmg.", "tests."))]
 
 
 @pytest.fixture

@@ -123,6 +123,42 @@ def test_who_has_to_tidy_up_is_interrupted_once(number):
         assert ended(process) == (7, "tidied up\n")
 
 
+SWALLOWING = """
+import gc, os, weakref
+class Plain: pass
+class Thing:
+  def __del__(self): callback()
+def callback(*_):
+  if callback.calls: return
+  callback.calls += 1
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(0.01)
+callback.calls = 0
+print("ready", flush=True)
+try:
+  with signals.handled(), signals.interrupting():
+    START
+    print("swallowed", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+  sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "gc.callbacks.append(callback); gc.collect()",
+        "Thing()",
+        "things = [Plain()]; reference = weakref.ref(things[0], callback); things.clear()",
+    ],
+    ids=["collector", "destructor", "reference"],
+)
+def test_an_interruption_that_a_callback_swallowed_comes_again(start):
+    with running(SWALLOWING.replace("START", start)) as process:
+        assert ended(process) == (7, "swallowed\n")
+
+
 @pytest.mark.parametrize("program", ["orderly", "interrupting", "nothing"])
 def test_a_command_ends_like_the_one_that_started_it(program):
     program = {

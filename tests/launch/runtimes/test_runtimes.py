@@ -168,6 +168,7 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
 
     memory = MemoryReplay(signature, sizes, never, seed=0)
     in_memory = learned(configs[0], spec, unrolls, memory, memory)
+    memory.close()
 
     server = reverb.Server(make_tables(signature, sizes), port=None)
     address = f"localhost:{server.port}"
