@@ -57,7 +57,7 @@ class InGraphLearner:
           notify: takes lines for the user.
 
         Raises:
-          CheckpointError: no usable checkpoint to resume from; one line.
+          CheckpointError: no usable checkpoint to resume from, or none that all have; one line.
         """
         self._agent, self._config = agent, config
         self._evaluates = records[0].info.num_evaluators > 0
@@ -112,16 +112,15 @@ class InGraphLearner:
         return jax.device_put(State(learners, playing), self._split)
 
     def _restored(self, learners: PyTree, playing: PyTree) -> tuple[PyTree, PyTree]:
-        """From the checkpoints of all seeds, which are as far."""
-        found = [
-            record.restore(self._of_seed(learners, i)) for i, record in enumerate(self._records)
-        ]
-        updates = {record.progress.updates for record in self._records}
-        if len(updates) > 1:
-            raise CheckpointError(
-                f"the seeds have checkpoints after {', '.join(map(str, sorted(updates)))} updates; "
-                "remove those that are ahead of the others."
-            )
+        """From the newest checkpoints that all seeds have: a process may have ended after it wrote
+        those of some."""
+        found, most = [], None
+        while most is None or any(r.progress.updates > most for r in self._records):
+            found = [
+                record.restore(self._of_seed(learners, i), most)
+                for i, record in enumerate(self._records)
+            ]
+            most = min(record.progress.updates for record in self._records)
         learners = jax.tree.map(lambda *x: np.stack(x), *found)
         try:
             own = [
@@ -179,8 +178,8 @@ class InGraphLearner:
             if chunks:
                 self._write_rows(chunks, time.monotonic() - row_at)
         finally:
-            self._save()
             self._save_playing()
+            self._save()
         complete = self._records[0].complete
         if complete and self._evaluates:
             self._evaluate(final=True, should_stop=should_stop)
@@ -242,9 +241,9 @@ class InGraphLearner:
         return jax.tree.map(lambda x: np.asarray(x[index]), tree)
 
     def _save_on_the_way(self) -> None:
+        self._save_playing()
         for index, record in enumerate(self._records):
             record.try_checkpoint(lambda i=index: self._of_seed(self._state.learner, i))
-        self._save_playing()
 
     def _save(self) -> None:
         for index, record in enumerate(self._records):

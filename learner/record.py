@@ -7,7 +7,6 @@ names what is missing.
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
@@ -88,11 +87,12 @@ class RunRecord:
         """Whether these are all."""
         return self.frames >= self.info.total_frames
 
-    def restore(self, template: Any) -> Any:
+    def restore(self, template: Any, most_updates: int | None = None) -> Any:
         """Goes on from the newest usable checkpoint.
 
         Args:
           template: a state of the same shapes.
+          most_updates: after which it may have been written; None for any.
 
         Returns:
           The state in it.
@@ -100,7 +100,12 @@ class RunRecord:
         Raises:
           CheckpointError: there is none; one line.
         """
-        usable = functools.partial(check_checkpoint, frames_per_update=self.info.frames_per_update)
+
+        def usable(found: checkpoint.Checkpoint) -> None:
+            check_checkpoint(found, self.info.frames_per_update)
+            if most_updates is not None and found.header["updates"] > most_updates:
+                raise checkpoint.CheckpointError("is ahead of the other seeds.")
+
         found, problems = checkpoint.load_newest(
             self._directory, template, self.info.identity, usable, FORMER_PATHS
         )
@@ -205,15 +210,16 @@ class RunRecord:
         self._saved = updates
 
     def try_playing(self, state: Callable[[], Any]) -> None:
-        """Writes where environments and replay are, which belongs to the newest checkpoint: without
-        it a run goes on with new episodes and an empty replay.
+        """Writes where environments and replay are, for the checkpoint that comes next: without it
+        a run goes on with new episodes and an empty replay.
 
         Args:
           state: gives numpy arrays.
         """
         with self._surviving("playing"):
             header = {"identity": self._identity_of_playing()}
-            checkpoint.save(self._playing, self.progress.updates, state(), header, keep=1)
+            # Two: a process may end before the checkpoint that the newest one belongs to.
+            checkpoint.save(self._playing, self.progress.updates, state(), header, keep=2)
 
     def load_playing(self, template: Any) -> Any:
         """Where environments and replay were at the checkpoint that was restored.

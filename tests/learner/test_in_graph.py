@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
     other.run(lambda: False)
     results = (tmp_path / "parts/seed-4/results.json").read_text()
     assert '"complete": true' in results and '"evaluation_return": null' not in results
+
+
+@pytest.mark.parametrize("kept", ["all", "the newest"])
+def test_seeds_that_were_saved_at_different_times_go_on_together(agent, tmp_path, kept, capsys):
+    """As a process leaves them that is killed between the checkpoints of two seeds."""
+    whole = learner(agent, tmp_path / "whole", 2, 6)
+    whole.run(lambda: False)
+    folder = tmp_path / "killed"
+    learner(agent, folder, 2, 3).run(lambda: False)
+    behind = shutil.copytree(folder / "seed-4/checkpoints", tmp_path / "behind")
+    learner(agent, folder, 2, 6, resume=True).run(lambda: False)
+    shutil.rmtree(folder / "seed-4/checkpoints")
+    shutil.copytree(behind, folder / "seed-4/checkpoints")
+    if kept == "the newest":
+        checkpoint.list_checkpoints(folder / "seed-3/checkpoints")[0].unlink()
+        with pytest.raises(checkpoint.CheckpointError, match="is ahead of the other seeds"):
+            learner(agent, folder, 2, 6, resume=True)
+        return
+    capsys.readouterr()
+    resumed = learner(agent, folder, 2, 6, resume=True)
+    assert "going on from update 3" in capsys.readouterr().out
+    resumed.run(lambda: False)
+    jax.tree.map(np.testing.assert_array_equal, states(resumed), states(whole))
 
 
 def test_a_full_disk_is_said_once(agent, tmp_path, monkeypatch, capsys):
