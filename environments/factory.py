@@ -1,12 +1,12 @@
 """One place that turns a game's name into a vector of environments.
 
-    pong, ms_pacman, ...         the 57 Atari games
+    pong, ms_pacman, ...             the 57 Atari games
     catch
-    minatar/breakout, snake      environments that are pure functions (`in_graph`)
-    gymnasium:CartPole-v1        whatever is registered with Gymnasium
-    package.module:function      what your function gives: an environment of Gymnasium or dm_env, or
-                                 a vector (`base.VectorEnvironment`) where it takes `num_envs`,
-                                 or pure functions (`in_graph.World`)
+    minatar/breakout, snake, grid    environments that are pure functions (`in_graph`)
+    gymnasium:CartPole-v1            whatever is registered with Gymnasium
+    package.module:function          what your function gives: an environment of Gymnasium or
+                                     dm_env, or a vector (`base.VectorEnvironment`) where it takes
+                                     `num_envs`, or pure functions (`in_graph.World`)
 
 A function takes the game's options by name, and `seed` and `num_envs` where it has such arguments:
 

@@ -19,6 +19,7 @@ IN_GRAPH = {
         for name in ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
     },
     "snake": "snake",
+    "grid": "grid_game",
 }
 
 

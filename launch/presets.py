@@ -3,7 +3,8 @@
 `paper` is BMG Table 2 in full; it needs an accelerator. Two other presets differ from it in what
 Table 2 leaves open alone, see docs/readings.md. `local` fits two cores and 8 GiB: grey 84x84
 frames, the shallow torso, and an optimiser for short runs. Under any of them Catch, with frames of
-10x5 pixels, takes a small MLP, and other environments a network that follows their observations.
+10x5 pixels, takes a small MLP, and other environments a network that follows their observations;
+under `local` MinAtar's games take the settings of `bmg suite minatar`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,29 @@ def local(game: str) -> TrainConfig:
         replay=ReplayConfig(online_capacity=8, replay_capacity=5_000, min_replay_size=8),
         learner=LearnerConfig(online_batch=4, replay_batch=1),
     )
-    return _for_others(config)
+    config = _for_others(config)
+    return _for_minatar(config) if game.startswith("minatar/") else config
+
+
+def _for_minatar(config: TrainConfig) -> TrainConfig:
+    """What `bmg suite minatar` compares agents with: chosen for IMPALA, see docs/minatar.md."""
+    agent = config.agent
+    return dataclasses.replace(
+        config,
+        frames=2_000_000,
+        agent=dataclasses.replace(
+            agent,
+            network=dataclasses.replace(agent.network, torso="minatar"),
+            loss=dataclasses.replace(agent.loss, entropy_cost=0.03),
+            optimizer=dataclasses.replace(agent.optimizer, learning_rate=3e-3),
+            # With Table 2's epsilon of 1e-4 Adam's steps would depend on the scale of each
+            # objective: STACX's meta-gradient has coordinates of about 1e-3, matching other ones.
+            meta=dataclasses.replace(agent.meta, matching_reduction="mean", epsilon=1e-8),
+        ),
+        # Under `in-graph` as many environments.
+        learner=dataclasses.replace(config.learner, online_batch=16, replay_batch=4),
+        replay=ReplayConfig(replay_capacity=1_000),
+    )
 
 
 def _for_others(config: TrainConfig) -> TrainConfig:

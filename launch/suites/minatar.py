@@ -1,6 +1,6 @@
 """The comparison on MinAtar: games, settings and methods.
 
-What all methods share was chosen for IMPALA alone and is frozen: `AGENT`, `LEARNER` and `REPLAY`.
+What all methods share is the preset for MinAtar, which was chosen for IMPALA alone and is frozen.
 A method's entry in `METHODS` is its whole difference from IMPALA.
 """
 
@@ -12,10 +12,9 @@ import json
 from typing import Any, Literal
 
 from bmg.actors.config import EvaluatorConfig
-from bmg.agents.config import AgentConfig, LossConfig, MetaConfig, NetworkConfig, OptimizerConfig
+from bmg.agents.config import AgentConfig
 from bmg.launch.config import FIXED, TrainConfig
-from bmg.learner.config import LearnerConfig
-from bmg.replay.config import ReplayConfig
+from bmg.launch.presets import PRESETS
 from bmg.storage.run_directory import select
 
 Game = Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"]
@@ -25,21 +24,9 @@ RANDOM_RETURNS = {
 }  # fmt: skip
 """Mean return of a policy that draws actions uniformly, over 1.28 million steps of each game."""
 
-AGENT = AgentConfig(
-    algorithm="impala",
-    network=NetworkConfig(torso="minatar", features=128, head_hidden=()),
-    loss=LossConfig(discount=0.99, entropy_cost=0.03, advantage="one_step", reduction="mean"),
-    optimizer=OptimizerConfig(
-        learning_rate=3e-3, decay_frames=0, decay=0.99, epsilon=1e-5, epsilon_in_root=False,
-        max_norm=2.0,
-    ),
-    # With Table 2's epsilon of 1e-4 Adam's steps would depend on the scale of each objective:
-    # STACX's meta-gradient has coordinates of about 1e-3, and matching has other ones.
-    meta=MetaConfig(inner_steps=1, learning_rate=1e-3, epsilon=1e-8, auxiliary_tasks=2),
-)  # fmt: skip
-"""What agents share. IMPALA reads nothing of `meta`."""
-LEARNER = LearnerConfig(unroll_length=20, online_batch=16, replay_batch=4)
-REPLAY = ReplayConfig(replay_capacity=1_000)
+_PRESET = PRESETS["local"]("minatar/breakout")
+AGENT = dataclasses.replace(_PRESET.agent, algorithm="impala", lpg=AgentConfig().lpg)
+"""What agents share. IMPALA reads nothing of `meta`, and none anything of `lpg`."""
 EVALUATOR = EvaluatorConfig(episodes=32, interval=1e9)  # at the end alone
 
 Method = Literal[
@@ -93,8 +80,8 @@ def run_of(agent: AgentConfig, game: str, steps: int, seeds: int, first_seed: in
         seeds=seeds,
         runtime="in-graph",
         agent=agent,
-        learner=LEARNER,
-        replay=REPLAY,
+        learner=_PRESET.learner,
+        replay=_PRESET.replay,
         evaluator=EVALUATOR,
     )
 

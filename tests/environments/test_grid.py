@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmg.environments import grid, worlds
+from bmg.environments import atari, base, factory, grid, worlds
 from bmg.environments.grid import Kind
 from bmg.environments.worlds import WORLDS, GridWorld
 
@@ -200,3 +201,35 @@ def test_the_papers_tables():
 def test_what_does_not_fit_is_refused(rows, kinds, message):
     with pytest.raises(ValueError, match=message):
         grid.make_params(rows, kinds, 10)
+
+
+@pytest.mark.parametrize(("world", "fixed"), [("dense", True), ("random-dense", False)])
+def test_a_world_as_a_game(world, fixed):
+    """Fixed places are those of the seed, in all environments and episodes; others are drawn."""
+    vector = make_game(world, num_envs=4, seed=3)
+    assert vector.spec == base.EnvironmentSpec((13, 13, 4), 9, dtype="float32")
+    first = vector.reset().frame
+    kinds = worlds.WORLDS[world].kinds
+    np.testing.assert_array_equal(first.sum((1, 2))[:, :-1], [[kind.count for kind in kinds]] * 4)
+    assert np.all(first.sum((1, 2))[:, -1] == 1)
+    other_seed = make_game(world, num_envs=1, seed=4).reset().frame
+    assert np.array_equal(first[0], first[1]) == fixed
+    assert np.array_equal(first[0], other_seed[0]) != fixed
+    rng, rewards, seen = np.random.default_rng(0), set(), 0
+    for _ in range(worlds.WORLDS[world].time_limit):
+        step = vector.step(rng.integers(9, size=4))
+        rewards |= set(step.reward.tolist())
+        for n in np.flatnonzero(step.first):
+            seen += 1
+            assert np.array_equal(step.frame[n], first[n]) == fixed
+    assert rewards == {-1.0, 0.0, 1.0} and seen >= 4
+
+
+def make_game(world, num_envs, seed):
+    options = json.dumps({"world": world, "seed": seed})
+    return factory.make("grid", num_envs, 0, 0, atari.LIGHT, 1, 0, options)
+
+
+def test_a_world_that_is_no_grid_is_no_game():
+    with pytest.raises(ValueError, match="'chain-short'; allowed are dense, sparse, .*, cliff"):
+        factory.make_world("grid", '{"world": "chain-short"}')
