@@ -7,7 +7,6 @@ workdir/seed-3/, ...     several: one for each, and results.json over them
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -45,15 +44,7 @@ class InGraph:
         self._config, self._spec, self._resume = config, spec, resume
         self._stop = threading.Event()
         use_all_cores(config.seeds)  # before JAX is first used
-        node = Node(config, LEARNER, self.board, has_log=False)
-
-        def watched():
-            # An error is in the node's log and its state by then, which the launcher watches.
-            with contextlib.suppress(Exception), node.ending() as finish:
-                finish("finished" if self._learn(node) else "stopped")
-
-        self._thread = threading.Thread(target=watched, name=LEARNER, daemon=True)
-        self._thread.start()
+        self._thread = Node(config, LEARNER, self.board, has_log=False).start_thread(self._learn)
 
     def poll(self) -> str:
         """running, finished or failed."""
@@ -72,7 +63,7 @@ class InGraph:
     def kill(self) -> None:
         """Nothing: a thread ends with its process."""
 
-    def _learn(self, node: Node) -> bool:
+    def _learn(self, node: Node) -> str:
         from bmg.agents.factory import make_agent
         from bmg.environments.factory import make_world
         from bmg.launch.runtimes.assembly import agent_spec, run_info
@@ -104,7 +95,7 @@ class InGraph:
             config.replay.replay_capacity, records, devices, node.note,
         )  # fmt: skip
         try:
-            return learner.run(self._stop.is_set)
+            return "finished" if learner.run(self._stop.is_set) else "stopped"
         finally:
             if config.seeds > 1 and len(found) == config.seeds:
                 results = summary([found[index] for index in range(config.seeds)])

@@ -147,6 +147,18 @@ class Node:
             yield lambda state: final.__setitem__(0, state)
         self.set_state(final[0])
 
+    def start_thread(self, run: Callable[[Node], str | None]) -> threading.Thread:
+        """A thread of this node, started; `run` may give the state of a good end."""
+
+        def watched():
+            # An error is in the node's log and its state by then, which the launcher watches.
+            with contextlib.suppress(Exception), self.ending() as finish:
+                finish(run(self) or "stopped")
+
+        thread = threading.Thread(target=watched, name=self.name, daemon=True)
+        thread.start()
+        return thread
+
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:
         """Records an error of the block as the node's state, and in the log."""

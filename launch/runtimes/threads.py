@@ -8,7 +8,6 @@ Environments step in C++ and networks run in XLA, both outside of Python's lock.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
@@ -100,16 +99,8 @@ class Threads:
         """Nothing: threads end with their process."""
 
     def _start(self, name: str, run: Callable[[Node], str | None]) -> None:
-        node = Node(self._config, name, self.board, has_log=False)
-
-        def watched():
-            # An error is in the node's log and its state by then, which the launcher watches.
-            with contextlib.suppress(Exception), node.ending() as finish:
-                finish(run(node) or "stopped")
-
-        thread = threading.Thread(target=watched, name=name, daemon=True)
+        thread = Node(self._config, name, self.board, has_log=False).start_thread(run)
         self._threads = [x for x in self._threads if x.is_alive()] + [thread]
-        thread.start()
 
     def _stalled(self, message: str) -> None:
         """All nodes wait for the same replay."""
