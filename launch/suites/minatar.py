@@ -31,10 +31,11 @@ EVALUATOR = EvaluatorConfig(episodes=32, interval=1e9)  # at the end alone
 
 Method = Literal[
     "impala", "stacx", "bmg-l1-kl", "bmg-l1-v", "bmg-l1-kl-v", "bmg-l4-kl", "bmg-l4-v",
-    "bmg-l4-kl-v",
+    "bmg-l4-kl-v", "stacx-fixed", "stacx-r", "bmg-l4-kl-r", "bmg-l4-kl-w", "bmg-l1-kl-ns",
+    "bmg-l1-kl-db", "bmg-l1-kl-sgd",
 ]  # fmt: skip
 _MATCHING = {"kl": "kl", "v": "value", "kl-v": "kl_value"}
-METHODS: dict[str, dict[str, Any]] = {
+_MAIN: dict[str, dict[str, Any]] = {
     "impala": {},
     "stacx": {"algorithm": "stacx"},
     **{
@@ -46,15 +47,32 @@ METHODS: dict[str, dict[str, Any]] = {
         for name, matching in _MATCHING.items()
     },
 }
+_KL = {steps: _MAIN[f"bmg-l{steps}-kl"] for steps in (1, 4)}
+_ABLATIONS = {
+    "stacx-fixed": {"algorithm": "stacx", "meta": {"learning_rate": 0.0}},
+    "stacx-r": {"algorithm": "stacx", "meta": {"extra_replay_batches": 3}},
+    "bmg-l4-kl-r": {**_KL[4], "meta": {**_KL[4]["meta"], "final_data": "replay"}},
+    "bmg-l4-kl-w": {**_KL[4], "meta": {**_KL[4]["meta"], "final_objective": "learned"}},
+    "bmg-l1-kl-ns": {**_KL[1], "meta": {**_KL[1]["meta"], "continuation": "recomputed"}},
+    "bmg-l1-kl-db": {**_KL[1], "meta": {**_KL[1]["meta"], "continuation": "target"}},
+    "bmg-l1-kl-sgd": {**_KL[1], "meta": {**_KL[1]["meta"], "target_optimizer": "sgd"}},
+}
+"""Figures 13, 14 and 17; and, first, the auxiliary tasks without any meta-learning."""
+METHODS = {**_MAIN, **_ABLATIONS}
 """What is not as in `AGENT`."""
+DEFAULT: tuple[Method, ...] = tuple(_MAIN)
 _BMG = [f"bmg-l{steps}-{name}" for steps in (1, 4) for name in _MATCHING]
 ORDERS = (
     *((method, "stacx") for method in _BMG),
     ("stacx", "impala"),
     *((method, "impala") for method in _BMG),
     *((f"bmg-l4-{name}", f"bmg-l1-{name}") for name in _MATCHING),
+    ("stacx-fixed", "impala"),
+    *((method, "stacx-fixed") for method in ("stacx", *_BMG)),
+    *((name.rpartition("-")[0], name) for name in _ABLATIONS if name != "stacx-fixed"),
 )
-"""Which method the paper has above which."""
+"""Which method is to be above which: the paper's claims; what the auxiliary tasks alone do, and
+what is learned beside them; each method over its ablation."""
 
 
 def agent_of(method: str) -> AgentConfig:

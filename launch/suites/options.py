@@ -7,7 +7,7 @@ import pathlib
 from typing import Literal
 
 from bmg.experiments.config import check_seeds
-from bmg.launch.suites.minatar import AGENT, GAMES, METHODS, Game, Method
+from bmg.launch.suites.minatar import AGENT, DEFAULT, GAMES, Game, Method
 from bmg.storage.fields import (
     Count,
     Environments,
@@ -54,7 +54,7 @@ class CompareOptions(RunsOptions):
     """Train IMPALA, STACX and BMG on MinAtar's games, one after the other, with the same settings
     but for the meta-objective; go on where it was stopped."""
 
-    methods: tuple[Method, ...] = tuple(METHODS)
+    methods: tuple[Method, ...] = DEFAULT
     """Which of them; BMG's names have the length L of its target and what is matched: the policy
     (kl), the value (v), or both."""
 
@@ -96,7 +96,7 @@ class FiguresOptions:
     """Folder for the pictures."""
     games: tuple[Game, ...] = GAMES
     """Which of them."""
-    methods: tuple[Method, ...] = tuple(METHODS)
+    methods: tuple[Method, ...] = DEFAULT
     """Which of them."""
     score: Literal["late", "evaluation"] = "late"
     """late: the mean return of the episodes that ended in the last tenth of training. evaluation:

@@ -11,7 +11,7 @@ import pytest
 from bmg.experiments.comparison import table
 from bmg.launch.config import TrainConfig
 from bmg.launch.suites import minatar, runs
-from bmg.launch.suites.options import CompareOptions
+from bmg.launch.suites.options import CompareOptions, FiguresOptions
 from bmg.storage.run_directory import config_file, select, to_dict
 from tests.experiments.comparison.test_comparison import finished
 from tests.launch import commands
@@ -45,9 +45,21 @@ def test_methods_differ_from_impala_in_the_meta_objective_alone():
                 if value != getattr(impala.agent.meta, field)
             }
             assert found.pop(f"bmg-l{target_steps}-{name}") == expected
+    assert not found.keys() & set(minatar.DEFAULT)
+    assert CompareOptions().methods == FiguresOptions().methods == minatar.DEFAULT
+    for method, whole, name, value in (
+        ("stacx-fixed", "stacx", "learning_rate", 0.0),
+        ("stacx-r", "stacx", "extra_replay_batches", 3),
+        ("bmg-l4-kl-r", "bmg-l4-kl", "final_data", "replay"),
+        ("bmg-l4-kl-w", "bmg-l4-kl", "final_objective", "learned"),
+        ("bmg-l1-kl-ns", "bmg-l1-kl", "continuation", "recomputed"),
+        ("bmg-l1-kl-db", "bmg-l1-kl", "continuation", "target"),
+        ("bmg-l1-kl-sgd", "bmg-l1-kl", "target_optimizer", "sgd"),
+    ):
+        assert differences(run_of(whole), run_of(method)) == {f"agent.meta.{name}": value}
+        del found[method]
     assert not found
     assert {name for pair in minatar.ORDERS for name in pair} == minatar.METHODS.keys()
-    assert CompareOptions().methods == tuple(minatar.METHODS)
     assert minatar.RANDOM_RETURNS.keys() == set(minatar.GAMES)
 
 
