@@ -70,7 +70,7 @@ class RunConsole:
     """Shows a distributed run's progress, from the newest line of metrics.jsonl."""
 
     def __init__(self, workdir: pathlib.Path, total_frames: int):
-        """Opens the live line; nothing that an earlier stretch of the run wrote is shown."""
+        """Opens the live lines; nothing that an earlier stretch of the run wrote is shown."""
         self._new_lines = _NewLines(workdir / "metrics.jsonl")
         self._total = total_frames
         self._latest: Row = {}
@@ -78,14 +78,14 @@ class RunConsole:
         self._text = LiveText()
 
     def print(self, message: str) -> None:
-        """Prints a line above the live one."""
+        """Prints a line above the live ones."""
         self._text.print(message)
 
     def refresh(self) -> None:
         """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
         self._read()
-        line = progress_line(self._latest, self._total, time.monotonic() - self._started)
-        self._text.show(line, line)
+        now = self._latest, self._total, time.monotonic() - self._started
+        self._text.show(live_lines(*now), progress_line(*now))
 
     def _read(self) -> None:
         try:
@@ -102,7 +102,7 @@ class RunConsole:
         self._text.restore()
 
     def close(self) -> None:
-        """Ends the live line; the last state stays on screen."""
+        """Ends the live lines; the last state stays on screen."""
         self._read()
         self._text.close()
         if self._latest:
@@ -148,38 +148,87 @@ class _NewLines:
 
 
 def progress_line(latest: Row, total: int, elapsed: float) -> str:
-    """One line: frames, rates, lag, scores, time left.
+    """One line: frames, rates, lag, what is wrong, scores, time left.
 
     Args:
       latest: the newest value of each metric.
       total: environment frames of the whole run.
       elapsed: seconds since this stretch of the run began.
     """
-    if not {"learner/frames", "learner/frames_per_second"} <= latest.keys():
-        return f"starting: processes, environments, first compilation ({elapsed:.0f} s)"
-    frames = min(max(int(latest["learner/frames"]), 0), total)
-    rate = latest["learner/frames_per_second"]
-    parts = [
-        f"{frames:,} of {total:,} frames ({100 * frames / total:.0f} %)",
-        f"{rate:,.0f} frames/s",
-    ]
+    if not _has_begun(latest):
+        return _starting(elapsed)
+    parts = [_frames(latest, total), _rate(latest)]
     if "learner/updates_per_second" in latest:
         parts.append(f"{latest['learner/updates_per_second']:.2f} updates/s")
     if "policy_lag/mean" in latest:
         parts.append(f"lag {latest['policy_lag/mean']:.1f}")
-    if latest.get("learner/skipped_updates"):
-        parts.append(f"{latest['learner/skipped_updates']:.0f} updates skipped (not finite)")
-    if latest.get("nodes/restarts"):
-        parts.append(f"{latest['nodes/restarts']:.0f} restarts of nodes")
+    parts += [*_problems(latest), *_returns(latest), _left(latest, total)]
+    return " | ".join(parts)
+
+
+def live_lines(latest: Row, total: int, elapsed: float) -> str:
+    """Two lines for a terminal of 80 columns: how far the run is, and what comes of it; arguments
+    as of `progress_line`."""
+    if not _has_begun(latest):
+        return _starting(elapsed)
+    first = " | ".join([_frames(latest, total), _rate(latest), _left(latest, total)])
+    second = " | ".join([*_returns(latest), *_problems(latest)])
+    return f"{first}\n{second or 'no episode has ended yet'}"
+
+
+def _has_begun(latest: Row) -> bool:
+    return {"learner/frames", "learner/frames_per_second"} <= latest.keys()
+
+
+def _starting(elapsed: float) -> str:
+    return f"starting: processes, environments, first compilation ({elapsed:.0f} s)"
+
+
+def _frames_done(latest: Row, total: int) -> int:
+    return min(max(int(latest["learner/frames"]), 0), total)
+
+
+def _frames(latest: Row, total: int) -> str:
+    done = _frames_done(latest, total)
+    return f"{done:,} of {total:,} frames ({100 * done / total:.0f} %)"
+
+
+def _rate(latest: Row) -> str:
+    return f"{latest['learner/frames_per_second']:,.0f} frames/s"
+
+
+def _left(latest: Row, total: int) -> str:
+    done = _frames_done(latest, total)
+    if done == total:
+        return "last evaluation"
+    return f"{duration((total - done) / max(latest['learner/frames_per_second'], 1e-9))} left"
+
+
+def _returns(latest: Row) -> list[str]:
+    parts = []
     if "training/return" in latest:
-        parts.append(f"training {latest['training/return']:.2f}")
+        parts.append(f"training {_number(latest['training/return'])}")
     if "evaluation/return" in latest:
         score = latest.get("evaluation/human_normalized_score")
         human = f" ({100.0 * score:.0f} % human)" if score is not None else ""
-        parts.append(f"evaluation {latest['evaluation/return']:.2f}{human}")
-    left = duration((total - frames) / max(rate, 1e-9))
-    parts.append(f"{left} left" if frames < total else "last evaluation")
-    return " | ".join(parts)
+        parts.append(f"evaluation {_number(latest['evaluation/return'])}{human}")
+    return parts
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 1_000 else f"{value:,.0f}"
+
+
+_PROBLEMS = {
+    "learner/skipped_updates": "updates skipped (not finite)",
+    "actors/not_finite_rewards": "rewards not finite",
+    "learner/stalls": "stalls",
+    "nodes/restarts": "restarts of nodes",
+}
+
+
+def _problems(latest: Row) -> list[str]:
+    return [f"{latest[name]:.0f} {text}" for name, text in _PROBLEMS.items() if latest.get(name)]
 
 
 class StepsConsole:

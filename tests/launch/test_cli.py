@@ -419,6 +419,27 @@ def test_the_live_line():
     )
 
 
+def test_the_live_lines_fit_a_terminal():
+    """Of 80 columns, also with large numbers; what is wrong comes last."""
+    row = {
+        "learner/frames": 123_456_789, "learner/frames_per_second": 22_345.6,
+        "learner/updates_per_second": 2.084, "policy_lag/mean": 3.26,
+        "training/return": -123_456.78, "evaluation/return": 123_456.78,
+        "evaluation/human_normalized_score": 112.3, "nodes/restarts": 12.0,
+        "learner/stalls": 0.0,
+    }  # fmt: skip
+    lines = console.live_lines(row, 200_000_000, 60.0).splitlines()
+    assert lines == [
+        "123,456,789 of 200,000,000 frames (62 %) | 22,346 frames/s | 57 min left",
+        "training -123,457 | evaluation 123,457 (11230 % human) | 12 restarts of nodes",
+    ]
+    assert max(map(len, lines)) <= 80
+    lines = console.live_lines(ROW | {"learner/skipped_updates": 2.0}, 200_000, 60.0).splitlines()
+    assert lines[1] == "2 updates skipped (not finite)"
+    assert console.live_lines(ROW, 200_000, 60.0).endswith("\nno episode has ended yet")
+    assert console.live_lines({}, 100, 12.4) == console.progress_line({}, 100, 12.4)
+
+
 def test_the_live_line_at_the_start_and_at_the_end():
     start = console.progress_line({}, 100, 12.4)
     assert start.startswith("starting") and "12 s" in start
