@@ -135,7 +135,8 @@ def stacx_update(
     told = {f"meta/{name}": value for name, value in result.metrics.items()}
     aux, told = mean_over_devices((result.aux[-1], told), context.axis_name)
     metrics |= step_metrics(context, aux) | told
-    metrics |= hyperparameter_metrics(hyperparameters(new_meta.params, config.loss))
+    metrics |= task_metrics(hyperparameters(new_meta.params, config.loss))
+    metrics |= task_metrics(new_meta.params, "_logit")
     return StacxState(inner, new_meta), metrics
 
 
@@ -221,10 +222,10 @@ def stacx_objective(
     return final_value(objective_loss)
 
 
-def hyperparameter_metrics(hyper: Hyperparameters) -> Metrics:
-    """Every meta-learned hyper-parameter of every task, after its sigmoid."""
+def task_metrics(values: Hyperparameters | MetaParameters, ending: str = "") -> Metrics:
+    """A metric for each task and each of its meta-learned hyper-parameters, or their logits."""
     return {
-        f"meta_{task_name(task)}/{name.rstrip('_')}": value[task]
-        for name, value in hyper._asdict().items()
-        for task in range(hyper.discount.shape[0])
+        f"meta_{task_name(task)}/{name.rstrip('_')}{ending}": value[task]
+        for name, value in values._asdict().items()
+        for task in range(values.discount.shape[0])
     }

@@ -28,15 +28,17 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar import metadata as scalar
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from bmg.learner.dashboard import description_of, opening, tag_of
 from bmg.storage.files import whole_file
 from bmg.storage.rows import in_force, parse_row, read_rows
 
@@ -52,6 +54,7 @@ class MetricsWriter:
         frames: int,
         tensorboard: bool = True,
         notify: Callable[[str], None] = print,
+        settings: Mapping[str, Any] | None = None,
     ):
         """Starts a session; what an earlier one wrote is continued.
 
@@ -60,14 +63,17 @@ class MetricsWriter:
           frames: environment frames that the learner goes on from; rows beyond them are abandoned.
           tensorboard: whether event files are written, beside `metrics.jsonl`.
           notify: takes a line where the disk is full at the start, or where files were removed.
+          settings: `group.name` -> JSON value, what the run is, for TensorBoard.
         """
         self._notify = notify
+        self._described: set[str] = set()
         self._closed = False
         path = workdir / METRICS
         header, missing, problem = _begin_session(path, frames)
         self._files = [_Appending(lambda _: _without_broken_line(path), header, missing)]
         if tensorboard:
-            self._files.append(_event_file(workdir / "tensorboard", frames))
+            shown = opening(workdir.name, settings or {})
+            self._files.append(_event_file(workdir / "tensorboard", frames, shown))
         for file in self._files:
             try:
                 file.append(b"")
@@ -91,13 +97,22 @@ class MetricsWriter:
             self._notify(f"{names} had been removed while the run went on; made again from here on")
             for file in gone:
                 file.start_again()
+            self._described.clear()
         finite = _finite(metrics)
         if len(finite) < len(metrics):
             finite["learner/not_finite_metrics"] = float(len(metrics) - len(finite))
         now = time.time()
-        pieces = [_line({"frames": frames, "time": now, **finite}), _scalars(frames, now, finite)]
+        values = [self._value(name, x) for name, x in finite.items()]
+        pieces = [_line({"frames": frames, "time": now, **finite}), _scalars(frames, now, values)]
         for file, piece in zip(self._files, pieces):
             file.append(piece)
+        self._described |= finite.keys()
+
+    def _value(self, name: str, value: float) -> Summary.Value:
+        """With what it is, the first time."""
+        described = None if name in self._described else description_of(name)
+        metadata = scalar.create_summary_metadata("", described) if described else None
+        return Summary.Value(tag=tag_of(name), simple_value=value, metadata=metadata)
 
     def write_text(self, frames: int, name: str, text: str) -> None:
         """Puts a text into TensorBoard, where event files are written.
@@ -106,9 +121,8 @@ class MetricsWriter:
           OSError: the disk is full.
         """
         if not self._closed:
-            event = Event(wall_time=time.time(), step=frames, summary=text_pb(name, text))
             for file in self._files[1:]:
-                file.append(_record(event))
+                file.append(_summary(frames, text_pb(name, text)))
 
     def close(self) -> None:
         """Closes both."""
@@ -134,7 +148,8 @@ class EventWriter:
             self._file.start_again()
         finite = _finite(values)
         if finite:
-            self._file.append(_scalars(step, time.time(), finite))
+            shown = [Summary.Value(tag=name, simple_value=x) for name, x in finite.items()]
+            self._file.append(_scalars(step, time.time(), shown))
 
     def close(self) -> None:
         """Closes the file."""
@@ -283,11 +298,11 @@ def _line(row: dict[str, float]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def _event_file(folder: pathlib.Path, step: int) -> _Appending:
+def _event_file(folder: pathlib.Path, step: int, opening: Sequence[Summary] = ()) -> _Appending:
     """The next one, without what stands beyond `step` in those before."""
     with contextlib.suppress(OSError):  # a full disk: START does most of it
         _forget(folder, step)
-    header = _event_header(step)
+    header = _event_header(step) + b"".join(_summary(step, summary) for summary in opening)
     return _Appending(functools.partial(_next_event_file, folder), header, header)
 
 
@@ -295,9 +310,12 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {name: float(x) for name, x in values.items() if math.isfinite(x)}
 
 
-def _scalars(step: int, now: float, values: dict[str, float]) -> bytes:
-    summary = [Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
-    return _record(Event(wall_time=now, step=step, summary=Summary(value=summary)))
+def _scalars(step: int, now: float, values: list[Summary.Value]) -> bytes:
+    return _record(Event(wall_time=now, step=step, summary=Summary(value=values)))
+
+
+def _summary(step: int, summary: Summary) -> bytes:
+    return _record(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def _event_header(frames: int) -> bytes:

@@ -117,7 +117,10 @@ class RunRecord:
 
     def open(self) -> None:
         """Begins a session of metrics, after `restore`."""
-        self._metrics = MetricsWriter(self.info.workdir, self.frames, self._writes, self._notify)
+        info = self.info
+        self._metrics = MetricsWriter(
+            info.workdir, self.frames, self._writes, self._notify, info.identity
+        )
 
     def ended(self, returns: list[float]) -> None:
         """Takes the returns of episodes that ended."""

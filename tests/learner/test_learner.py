@@ -13,6 +13,7 @@ from bmg.agents.messages import Evaluation, VersionedParameters
 from bmg.agents.networks import main_task_params
 from bmg.environments.scores import human_normalized_score
 from bmg.learner import reports
+from bmg.learner.dashboard import tag_of
 from bmg.learner.learner import NotFiniteError
 from bmg.learner.metrics import MetricsWriter, read_metrics
 from bmg.learner.reports import Report, summarise_reports
@@ -117,16 +118,18 @@ def test_everything_of_the_list_is_in_tensorboard(agent, tmp_path):
     run(learner, fakes.online_stream(returns=returns))
 
     events, rows = events_of(tmp_path), rows_of(tmp_path)
-    missing = TENSORBOARD - set(events.Tags()["scalars"])
+    tags = set(events.Tags()["scalars"])
+    missing = {tag_of(name) for name in TENSORBOARD} - tags
     assert not missing
     # Both files tell the same.
-    for name in events.Tags()["scalars"]:
+    names = set().union(*rows) - {"frames", "time"}
+    for name in names:
         points = [(row["frames"], row[name]) for row in rows if name in row]
-        found = [(event.step, event.value) for event in events.Scalars(name)]
+        found = [(event.step, event.value) for event in events.Scalars(tag_of(name))]
         assert [frames for frames, _ in found] == [frames for frames, _ in points], name
         np.testing.assert_allclose([x for _, x in found], [x for _, x in points], rtol=1e-6)
         assert read_metrics(tmp_path, name) == points
-    assert set(events.Tags()["scalars"]) == set().union(*rows) - {"frames", "time"}
+    assert tags == {tag_of(name) for name in names}
 
     last = rows[-1]
     assert last["training/return"] == pytest.approx((1.0 - 1.0 + 0.5) / 3)
@@ -256,7 +259,7 @@ def test_what_is_not_finite_is_left_out_and_counted(agent, tmp_path):
     assert "actors_time/inference" not in row and "actors_time/writing" not in row
     assert row["actors_time/environment"] == 0.5
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    assert "actors_time/inference" not in events_of(tmp_path).Tags()["scalars"]
+    assert tag_of("actors_time/inference") not in events_of(tmp_path).Tags()["scalars"]
 
 
 @pytest.mark.parametrize("rows", [130, 1])
@@ -282,7 +285,10 @@ def test_metrics_are_continued(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"frames": 120, "a/b": 6')  # as after a crash
     assert read_metrics(tmp_path, "a/b") == [(40, 20.0), (80, 40.0)]
-    assert [(e.step, e.value) for e in events_of(tmp_path).Scalars("a/b")] == [(40, 20), (80, 40)]
+    assert [(e.step, e.value) for e in events_of(tmp_path).Scalars(tag_of("a/b"))] == [
+        (40, 20),
+        (80, 40),
+    ]
 
 
 @pytest.mark.parametrize(

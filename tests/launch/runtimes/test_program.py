@@ -12,6 +12,7 @@ import pytest
 
 from bmg.environments.scores import human_normalized_score
 from bmg.launch.runtimes.choice import why_no_launchpad
+from bmg.learner.dashboard import description_of
 from tests.launch import commands
 from tests.launch.commands import (
     bmg,
@@ -178,6 +179,8 @@ def test_metrics_of_every_node_arrived(catch):
         "actors_time/environment", "actors_time/inference", "actors_time/writing",
         "learner_time/waiting", "evaluation/return", "meta_main/discount", "meta/gradient_norm",
     }  # fmt: skip
+    stamps = {"frames", "time", "session"}
+    assert [name for name in names - stamps if not description_of(name)] == []
     assert max(row.get("actors/reporting", 0) for row in rows) == 2
     last = [row for row in rows if "learner/frames" in row][-1]
     assert last["policy_lag/min"] >= 0
