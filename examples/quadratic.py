@@ -12,7 +12,6 @@ bmg quadratic:EXPERIMENT figures
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import ClassVar
 
 import jax
@@ -75,7 +74,7 @@ EXPERIMENT = Experiment(
     Config,
     __name__,
     suite=SuiteOptions(steps=100, root="runs/quadratic"),
-    figures=FiguresOptions(root="runs/quadratic", output="runs/quadratic/pictures"),
+    figures=FiguresOptions(root="runs/quadratic"),
 )
 
 
@@ -112,4 +111,4 @@ def draw(runs, options):
             draw_band(axis, run.steps, run.columns["rate"], run.name)
 
     yield [{"run": run.name, "rate": run.columns["rate"][:, -1].mean()} for run in runs]
-    yield save_panels(pathlib.Path(options.output) / "rates.png", [("step size", panel)])
+    yield save_panels(options.folder / "rates.png", [("step size", panel)])

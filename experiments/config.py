@@ -90,8 +90,13 @@ class FiguresOptions:
 
     root: str = "runs"
     """Folder of the run directories, as `all` leaves it."""
-    output: str = "docs"
-    """Folder for the pictures."""
+    output: str = ""
+    """Folder for the pictures; empty for `figures` in the folder of the runs."""
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where pictures go."""
+        return pathlib.Path(self.output or pathlib.Path(self.root) / "figures")
 
     def __post_init__(self):
         check_fields(self)

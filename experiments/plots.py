@@ -5,10 +5,27 @@ from __future__ import annotations
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 Panel = tuple[str, Callable]  # title, axis -> None
+
+
+class Theme(NamedTuple):
+    """How a picture looks."""
+
+    font: str
+    size: float  # points, of axes; titles are as large, legends smaller
+    line: float  # points
+    dots: int  # an inch
+
+
+THEMES = {
+    "screen": Theme("sans-serif", 10, 1.3, 110),
+    "paper": Theme("serif", 10, 1.0, 300),
+    "slide": Theme("sans-serif", 15, 2.5, 150),
+}
 _MANY_LINES = 6  # more would hide what a panel shows
 
 
@@ -29,6 +46,8 @@ def save_panels(
     panels: Sequence[Panel],
     columns: int | None = None,
     size: tuple[float, float] = (5.2, 3.8),
+    theme: str = "screen",
+    title: str = "",
 ) -> pathlib.Path:
     """Draws panels side by side into a picture; returns its path.
 
@@ -39,35 +58,49 @@ def save_panels(
       panels: in their order.
       columns: of panels, row below row; None for one row.
       size: of a panel, inches.
+      theme: one of `THEMES`.
+      title: of the whole; empty for none.
     """
     import matplotlib  # here, as who only runs has no use for it
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    look = THEMES[theme]
+    math = "dejavuserif" if look.font == "serif" else "dejavusans"
+    style = {"font.family": look.font, "font.size": look.size, "mathtext.fontset": math}
     columns = min(columns or len(panels), len(panels))
     rows = -(-len(panels) // columns)
     whole = (size[0] * columns, size[1] * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=whole, squeeze=False)
-    axes = list(grid.flat)[: len(panels)]
-    for axis in list(grid.flat)[len(panels) :]:
-        axis.set_axis_off()
-    for axis, (title, draw) in zip(axes, panels):
-        draw(axis)
-        axis.set_title(plain(title), fontsize=10)
-        axis.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), matplotlib.rc_context(style):
+        # Letters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure, grid = plt.subplots(rows, columns, figsize=whole, squeeze=False)
+        axes = list(grid.flat)[: len(panels)]
+        for axis in list(grid.flat)[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (name, draw) in zip(axes, panels):
+            draw(axis)
+            axis.set_title(plain(name), fontsize=look.size)
+            axis.grid(alpha=0.3)
+        _add_legends(axes, grid[0, -1], look.size)
+        if title:
+            figure.suptitle(plain(title), fontsize=1.2 * look.size)
+        figure.tight_layout()
+        figure.savefig(path, dpi=look.dots)
+        plt.close(figure)
+    return path
+
+
+def _add_legends(axes: Sequence, last_of_first_row, size: float) -> None:
     legends = [axis.get_legend_handles_labels() for axis in axes]
     labels = legends[0][1]
     if len(labels) > _MANY_LINES and all(legend[1] == labels for legend in legends):
-        grid[0, -1].legend(*legends[0], fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    else:
-        for axis, (handles, _) in zip(axes, legends):
-            if handles:
-                axis.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():  # letters that the font lacks are drawn as boxes
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.tight_layout()
-        figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+        last_of_first_row.legend(
+            *legends[0], fontsize=0.8 * size, loc="center left", bbox_to_anchor=(1.02, 0.5)
+        )
+        return
+    for axis, (handles, _) in zip(axes, legends):
+        if handles:
+            axis.legend(fontsize=0.7 * size)

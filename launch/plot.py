@@ -5,30 +5,43 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from typing import Literal
 
-from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
 from bmg.launch.pictures import no_picture, picture_path
 from bmg.launch.tables import print_table
-from bmg.storage.fields import check_fields, check_lists
-from bmg.storage.run_directory import load_config
+from bmg.storage.fields import Share, check_fields, check_lists
 
 
 @dataclasses.dataclass(frozen=True)
 class PlotConfig:
-    """Draw metrics of runs over environment frames, one line per run, and print for each its last
-    value and its mean over the second half of the frames."""
+    """Draw metrics of runs, with one line for all seeds of a run, and print for each its last value
+    and its mean over the second half."""
 
     workdirs: tuple[str, ...]
-    """Run directories of `bmg train`."""
+    """Run directories, of `bmg train` or of experiments; those that differ by the seed alone are
+    drawn together."""
     output: str = "curves.png"
     """Picture to write, of the kind that the name ends in; a folder gets curves.png."""
-    metrics: tuple[str, ...] = ("training/return", "evaluation/return")
-    """Metrics to draw, a panel each; every name in metrics.jsonl will do."""
+    metrics: tuple[str, ...] = ()
+    """Metrics to draw, a panel each; every name in metrics.jsonl, or column of results.csv, will
+    do. Empty for the returns, or all columns of an experiment."""
+    x: Literal["frames", "hours", "updates"] = "frames"
+    """Against environment frames (steps, in experiments), hours of training or updates."""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """Over seeds: the mean or the interquartile mean; the band is its 95 % bootstrap interval."""
+    smooth: Share = 0.0
+    """Share of a curve that each of its points is the mean of."""
+    each_seed: bool = False
+    """Draw a line for each seed instead."""
+    title: str = ""
+    """Of the whole picture."""
+    theme: Literal["screen", "paper", "slide"] = "screen"
+    """Fonts, sizes and lines: paper has a serif font and 300 dots an inch, slide large letters."""
 
     def __post_init__(self):
         check_fields(self)
-        check_lists(self, "workdirs", "metrics")
+        check_lists(self, "workdirs")
 
 
 def main(arguments: list[str]) -> int:
@@ -40,28 +53,36 @@ def main(arguments: list[str]) -> int:
     config = parse_options(PlotConfig, "bmg plot", arguments)
     output = picture_path(config.output, "curves.png")
 
-    from bmg.experiments.plots import plain, save_panels
+    from bmg.experiments.curves import find_runs, group_runs, line_of
+    from bmg.experiments.plots import save_panels
 
-    rows, panels = [], []
-    for metric in config.metrics:
+    runs = [run for workdir in config.workdirs for run in find_runs(pathlib.Path(workdir))]
+    groups = group_runs(runs, config.each_seed)
+    rows, panels, x_name = [], [], _name_of_x(config, runs)
+    for metric in config.metrics or default_metrics(runs):
         lines = []
-        for index, workdir in enumerate(map(pathlib.Path, config.workdirs)):
-            run = load_config(workdir, TrainConfig)
-            points = _points(workdir, metric)
-            if not points:
+        for index, group in enumerate(groups):
+            try:
+                line = line_of(group, metric, config.x, config.statistic, config.smooth)
+            except OSError as error:
+                raise ValueError(
+                    f"{error.filename} cannot be read ({error.strerror}): runs have one from "
+                    "their first seconds on; give --workdirs of such runs."
+                ) from None
+            if line is None:
                 continue
-            frames, values = zip(*points)
-            label = plain(f"{run.agent.algorithm}, {run.game} ({workdir.name})")
-            lines.append((frames, values, label, f"C{index}"))  # a run's colour in every panel
+            lines.append((line, f"C{index}"))  # a run's colour in every panel
             rows.append(
-                {"run": workdir.name, "metric": metric, "frames": frames[-1],
-                 "last": values[-1], "mean of second half": _late_mean(points)}
+                {"run": line.label, "seeds": line.seeds, "metric": metric, x_name: line.x[-1],
+                 "last": line.y[-1], "mean of second half": _late_mean(line.x, line.y)}
             )  # fmt: skip
         if not lines:
-            raise ValueError(f"no run has the metric {metric!r}; see the names in metrics.jsonl.")
-        panels.append((metric, functools.partial(_draw, lines=lines)))
+            raise ValueError(
+                f"no run has the metric {metric!r}; see the names in metrics.jsonl or results.csv."
+            )
+        panels.append((metric, functools.partial(_draw, lines=lines, x=x_name)))
     try:
-        save_panels(output, panels)
+        save_panels(output, panels, theme=config.theme, title=config.title)
     except OSError as error:
         raise no_picture(output, error) from None
     print_table(rows)
@@ -69,33 +90,39 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _points(workdir: pathlib.Path, metric: str) -> list[tuple[float, float]]:
-    from bmg.learner.metrics import METRICS, read_metrics
-
-    try:
-        return read_metrics(workdir, metric)
-    except OSError as error:
-        raise ValueError(
-            f"{workdir / METRICS} cannot be read ({error.strerror}): runs have one from their "
-            "first seconds on; give --workdirs of such runs."
-        ) from None
+def default_metrics(runs) -> tuple[str, ...]:
+    """The returns, or what experiments record."""
+    columns = dict.fromkeys(name for run in runs for name in run.columns or ())
+    trained = any(run.columns is None for run in runs)
+    return (*(("training/return", "evaluation/return") if trained else ()), *columns)
 
 
-def _late_mean(points: list[tuple[float, float]]) -> float:
-    """Over the second half of the frames."""
-    middle = float(points[0][0]) / 2 + float(points[-1][0]) / 2
-    late = [float(value) for at, value in points if at >= middle] or [float(points[-1][1])]
-    return sum(late) / len(late)
+def _name_of_x(config: PlotConfig, runs) -> str:
+    if config.x != "frames":
+        return config.x
+    return "steps" if all(run.columns is not None for run in runs) else "frames"
 
 
-def _draw(axis, lines) -> None:
-    """Lines of (frames, values, label, colour)."""
+def _late_mean(x, y) -> float:
+    """Over the second half of x."""
+    late = y[x >= x[0] / 2 + x[-1] / 2]
+    return float(late.mean()) if len(late) else float(y[-1])
+
+
+def _draw(axis, lines, x: str) -> None:
+    """Lines and their colours."""
     from matplotlib.ticker import EngFormatter
 
-    for frames, values, label, color in lines:
-        marker = "o" if len(frames) < 30 else None
-        axis.plot(
-            frames, values, marker=marker, markersize=3, linewidth=1.2, label=label, color=color
-        )
-    axis.set_xlabel("environment frames")
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 2M
+    from bmg.experiments.plots import plain
+
+    for line, color in lines:
+        marker = "o" if len(line.x) < 30 else None
+        axis.plot(line.x, line.y, marker=marker, markersize=3, label=plain(line.label), color=color)
+        if line.low is not None and len(line.x) == 1:
+            errors = [line.y - line.low, line.high - line.y]
+            axis.errorbar(line.x, line.y, errors, color=color, capsize=3)
+        elif line.low is not None:
+            axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, linewidth=0)
+    axis.set_xlabel({"frames": "environment frames", "hours": "hours of training"}.get(x, x))
+    if x != "hours":
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 2M

@@ -24,16 +24,17 @@ def select(config, names: Sequence[str]) -> dict[str, Any]:
     """Some fields, or groups of them, as `group.name` -> JSON value."""
     return {
         name: value
-        for name, value in _flatten(to_dict(config)).items()
+        for name, value in flatten(to_dict(config)).items()
         if any(name == chosen or name.startswith(chosen + ".") for chosen in names)
     }
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Groups within groups as `group.name` -> value."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
@@ -112,8 +113,8 @@ def config_file(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / "config.json"
 
 
-def load_config(workdir: pathlib.Path, cls: type[Config]) -> Config:
-    """The configuration of the run in `workdir`, of the given kind.
+def load_json(workdir: pathlib.Path) -> dict[str, Any]:
+    """What stands in the configuration's file of the run in `workdir`.
 
     Raises:
       ValueError: no run there, or not readable; one line.
@@ -124,13 +125,25 @@ def load_config(workdir: pathlib.Path, cls: type[Config]) -> Config:
             raise ValueError("it is too large")
         # Python may refuse to read integers of many digits, which no field takes.
         values = json.loads(path.read_text("utf-8"), parse_int=number)
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
+        return values
     except FileNotFoundError:
         raise ValueError(f"no run in {workdir} ({path} is missing).") from None
     except RecursionError:
         raise ValueError(f"{path} cannot be read: it is nested too deeply.") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def load_config(workdir: pathlib.Path, cls: type[Config]) -> Config:
+    """The configuration of the run in `workdir`, of the given kind.
+
+    Raises:
+      ValueError: no run there, or not readable; one line.
+    """
+    values = load_json(workdir)
     try:
         return from_dict(cls, values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{config_file(workdir)}: {error}") from None

@@ -214,8 +214,6 @@ class FewShotFiguresOptions(FiguresOptions):
 
     root: str = "runs/few-shot"
     """Folder of the run directories, as `all` leaves it."""
-    output: str = "docs/few_shot"
-    """Folder for the pictures."""
     speeds: str = ""
     """What `bmg benchmark few-shot --json FILE` has written for tasks of this size: times then come
     from there. Without it they are the runs' own, which whatever else the machine did is part

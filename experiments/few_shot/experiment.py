@@ -204,6 +204,6 @@ def draw(runs: Sequence[Run], options: FewShotFiguresOptions) -> Iterable[Shown]
     yield figures.table_7(runs)
     yield "Table 8: by the minutes of one lifetime"
     yield figures.table_8(runs, minutes)
-    output = pathlib.Path(options.output)
+    output = options.folder
     yield figures.draw_figure_5(runs, minutes, output)
     yield figures.draw_runs(runs, output)

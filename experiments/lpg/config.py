@@ -311,8 +311,6 @@ class LpgFiguresOptions(FiguresOptions):
 
     root: str = "runs/lpg"
     """Folder of the run directories, as `all` leaves it."""
-    output: str = "docs/lpg"
-    """Folder for the pictures."""
     figures: tuple[Literal["3", "4", "5", "6", "7"], ...] = ("3", "4", "5", "6", "7")
     """Which of them; 3 lets new agents learn in every world, and takes longest."""
     worlds: tuple[str, ...] = ()

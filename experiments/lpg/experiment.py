@@ -131,7 +131,7 @@ def suite(options: LpgSuiteOptions) -> dict[str, LpgConfig]:
 
 def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
     """The figures that there are runs for."""
-    output = pathlib.Path(options.output)
+    output = options.folder
     if "7" in options.figures:
         yield figures.draw_figure_7(runs, output)
         yield figures.table_7(runs)

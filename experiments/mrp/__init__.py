@@ -11,8 +11,6 @@ EXPERIMENT = Experiment(
     config=MrpConfig,
     module="bmg.experiments.mrp.experiment",
     suite=ObjectivesOptions(seeds=5, steps=MrpConfig.steps, root="runs/mrp"),
-    figures=MeasuredFiguresOptions(
-        root="runs/mrp", output="docs/multistep", variance=MrpVarianceConfig.workdir
-    ),
+    figures=MeasuredFiguresOptions(root="runs/mrp", variance=MrpVarianceConfig.workdir),
     variance=MrpVarianceConfig,
 )

@@ -33,7 +33,7 @@ def summarise(config: MrpConfig, steps, columns) -> dict:
 
 def draw(runs, options: multistep.MeasuredFiguresOptions):
     """What the runs came to, and figure 4; what was measured, and figure 5."""
-    output = pathlib.Path(options.output)
+    output = options.folder
     yield [figures.run_row(run) for run in sorted(runs, key=by_objective)]
     yield figures.draw_learning(runs, output)
     measured = estimators.found(options.variance, MrpVarianceConfig)

@@ -12,9 +12,7 @@ EXPERIMENT = Experiment(
     module="bmg.experiments.snake.experiment",
     # The paper has 3 seeds.
     suite=ObjectivesOptions(seeds=1, steps=SnakeConfig.steps, root="runs/snake"),
-    figures=MeasuredFiguresOptions(
-        root="runs/snake", output="docs/multistep", variance=SnakeVarianceConfig.workdir
-    ),
+    figures=MeasuredFiguresOptions(root="runs/snake", variance=SnakeVarianceConfig.workdir),
     variance=SnakeVarianceConfig,
     steps_fixed=True,
 )

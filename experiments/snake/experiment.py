@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 
 from bmg.experiments.multistep import config as multistep
 from bmg.experiments.multistep import estimators
@@ -32,4 +31,4 @@ def draw(runs, options: multistep.MeasuredFiguresOptions):
     """Table 1 and figure 3."""
     measured = estimators.found(options.variance, SnakeVarianceConfig)
     yield figures.table_1(runs, measured)
-    yield figures.draw_learning(runs, pathlib.Path(options.output))
+    yield figures.draw_learning(runs, options.folder)

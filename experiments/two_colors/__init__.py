@@ -11,5 +11,5 @@ EXPERIMENT = Experiment(
     config=TwoColorsConfig,
     module="bmg.experiments.two_colors.experiment",
     suite=MethodsOptions(seeds=8, root="runs/two_colors"),
-    figures=FiguresOptions(root="runs/two_colors", output="docs/two_colors"),
+    figures=FiguresOptions(root="runs/two_colors"),
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import pathlib
 
 import numpy as np
 
@@ -125,4 +124,4 @@ def draw(runs, options: FiguresOptions):
             f"{result['total_reward_mean']:>10,.0f} +- {result['total_reward_std']:,.0f}"
         )
     found = [figures.Run(*run) for run in runs]
-    yield from figures.draw_all(found, pathlib.Path(options.output))
+    yield from figures.draw_all(found, options.folder)

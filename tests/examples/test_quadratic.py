@@ -88,7 +88,7 @@ def test_all_its_methods_and_their_figure(command, tmp_path, pictures, monkeypat
     assert command(NAME, "all", "--seeds", 2, "--steps", 600)[0] == 0
     assert before == {path: path.read_bytes() for path in before}, "complete ones are left alone"
     code, out, _ = command(NAME, "figures")
-    assert code == 0 and "runs/quadratic/pictures/rates.png" in out
+    assert code == 0 and "runs/quadratic/figures/rates.png" in out
     rates = {row[0]: float(row[1]) for row in re.findall(r"(k\d) +│ +([\d.]+)", out)}
     assert rates == {f"k{k}": pytest.approx(best_rate(k), abs=0.04) for k in (1, 2)}
     (panel,) = pictures["rates.png"]
