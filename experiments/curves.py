@@ -128,11 +128,16 @@ def group_runs(runs: Sequence[Run], each_seed: bool = False) -> list[Group]:
       runs: of any kind.
       each_seed: whether each seed is a group of its own.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         if each_seed:
             run = run._replace(settings={**run.settings, "seed": run.seed})
-        groups.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
+        known = json.dumps(run.settings, sort_keys=True)
+        # The same run once more is another line.
+        count = 0
+        while any(other.seed == run.seed for other in groups.get((known, count), ())):
+            count += 1
+        groups.setdefault((known, count), []).append(run)
     firsts = [members[0] for members in groups.values()]
     return [Group(_label(run, firsts), members) for run, members in zip(firsts, groups.values())]
 
@@ -148,10 +153,12 @@ def _label(run: Run, others: Sequence[Run]) -> str:
         name for name in dict.fromkeys(name for x in others for name in x.settings)
         if len({json.dumps(x.settings.get(name)) for x in _among(name, own, alike, others)}) > 1
     ]  # fmt: skip
-    if not differing or len(differing) > _MOST_DIFFERENCES:
+    repeated = sum(x.settings == run.settings for x in others) > 1
+    if not differing or len(differing) > _MOST_DIFFERENCES or repeated:
         known = (run.settings.get(name) for name in ("agent.algorithm", "method", "game"))
         what = [value for value in known if isinstance(value, str)]
-        return " ".join([*what, f"({run.workdir.name})"])
+        folder = run.workdir.parent if run.workdir.name.startswith("seed-") else run.workdir
+        return " ".join([", ".join(what), f"({folder.name})"]).strip()
     parts = []
     for name in differing:
         value = run.settings.get(name)

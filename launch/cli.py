@@ -44,6 +44,7 @@ _COMMANDS = {
     ),
     "suite": ("bmg.launch.suite", "compare IMPALA, STACX and BMG over games and seeds"),
     "plot": ("bmg.launch.plot", "draw the learning curves of runs"),
+    "runs": ("bmg.launch.runs", "list runs: how far they are, returns, state"),
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on
 # small ones are faster where each thread has a pool of its own: two colours by a fifth.

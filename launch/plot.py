@@ -119,8 +119,7 @@ def _draw(axis, lines, x: str) -> None:
         marker = "o" if len(line.x) < 30 else None
         axis.plot(line.x, line.y, marker=marker, markersize=3, label=plain(line.label), color=color)
         if line.low is not None and len(line.x) == 1:
-            errors = [line.y - line.low, line.high - line.y]
-            axis.errorbar(line.x, line.y, errors, color=color, capsize=3)
+            axis.vlines(line.x, line.low, line.high, color=color)
         elif line.low is not None:
             axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, linewidth=0)
     axis.set_xlabel({"frames": "environment frames", "hours": "hours of training"}.get(x, x))

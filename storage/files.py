@@ -82,6 +82,18 @@ def write_json(path: pathlib.Path, value) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
+def is_owned(directory: pathlib.Path) -> bool:
+    """Whether a process has the directory, see `owned`; nothing is created."""
+    try:
+        with open(directory / "lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextlib.contextmanager
 def owned(directory: pathlib.Path) -> Iterator[None]:
     """Keeps a directory for this process: another one that asks for it meanwhile is refused.

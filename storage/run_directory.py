@@ -126,7 +126,7 @@ def load_json(workdir: pathlib.Path) -> dict[str, Any]:
         # Python may refuse to read integers of many digits, which no field takes.
         values = json.loads(path.read_text("utf-8"), parse_int=number)
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError(f"it is a {type(values).__name__}; allowed are groups of fields")
         return values
     except FileNotFoundError:
         raise ValueError(f"no run in {workdir} ({path} is missing).") from None

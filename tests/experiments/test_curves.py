@@ -55,7 +55,17 @@ def test_seeds_of_one_run_are_a_group(tmp_path):
     each = group_runs(runs[:3:2], each_seed=True)
     assert [group.label for group in each] == ["seed 0", "seed 1"]
     (alone,) = group_runs(runs[:1])
-    assert alone.label == "bmg catch (a)"
+    assert alone.label == "bmg, catch (a)"
+
+
+def test_the_same_run_once_more_is_another_line(tmp_path):
+    """With the same seeds: by another version of the program, perhaps."""
+    for name in "ab":
+        for seed in (0, 1):
+            leave_run(tmp_path / name / f"seed-{seed}", seed)
+    groups = group_runs(runs_of(tmp_path / "a", tmp_path / "b"))
+    assert [group.label for group in groups] == ["bmg, catch (a)", "bmg, catch (b)"]
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
 
 
 def test_the_kinds_of_run_directories(tmp_path):

@@ -227,7 +227,7 @@ WRONG_FILES = [
     (b'{"agent": {"meta": {"inner_steps": 0}}}', "agent.meta.inner_steps is 0; allowed are"),
     (b'{"replay": {"min_replay_size": 99}}', "replay.min_replay_size is 99; allowed are"),
     (b'{"learner": {"online_batch": 4, "x": 1}}', "learner.'x' is no field of LearnerConfig"),
-    (b"[1]", "TrainConfig is a list; allowed are groups of fields"),
+    (b"[1]", "it is a list; allowed are groups of fields"),
 ]
 
 

@@ -312,8 +312,8 @@ def test_plot_draws_and_tells_the_means(command, tmp_path, pictures):
     code, out, _ = command(*arguments, "training/return")
     assert code == 0
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
-    assert ["a", "training/return", "300", "6", "5"] in cells
-    assert ["b", "training/return", "0", "12,345", "12,345"] in cells
+    assert ["bmg, catch (a)", "1", "training/return", "300", "6", "5"] in cells
+    assert ["bmg, catch (b)", "1", "training/return", "0", "12,345", "12,345"] in cells
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
     (panel,) = pictures["x.png"]
     assert panel.title == "training/return"

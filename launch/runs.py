@@ -1,0 +1,161 @@
+"""`bmg runs`: a table of the runs in a folder, also while they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bmg.launch.console import duration
+from bmg.launch.options import parse_options
+from bmg.launch.tables import print_table
+from bmg.storage.fields import check_fields
+from bmg.storage.files import is_owned
+from bmg.storage.rows import Row, parse_row
+from bmg.storage.run_directory import config_file, flatten, load_json
+
+_METRICS = "metrics.jsonl"
+_TAIL = 2**18  # bytes of metrics.jsonl that are read
+# No run is in these folders of a run directory.
+_INSIDE = {"checkpoints", "playing", "logs", "nodes", "tensorboard", "profile", "hosts"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsConfig:
+    """List the runs in a folder: what each is, how far it is, its last returns, whether it runs;
+    also as `bmg runs FOLDER`."""
+
+    folder: str = "runs"
+    """Where they are, however deep."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg runs`.
+
+    Raises:
+      ValueError: there is no run; one line.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--folder", *arguments]
+    config = parse_options(RunsConfig, "bmg runs", arguments)
+    root = pathlib.Path(config.folder)
+    rows = [row_of(path, root) for path in find(root)]
+    if not rows:
+        raise ValueError(f"no runs in {root}; give a folder of run directories.")
+    print_table(rows)
+    return 0
+
+
+def find(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Run directories, in order of their names; the folders of a run's seeds are part of it."""
+    for folder, folders, files in os.walk(root):
+        path = pathlib.Path(folder)
+        folders[:] = sorted(set(folders) - _INSIDE)
+        if config_file(path).name in files:
+            folders[:] = [name for name in folders if not name.startswith("seed-")]
+            yield path
+
+
+def row_of(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
+    """A line of the table."""
+    try:
+        settings = flatten(load_json(path))
+    except ValueError:
+        settings = {}
+    results = _json(path / "results.json")
+    folders = sorted(path.glob(f"seed-*/{_METRICS}")) or [path / _METRICS]
+    latest = [_latest(file) for file in folders]
+    frames = _mean(latest, "learner/frames")
+    if frames is None:
+        frames = results.get("steps", results.get("frames"))
+    total = settings.get("frames", settings.get("steps"))
+    return {
+        "run": str(path.relative_to(root)) if path != root else path.name or str(path),
+        "what": " ".join(
+            str(settings[name])
+            for name in ("game", "agent.algorithm", "agent", "method", "objective")
+            if isinstance(settings.get(name), str)
+        ),
+        "seeds": _seeds(settings),
+        "frames": _share(frames, total),
+        "training": _mean(latest, "training/return"),
+        "evaluation": _mean(latest, "evaluation/return"),
+        "state": _state(path, results, frames, total),
+        "age": duration(max(time.time() - _newest(path), 0.0)),
+    }
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _latest(path: pathlib.Path) -> Row:
+    """The newest value of each metric, as far as the file's end has it."""
+    latest: Row = {}
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _TAIL, 0))
+            for row in filter(None, map(parse_row, file)):
+                latest |= row
+    except OSError:
+        pass
+    return latest
+
+
+def _mean(latest: list[Row], name: str) -> float | None:
+    """Over seeds."""
+    found = [row[name] for row in latest if name in row]
+    return sum(found) / len(found) if found else None
+
+
+def _seeds(settings: dict[str, Any]) -> str:
+    first, count = settings.get("first_seed", settings.get("seed")), settings.get("seeds", 1)
+    if not isinstance(first, int) or not isinstance(count, int):
+        return ""
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def _share(frames, total) -> str:
+    if not isinstance(frames, (int, float)):
+        return ""
+    if not isinstance(total, (int, float)) or not total:
+        return _short(frames)
+    return f"{_short(min(frames, total))} of {_short(total)}"
+
+
+def _short(number: float) -> str:
+    """Three digits: 1.18M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _state(path: pathlib.Path, results: dict[str, Any], frames, total) -> str:
+    """running, complete, failed or stopped."""
+    if is_owned(path):
+        return "running"
+    if _json(path / "nodes" / "learner.json").get("state") in ("failed", "stalled"):
+        return "failed"
+    # The file may be of the stretch before the run was given more frames.
+    enough = not isinstance(total, (int, float)) or (isinstance(frames, (int, float))
+                                                      and frames >= total)  # fmt: skip
+    return "complete" if results.get("complete") is True and enough else "stopped"
+
+
+def _newest(path: pathlib.Path) -> float:
+    """When something was written there last, seconds since the epoch."""
+    there = [*path.iterdir(), *path.glob(f"seed-*/{_METRICS}"), *path.glob("checkpoints/*.npz")]
+    return max((x.lstat().st_mtime for x in there), default=0.0)
