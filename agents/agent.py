@@ -42,6 +42,9 @@ class Agent(NamedTuple):
     """Replay batches of an update beside the main one."""
     needs_replay: bool = False
     """Whether the main batch's replayed part may not be empty."""
+    value: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    """(params of `act`, observations [N, ...]) -> what the agent expects [N], to be shown; None
+    where it expects nothing."""
 
     @property
     def uses_replay(self) -> bool:

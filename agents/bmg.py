@@ -25,7 +25,7 @@ from bmg.agents.actor_critic import (
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import AgentConfig, MetaConfig
 from bmg.agents.impala import fixed_hyperparameters
-from bmg.agents.networks import Network, acting_policy, main_task_params
+from bmg.agents.networks import Network, acting_policy, acting_value, main_task_params
 from bmg.agents.stacx import (
     StacxState,
     acting_params,
@@ -65,6 +65,7 @@ def make(config: AgentConfig, spec: Spec) -> Agent:
         init=stacx_init(config, network),
         update=update,
         act=acting_policy(network),
+        value=acting_value(network),
         acting_params=acting_params,
         num_extra_batches=first_objective + meta.extra_replay_batches,
         needs_replay=meta.final_data == "replay",

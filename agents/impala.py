@@ -20,7 +20,7 @@ from bmg.agents.actor_critic import (
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import AgentConfig, LossConfig
 from bmg.agents.losses import Hyperparameters, outer_hyperparameters
-from bmg.agents.networks import acting_policy, main_task_params, make_network
+from bmg.agents.networks import acting_policy, acting_value, main_task_params, make_network
 from bmg.agents.trajectory import UpdateBatch, prepare_batch
 
 
@@ -43,7 +43,7 @@ def make(config: AgentConfig, spec: Spec) -> Agent:
     def acting_params(state: ActorCriticState):
         return main_task_params(state.params)
 
-    return Agent(init, update, acting_policy(network), acting_params)
+    return Agent(init, update, acting_policy(network), acting_params, value=acting_value(network))
 
 
 def fixed_hyperparameters(config: LossConfig):

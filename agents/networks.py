@@ -274,6 +274,15 @@ def acting_policy(network: Network) -> Callable[[hk.Params, jax.Array, jax.Array
     return acting(lambda params, observation: network.apply(params, observation, 1).logits[0])
 
 
+def acting_value(network: Network) -> Callable[[hk.Params, jax.Array], jax.Array]:
+    """The main task's value: (parameters, observations [N, ...]) -> [N]."""
+
+    def value(params, observation):
+        return network.apply(params, scale_pixels(observation), 1).value[0]
+
+    return value
+
+
 def acting(policy: Callable[[hk.Params, jax.Array], jax.Array]) -> Callable:
     """What actors and evaluators run: (params, observation, keys) -> (action, logits).
 

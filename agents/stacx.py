@@ -37,7 +37,7 @@ from bmg.agents.config import AgentConfig, LossConfig
 from bmg.agents.impala import fixed_hyperparameters
 from bmg.agents.losses import Hyperparameters, outer_hyperparameters
 from bmg.agents.meta_learner import MetaState, init_meta, meta_step
-from bmg.agents.networks import Network, acting_policy, main_task_params, make_network
+from bmg.agents.networks import Network, acting_policy, acting_value, main_task_params, make_network
 from bmg.agents.trajectory import Sequences, UpdateBatch, concatenate, prepare_batch
 from bmg.meta import core
 from bmg.meta.matching import kl_divergence
@@ -73,6 +73,7 @@ def make(config: AgentConfig, spec: Spec) -> Agent:
         init=stacx_init(config, network),
         update=update,
         act=acting_policy(network),
+        value=acting_value(network),
         acting_params=acting_params,
         num_extra_batches=num_inner + config.meta.extra_replay_batches,
     )

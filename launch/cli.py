@@ -17,6 +17,7 @@ _COMMANDS = {
         "several hosts as one run: a TPU slice, or processes here",
     ),
     "evaluate": ("bmg.launch.evaluate", "play episodes with a run's newest checkpoint"),
+    "watch": ("bmg.launch.watch", "draw an episode whenever a run has a newer checkpoint"),
     "diagnose": ("bmg.launch.diagnose", "a run's meta-gradients under each reading of the paper"),
     "two-colors": (
         "bmg.experiments.two_colors:EXPERIMENT",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import pathlib
 
-from bmg.launch import environment
+from bmg.launch import environment, video
 from bmg.launch.config import TrainConfig, with_kept_rule
-from bmg.launch.options import parse_options
-from bmg.storage.fields import Environments, Seed, check_fields
+from bmg.launch.options import check_name, parse_options
+from bmg.storage.fields import Count, Environments, Seed, check_fields
+from bmg.storage.files import reason
 from bmg.storage.run_directory import load_config
 
 
@@ -22,6 +25,10 @@ class EvaluateConfig:
     """Full episodes, played side by side."""
     seed: Seed = 1
     """Seeds episodes and actions; other than the run's own, so that episodes are new."""
+    video: str = ""
+    """Animation of one more episode (.gif, .webp or .png), with what the agent thinks."""
+    video_steps: Count = 1_000
+    """Agent steps after which it ends."""
 
     def __post_init__(self):
         check_fields(self)
@@ -33,9 +40,9 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: no run, no usable checkpoint; one line.
     """
-    import pathlib
-
     options = parse_options(EvaluateConfig, "bmg evaluate", arguments)
+    if options.video:
+        check_name("kind of animation", pathlib.Path(options.video).suffix.lower(), video.KINDS)
     environment.clean()
     config = load_config(pathlib.Path(options.workdir), TrainConfig)
     config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
@@ -78,5 +85,57 @@ def main(arguments: list[str]) -> int:
         "protocol": protocol(config, spec, options.episodes),
     }
     print(json.dumps(result, indent=2), flush=True)
+    if options.video:
+        path = pathlib.Path(options.video)
+        try:
+            draw(path, config, spec, agent, found, options.seed, options.video_steps)
+        except OSError as error:
+            raise ValueError(
+                f"no animation at {path}: {reason(error)}; give another --video."
+            ) from None
+        print(path)
     write_json(config.path / "evaluation.json", result)  # which may be read-only
     return 0
+
+
+def draw(path, config: TrainConfig, spec, agent, found, seed: int, most_steps: int) -> None:
+    """An episode of a checkpoint as an animation.
+
+    Args:
+      path: of the file.
+      config: of the run.
+      spec: of its environment.
+      agent: whose policy.
+      found: a `storage.checkpoint.Checkpoint`.
+      seed: of the episode and its actions.
+      most_steps: after which it ends.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    import jax
+
+    from bmg.environments.factory import make
+
+    game = make(config.game, 1, seed, 1, config.atari, num_threads=1, options=config.game_options)
+    params, key = agent.acting_params(found.state.agent), jax.random.PRNGKey(seed)
+    moments = list(video.play(game, agent, params, key, most_steps))
+    game.close()
+    frames = found.header["frames"]
+    title = f"{config.game}, {config.agent.algorithm}, {frames:,} frames"
+    # Atari's clock has 60 frames a second; other games have none.
+    rate = 60.0 / spec.action_repeat if spec.action_repeat > 1 else 10.0
+    video.write(path, moments, title, meta_parameters(config.path, frames), rate)
+
+
+def meta_parameters(workdir: pathlib.Path, frames: int) -> dict[str, float]:
+    """Those of the main task, in the newest row that is not later than so many frames."""
+    from bmg.storage.rows import read_rows
+
+    group, latest = "meta_main/", {}
+    with contextlib.suppress(OSError):
+        for row in read_rows(workdir / "metrics.jsonl"):
+            if row["frames"] <= frames:
+                latest |= {k: v for k, v in row.items() if k.startswith(group)}
+    names = (name for name in latest if not name.endswith("_logit"))
+    return {name.removeprefix(group): latest[name] for name in names}
