@@ -1,0 +1,142 @@
+"""An episode as an animation: the screen, and beside it what the agent thinks."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = (".gif", ".webp", ".png")  # all of them animated
+_HEIGHT = 320  # pixels of the screen
+_PANEL = 300  # pixels beside it
+_LINE = 18  # pixels of a line of text
+_MOST_ACTIONS = 9  # that have a bar; of more, the likeliest ones
+
+
+class Moment(NamedTuple):
+    """One step of one environment."""
+
+    frame: np.ndarray  # uint8 or float32 [H, W, C] or [D], what the agent sees
+    probabilities: np.ndarray  # float [A], of the policy
+    action: int
+    value: float | None  # what the agent expects
+    episode_return: float  # so far
+
+
+def play(environment, agent, params, key, most_steps: int) -> Iterator[Moment]:
+    """The first episode of a single environment, or its first steps.
+
+    Args:
+      environment: a `base.VectorEnvironment` of one; it is reset here.
+      agent: who acts.
+      params: that it acts by.
+      key: random key; actions are drawn, as in training.
+      most_steps: after which it ends.
+    """
+    import jax
+
+    from bmg.actors.rollout import FrameStack
+
+    act = jax.jit(agent.act)
+    value_of = jax.jit(agent.value) if agent.value else None
+    stack = FrameStack(1, environment.spec)
+    step = environment.reset()
+    total = 0.0
+    for _ in range(most_steps):
+        stack.push(step)
+        key, own = np.asarray(jax.random.split(key))
+        actions, logits = act(params, stack.stack, own[None])
+        yield Moment(
+            step.frame[0].copy(),
+            np.asarray(jax.nn.softmax(logits[0])),
+            int(actions[0]),
+            float(value_of(params, stack.stack)[0]) if value_of else None,
+            total,
+        )
+        step = environment.step(np.asarray(actions))
+        total += float(step.reward[0])
+        if step.first[0]:
+            return
+
+
+def write(
+    path: pathlib.Path,
+    moments: Sequence[Moment],
+    title: str,
+    facts: Mapping[str, float],
+    frames_per_second: float = 15.0,
+) -> None:
+    """Draws an animation.
+
+    Args:
+      path: what it ends in is one of `KINDS`.
+      moments: at least one.
+      title: of all pictures.
+      facts: numbers that stay what they are, as meta-parameters.
+      frames_per_second: of the animation.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    pictures = [_picture(moment, number, title, facts) for number, moment in enumerate(moments)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], loop=0,
+        duration=round(1_000 / frames_per_second),
+    )  # fmt: skip
+
+
+def _picture(moment: Moment, number: int, title: str, facts: Mapping[str, float]):
+    from PIL import Image, ImageDraw, ImageFont
+
+    screen = Image.fromarray(screen_of(moment.frame))
+    width = max(round(screen.width * _HEIGHT / screen.height), 1)
+    whole = Image.new("RGB", (min(width, 2 * _HEIGHT) + _PANEL, _HEIGHT), (24, 24, 28))
+    screen = screen.resize((min(width, 2 * _HEIGHT), _HEIGHT), Image.Resampling.NEAREST)
+    whole.paste(screen, (0, 0))
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(size=13)
+    left, y = screen.width + 12, 8
+
+    def line(text: str, color=(220, 220, 220)) -> None:
+        nonlocal y
+        pen.text((left, y), text, fill=color, font=font)
+        y += _LINE
+
+    line(title, (255, 255, 255))
+    line(f"step {number}   return {moment.episode_return:.4g}")
+    if moment.value is not None:
+        line(f"value {moment.value:.3f}")
+    y += _LINE // 3
+    shown = np.sort(np.argsort(-moment.probabilities, kind="stable")[:_MOST_ACTIONS])
+    for action in shown:
+        chosen = action == moment.action
+        color = (255, 170, 60) if chosen else (110, 140, 190)
+        length = round(float(moment.probabilities[action]) * (_PANEL - 110))
+        pen.rectangle((left + 62, y + 3, left + 62 + length, y + _LINE - 4), fill=color)
+        line(f"action {action}", color if chosen else (220, 220, 220))
+    y += _LINE // 3
+    for name, number_ in facts.items():
+        if y + _LINE <= _HEIGHT:
+            line(f"{name} {number_:.5g}", (150, 200, 150))
+    return whole
+
+
+def screen_of(frame: np.ndarray) -> np.ndarray:
+    """A picture uint8 [H, W, 3] of what an agent sees: grey or colours as they are, other planes in
+    a colour each, a vector as a row of grey cells."""
+    if frame.ndim == 1:
+        frame = frame[None, :, None]
+    if frame.dtype != np.uint8:
+        low, high = float(frame.min()), float(frame.max())
+        frame = np.round(255 * (frame - low) / max(high - low, 1e-9)).astype(np.uint8)
+    channels = frame.shape[-1]
+    if channels == 1:
+        return np.repeat(frame, 3, axis=-1)
+    if channels == 3:
+        return frame
+    angles = 2 * np.pi * np.arange(channels)[:, None] / channels
+    colors = 0.5 + 0.5 * np.cos(angles + 2 * np.pi * np.array([0, 1, 2]) / 3)  # [C, 3]
+    mixed = np.max(frame[..., None] * colors, axis=-2)
+    return np.round(mixed).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""`bmg watch`: an animation of an episode, whenever a run has a newer checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from bmg.launch import environment, signals
+from bmg.launch.config import TrainConfig, with_kept_rule
+from bmg.launch.evaluate import draw
+from bmg.launch.options import parse_options
+from bmg.storage.fields import Count, Positive, Seed, check_fields
+from bmg.storage.files import reason
+from bmg.storage.run_directory import load_config
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchConfig:
+    """Draw an episode of a run's newest checkpoint every few minutes, until the run is complete;
+    also of one that goes on in another process."""
+
+    workdir: str
+    """Run directory of `bmg train`."""
+    output: str = ""
+    """Folder for the animations; empty for `videos` in the run directory."""
+    interval: Positive = 120.0
+    """Seconds between two looks for a newer checkpoint."""
+    steps: Count = 1_000
+    """Agent steps after which an episode is cut."""
+    seed: Seed = 1
+    """Seeds episodes and actions."""
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `bmg watch`.
+
+    Returns:
+      The exit code: 0 when the run is complete, 130 stopped by Ctrl-C.
+
+    Raises:
+      ValueError: no run; one line.
+    """
+    options = parse_options(WatchConfig, "bmg watch", arguments)
+    environment.clean()
+    workdir = pathlib.Path(options.workdir)
+    config = load_config(workdir, TrainConfig)
+    config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
+
+    from bmg.environments.factory import make_spec
+    from bmg.launch.runtimes.assembly import load_newest
+    from bmg.storage.checkpoint import CheckpointError
+    from bmg.storage.files import is_owned
+
+    spec = make_spec(config.game, config.atari, config.game_options)
+    folder = pathlib.Path(options.output or workdir / "videos")
+    drawn, waits = -1, False
+    with signals.orderly() as asked:
+        while not asked.is_set():
+            running = is_owned(workdir)  # before the look: what it leaves last is seen
+            try:
+                agent, found, _ = load_newest(config, spec)
+            except CheckpointError:
+                if not running:
+                    raise
+                if not waits:
+                    print(f"waiting for the first checkpoint in {workdir}", flush=True)
+                waits = True
+            else:
+                frames = found.header["frames"]
+                if frames != drawn:
+                    path = folder / f"frames-{frames:012d}.gif"
+                    try:
+                        draw(path, config, spec, agent, found, options.seed, options.steps)
+                    except OSError as error:
+                        raise ValueError(
+                            f"no animation at {path}: {reason(error)}; give another --output."
+                        ) from None
+                    print(path, flush=True)
+                    drawn = frames
+            if not running:
+                return 0
+            asked.wait(options.interval)
+    return signals.EXIT_CODE
