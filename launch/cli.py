@@ -3,7 +3,9 @@ before signals are answered."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 
 from bmg.launch import output, signals
@@ -44,15 +46,18 @@ _COMMANDS = {
         "measure speed and memory of system and experiments",
     ),
     "suite": ("bmg.launch.suite", "compare IMPALA, STACX and BMG over games and seeds"),
+    "completion": ("bmg.launch.completion", "what a shell reads to complete commands and options"),
     "plot": ("bmg.launch.plot", "draw the learning curves of runs"),
     "runs": ("bmg.launch.runs", "list runs: how far they are, returns, state"),
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on
 # small ones are faster where each thread has a pool of its own: two colours by a fifth.
 _LARGE_ARRAYS = {"few-shot", "lpg"}
+_QUIET = "--quiet"
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
     "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version.\n"
+    "bmg --quiet COMMAND prints errors alone; what a run leaves stands in its directory.\n"
     "bmg package.module:NAME runs an experiment of your own; see bmg/experiments/declaration.py."
 )
 
@@ -70,7 +75,8 @@ def main() -> None:
 
 def _has_large_arrays(arguments: list[str]) -> bool:
     """Whether the command, or what is measured, is one of those."""
-    words = arguments[1:] if arguments[:1] == ["benchmark"] else arguments
+    words = arguments[1:] if arguments[:1] == [_QUIET] else arguments
+    words = words[1:] if words[:1] == ["benchmark"] else words
     return words[:1] != [] and words[0] in _LARGE_ARRAYS
 
 
@@ -87,6 +93,9 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     from bmg.launch.options import choose
 
+    if arguments[:1] == [_QUIET]:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return _run(arguments[1:])
     if arguments == ["--version"]:
         from bmg import __version__
 

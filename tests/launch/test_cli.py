@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -324,6 +327,49 @@ def test_plot_draws_and_tells_the_means(command, tmp_path, pictures):
     }
     code, _, err = command(*arguments, "meta/cosine")
     assert code == 2 and "no run has the metric 'meta/cosine'" in err
+
+
+def completions(folder, typed: str) -> set[str]:
+    """What bash offers where the cursor is at the end of what is typed."""
+    words = typed.split(" ")
+    program = (
+        'eval "$(bmg completion bash)"\n'
+        f"COMP_WORDS=({' '.join(map(shlex.quote, words))}) COMP_CWORD={len(words) - 1}\n"
+        '_bmg; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = subprocess.run(
+        ["bash", "-c", program], env={**commands.environment(), "PATH": path}, cwd=folder,
+        capture_output=True, text=True, timeout=DEADLINE, check=True,
+    )  # fmt: skip
+    assert found.stderr == ""
+    return set(found.stdout.split())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_shell_completes_commands_options_and_files(tmp_path):
+    (tmp_path / "runs").mkdir()
+    assert completions(tmp_path, "bmg t") == {"train", "two-colors"}
+    assert completions(tmp_path, "bmg suite minatar f") == {"figures"}
+    assert completions(tmp_path, "bmg benchmark in") >= {"in-graph", "inference"}
+    found = completions(tmp_path, "bmg evaluate --v")
+    assert found == {"--video", "--video-steps"}
+    assert "--agent.meta.inner-steps" in completions(
+        tmp_path, "bmg train --game pong --agent.meta."
+    )
+    assert completions(tmp_path, "bmg plot --workdirs r") == {"runs"}
+
+
+def test_an_unknown_shell_is_refused(command):
+    assert "'fish'" in command.refused("completion", "fish")
+
+
+def test_quiet_prints_errors_alone(command, tmp_path):
+    save_run(tmp_path / "runs/a")
+    assert command("runs")[1] != ""
+    assert command("--quiet", "runs") == (0, "", "")
+    code, out, err = command("--quiet", "runs", "nowhere")
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
 
 
 HEAVY = ("jax", "launchpad", "tensorflow", "reverb", "numpy", "tyro", "ale_py", "haiku")
