@@ -6,6 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 
@@ -15,6 +16,7 @@ class Panel(NamedTuple):
     title: str
     lines: dict[str, np.ndarray]  # label -> [n, 2] points
     bars: int
+    colors: dict[str, str]  # label -> of the line
 
     @property
     def is_empty(self) -> bool:
@@ -33,6 +35,7 @@ class Pictures(dict):
                 axis.get_title(),
                 {line.get_label(): np.asarray(line.get_xydata(), float) for line in axis.lines},
                 sum(patch.get_width() != 0 and patch.get_height() != 0 for patch in axis.patches),
+                {line.get_label(): to_hex(line.get_color()) for line in axis.lines},
             )
             for axis in figure.axes
             if axis.axison

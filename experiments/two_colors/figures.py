@@ -171,8 +171,8 @@ def draw_bars(axis, runs: Sequence[Run]) -> None:
     steps = compared_after(runs)
     totals = [total_after(run, steps) / 1e6 for run in runs]
     means, stds = [np.mean(x) for x in totals], [np.std(x) for x in totals]
-    colors = [f"C{i}" for i in range(len(runs))]
-    axis.barh(range(len(runs)), means, xerr=stds, color=colors, alpha=0.8, capsize=3)
+    for place, (mean, std) in enumerate(zip(means, stds)):  # each in the next colour
+        axis.barh(place, mean, xerr=std, alpha=0.8, capsize=3)
     axis.set_yticks(range(len(runs)), [run.label for run in runs], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(f"total reward after {steps / 1e6:g} million steps (millions)")
@@ -264,14 +264,25 @@ def draw_all(runs: Sequence[Run], output: pathlib.Path) -> list[pathlib.Path]:
     Returns:
       The pictures.
     """
+    from matplotlib.colors import to_hex  # here, as who only runs has no use for it
+
     pictures = []
     for name, every in panels(sorted(tuned(runs), key=_order)).items():
+        names = dict.fromkeys(run.name for _, shown, _ in every for run in shown)
+        colors = {name: to_hex(f"C{index}") for index, name in enumerate(names)}
         drawn = [
-            (title, functools.partial(draw, runs=shown)) for title, shown, draw in every if shown
-        ]
+            (title, functools.partial(_draw_in_colors, draw=draw, runs=shown, colors=colors))
+            for title, shown, draw in every if shown
+        ]  # fmt: skip
         if drawn:
             pictures.append(save_panels(output / f"{name}.png", drawn))
     return pictures
+
+
+def _draw_in_colors(axis, draw: Callable, runs: Sequence[Run], colors: dict[str, str]) -> None:
+    """Draws runs, each of which takes the next colour: its own, in every panel of a figure."""
+    axis.set_prop_cycle(color=[colors[run.name] for run in runs])
+    draw(axis, runs)
 
 
 def _order(run: Run):

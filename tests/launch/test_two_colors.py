@@ -171,6 +171,10 @@ def test_all_figures_are_drawn_from_the_methods_of_the_paper(command, tmp_path, 
     names = [f"figure_{i}.png" for i in (2, 3, 7, 8, 9, 10, 11)]
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == sorted(names)
     pictures.assert_full(*names)
+    left, right = (panel.colors for panel in pictures["figure_2.png"])
+    assert len({*left.values()}) == len(left) == 3
+    shared = left.keys() & right.keys()
+    assert len(shared) == 2 and all(left[label] == right[label] for label in shared)
     for name in methods():
         assert name in out
 
