@@ -69,10 +69,16 @@ class LiveText:
 class RunConsole:
     """Shows a distributed run's progress, from the newest line of metrics.jsonl."""
 
-    def __init__(self, workdir: pathlib.Path, total_frames: int):
-        """Opens the live lines; nothing that an earlier stretch of the run wrote is shown."""
+    def __init__(self, workdir: pathlib.Path, total_frames: int, seeds: int = 1):
+        """Opens the live lines; nothing that an earlier stretch of the run wrote is shown.
+
+        Args:
+          workdir: of the run, or of its first seed.
+          total_frames: of the run.
+          seeds: that run side by side.
+        """
         self._new_lines = _NewLines(workdir / "metrics.jsonl")
-        self._total = total_frames
+        self._total, self._seeds = total_frames, seeds
         self._latest: Row = {}
         self._started = time.monotonic()
         self._text = LiveText()
@@ -84,7 +90,7 @@ class RunConsole:
     def refresh(self) -> None:
         """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
         self._read()
-        now = self._latest, self._total, time.monotonic() - self._started
+        now = self._latest, self._total, time.monotonic() - self._started, self._seeds
         self._text.show(live_lines(*now), progress_line(*now))
 
     def _read(self) -> None:
@@ -107,7 +113,7 @@ class RunConsole:
         self._text.close()
         if self._latest:
             elapsed = time.monotonic() - self._started
-            self.print(progress_line(self._latest, self._total, elapsed))
+            self.print(progress_line(self._latest, self._total, elapsed, self._seeds))
 
 
 class _NewLines:
@@ -147,17 +153,18 @@ class _NewLines:
         return not os.path.samestat(opened, found) or found.st_size < self._position
 
 
-def progress_line(latest: Row, total: int, elapsed: float) -> str:
+def progress_line(latest: Row, total: int, elapsed: float, seeds: int = 1) -> str:
     """One line: frames, rates, lag, what is wrong, scores, time left.
 
     Args:
       latest: the newest value of each metric.
       total: environment frames of the whole run.
       elapsed: seconds since this stretch of the run began.
+      seeds: that run side by side, of which this is the first one.
     """
     if not _has_begun(latest):
         return _starting(elapsed)
-    parts = [_frames(latest, total), _rate(latest)]
+    parts = [_frames(latest, total), _rate(latest, seeds)]
     if "learner/updates_per_second" in latest:
         parts.append(f"{latest['learner/updates_per_second']:.2f} updates/s")
     if "policy_lag/mean" in latest:
@@ -166,12 +173,12 @@ def progress_line(latest: Row, total: int, elapsed: float) -> str:
     return " | ".join(parts)
 
 
-def live_lines(latest: Row, total: int, elapsed: float) -> str:
+def live_lines(latest: Row, total: int, elapsed: float, seeds: int = 1) -> str:
     """Two lines for a terminal of 80 columns: how far the run is, and what comes of it; arguments
     as of `progress_line`."""
     if not _has_begun(latest):
         return _starting(elapsed)
-    first = " | ".join([_frames(latest, total), _rate(latest), _left(latest, total)])
+    first = " | ".join([_frames(latest, total), _rate(latest, seeds), _left(latest, total)])
     second = " | ".join([*_returns(latest), *_problems(latest)])
     return f"{first}\n{second or 'no episode has ended yet'}"
 
@@ -193,8 +200,9 @@ def _frames(latest: Row, total: int) -> str:
     return f"{done:,} of {total:,} frames ({100 * done / total:.0f} %)"
 
 
-def _rate(latest: Row) -> str:
-    return f"{latest['learner/frames_per_second']:,.0f} frames/s"
+def _rate(latest: Row, seeds: int) -> str:
+    each = f" x {seeds} seeds" if seeds > 1 else ""
+    return f"{latest['learner/frames_per_second']:,.0f} frames/s{each}"
 
 
 def _left(latest: Row, total: int) -> str:

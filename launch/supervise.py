@@ -41,7 +41,7 @@ def supervise(
 
     workdir = config.path
     write_json(config_file(workdir), to_dict(dataclasses.replace(config, resume=False)))
-    console = RunConsole(directories(config)[0], config.frames)
+    console = RunConsole(directories(config)[0], config.frames, config.seeds)
     console.print(
         f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
         f"(tensorboard --logdir {workdir.parent})"

@@ -479,6 +479,8 @@ def test_the_live_lines_fit_a_terminal():
         "training -123,457 | evaluation 123,457 (11230 % human) | 12 restarts of nodes",
     ]
     assert max(map(len, lines)) <= 80
+    assert "22,346 frames/s x 8 seeds |" in console.live_lines(row, 200_000_000, 60.0, seeds=8)
+    assert "22,346 frames/s x 8 seeds |" in console.progress_line(row, 200_000_000, 60.0, seeds=8)
     lines = console.live_lines(ROW | {"learner/skipped_updates": 2.0}, 200_000, 60.0).splitlines()
     assert lines[1] == "2 updates skipped (not finite)"
     assert console.live_lines(ROW, 200_000, 60.0).endswith("\nno episode has ended yet")
