@@ -143,7 +143,8 @@ def group_runs(runs: Sequence[Run], each_seed: bool = False) -> list[Group]:
 
 
 def _label(run: Run, others: Sequence[Run]) -> str:
-    """What tells a run from the others; where that is nothing, or too much, what and where it is.
+    """What tells a run from the others; where that is nothing, or too much, what it is, and where
+    if another one is the same.
 
     How agents meta-learn is told where it differs among those of one algorithm.
     """
@@ -155,8 +156,9 @@ def _label(run: Run, others: Sequence[Run]) -> str:
     ]  # fmt: skip
     repeated = sum(x.settings == run.settings for x in others) > 1
     if not differing or len(differing) > _MOST_DIFFERENCES or repeated:
-        known = (run.settings.get(name) for name in ("agent.algorithm", "method", "game"))
-        what = [value for value in known if isinstance(value, str)]
+        what = _names(run)
+        if what and sum(_names(x) == what for x in others) == 1:
+            return ", ".join(what)
         folder = run.workdir.parent if run.workdir.name.startswith("seed-") else run.workdir
         return " ".join([", ".join(what), f"({folder.name})"]).strip()
     parts = []
@@ -166,6 +168,11 @@ def _label(run: Run, others: Sequence[Run]) -> str:
         plain = isinstance(value, str) and short in ("algorithm", "game", "method")
         parts.append(value if plain else f"{short.replace('_', ' ')} {value}")
     return ", ".join(parts)
+
+
+def _names(run: Run) -> list[str]:
+    known = (run.settings.get(name) for name in ("agent.algorithm", "method", "game"))
+    return [value for value in known if isinstance(value, str)]
 
 
 def _among(name: str, own: tuple[str, ...], alike: Sequence[Run], others: Sequence[Run]):

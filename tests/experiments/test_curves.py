@@ -55,7 +55,7 @@ def test_seeds_of_one_run_are_a_group(tmp_path):
     each = group_runs(runs[:3:2], each_seed=True)
     assert [group.label for group in each] == ["seed 0", "seed 1"]
     (alone,) = group_runs(runs[:1])
-    assert alone.label == "bmg, catch (a)"
+    assert alone.label == "bmg, catch"
 
 
 def test_the_same_run_once_more_is_another_line(tmp_path):

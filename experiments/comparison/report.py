@@ -1,0 +1,288 @@
+"""Human-normalised scores of methods over games: tables, pictures, and one page with all of it.
+
+References: table 9's layout and figure 4 of Flennerhag et al., "Bootstrapped Meta-Learning", ICLR
+2022; intervals as in `statistics`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import html
+import io
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bmg.experiments.comparison import statistics
+from bmg.experiments.comparison.figures import shown
+from bmg.experiments.comparison.statistics import Estimate
+from bmg.experiments.plots import Panel, save_panels
+
+_THRESHOLDS = np.linspace(0.0, 8.0, 81)  # human-normalised scores of a profile
+
+
+class Score(NamedTuple):
+    """One seed of a method on a game."""
+
+    game: str
+    method: str
+    seed: int
+    score: float  # human-normalised: 1 is a human's
+    raw: float  # mean return
+    frames: float  # environment frames; NaN where nobody says
+    hours: float  # wall time; NaN where nobody says
+    curve: tuple[np.ndarray, np.ndarray] | None = None  # frames and human-normalised scores
+
+
+class Report(NamedTuple):
+    """What is compared."""
+
+    games: tuple[str, ...]  # of any method, in their order
+    scores: dict[str, dict[str, list[Score]]]  # method -> game -> its seeds
+
+    def matrix(self, method: str) -> np.ndarray:
+        """[N, G] of the games that the method has; the seeds that it has on all of them, or on each
+        the mean over those that there are, where it has no seed on all."""
+        by_game = self.scores[method]
+        common = set.intersection(*({x.seed for x in found} for found in by_game.values()))
+        if not common:
+            return np.array([[np.mean([x.score for x in found]) for found in by_game.values()]])
+        return np.array(
+            [[next(x.score for x in found if x.seed == seed) for found in by_game.values()]
+             for seed in sorted(common)]
+        )  # fmt: skip
+
+
+def gather(scores: Sequence[Score], order: Sequence[str]) -> tuple[Report, list[str]]:
+    """Scores by method and game.
+
+    Args:
+      scores: of any seeds.
+      order: of games; others come behind.
+
+    Returns:
+      The report, and a line about everything that is missing in it.
+    """
+    there = {score.game for score in scores}
+    known = dict.fromkeys(order)
+    games = (*(game for game in known if game in there), *sorted(there - known.keys()))
+    methods = dict.fromkeys(score.method for score in scores)
+    found = {
+        method: {
+            game: sorted(own, key=lambda score: score.seed)
+            for game in games
+            if (own := [s for s in scores if (s.game, s.method) == (game, method)])
+        }
+        for method in methods
+    }
+    notes = []
+    for method, by_game in found.items():
+        if missing := [game for game in games if game not in by_game]:
+            notes.append(f"{method} has no run of {', '.join(missing)}")
+        every = set().union(*({x.seed for x in own} for own in by_game.values()))
+        for game, own in by_game.items():
+            if lacking := sorted(every - {x.seed for x in own}):
+                notes.append(f"{method} lacks seeds of {game}: {', '.join(map(str, lacking))}")
+    return Report(games, found), notes
+
+
+def aggregates(report: Report, resamples: int) -> dict[str, dict[str, Estimate]]:
+    """Interquartile mean, median and mean over the games that each method has."""
+    return {
+        method: statistics.aggregates({method: report.matrix(method)}, resamples)[method]
+        for method in report.scores
+    }
+
+
+def summary_rows(report: Report, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict]:
+    """A row for each method."""
+    rows = []
+    for method, by_game in report.scores.items():
+        every = [score for own in by_game.values() for score in own]
+        above = sum(np.mean([s.score for s in own]) > 1 for own in by_game.values())
+        hours = [score.hours for score in every]
+        rows.append(
+            {"method": method, "games": len(by_game), "seeds": len(report.matrix(method)),
+             **{name: _estimate(estimate) for name, estimate in found[method].items()},
+             "above human": int(above),
+             "hours of a run": None if np.all(np.isnan(hours)) else float(np.nanmean(hours))}
+        )  # fmt: skip
+    return rows
+
+
+def _estimate(found: Estimate) -> str:
+    """With its interval, where several seeds give one."""
+    return shown(found) if found.high > found.low else f"{found.value:.3f}"
+
+
+def game_rows(report: Report) -> list[dict]:
+    """A row for each game, in table 9's layout: mean return of each method, and its
+    human-normalised score in percent."""
+    rows = []
+    for game in report.games:
+        row: dict = {"game": game}
+        for method, by_game in report.scores.items():
+            own = by_game.get(game, [])
+            row[method] = float(np.mean([s.raw for s in own])) if own else None
+            row[f"{method}, %"] = 100 * float(np.mean([s.score for s in own])) if own else None
+        rows.append(row)
+    return rows
+
+
+def write_table(path: pathlib.Path, rows: Sequence[Mapping]) -> None:
+    """Rows as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue())
+
+
+def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) -> Iterator[tuple]:
+    """Draws the pictures that there are scores for.
+
+    Args:
+      report: what is compared.
+      baseline: the method that others are relative to.
+      resamples: of the bootstrap.
+      folder: for the pictures.
+
+    Returns:
+      (caption, path) of each.
+    """
+    others = [method for method in report.scores if method != baseline]
+    panels: list[Panel] = [
+        (f"{method} over {baseline}", functools.partial(_draw_relative, values=values))
+        for method in others
+        if (values := relative(report, method, baseline))
+    ]
+    if panels:
+        height = max(3.8, 0.17 * len(report.games))
+        path = save_panels(folder / "relative.png", panels, columns=2, size=(5.2, height))
+        yield "Human-normalised score minus the baseline's, in units of its size (figure 4)", path
+    curves = {
+        method: points for method in report.scores if (points := median_curve(report, method))
+    }
+    if curves:
+        panel = functools.partial(_draw_curves, curves=curves)
+        path = save_panels(folder / "median.png", [("median over games", panel)], size=(6.4, 4.2))
+        yield "Median human-normalised score over frames (figure 4)", path
+    scores = {method: report.matrix(method) for method in report.scores}
+    found = {
+        method: statistics.profiles({method: own}, _THRESHOLDS, resamples)[method]
+        for method, own in scores.items()
+    }
+    panel = functools.partial(_draw_profiles, found=found)
+    name = "share of runs with a higher score"
+    path = save_panels(folder / "profiles.png", [(name, panel)], size=(6.4, 4.2))
+    yield "Performance profiles", path
+
+
+def relative(report: Report, method: str, baseline: str) -> dict[str, float]:
+    """game -> (score - the baseline's) / max(|the baseline's|, 0.01), on the games of both."""
+    found = {}
+    for game, own in report.scores[method].items():
+        if before := report.scores[baseline].get(game):
+            base = float(np.mean([s.score for s in before]))
+            mine = float(np.mean([s.score for s in own]))
+            found[game] = (mine - base) / max(abs(base), 0.01)
+    return found
+
+
+def median_curve(report: Report, method: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frames, and the median over games of the mean over seeds, where all games have curves."""
+    games = []
+    for own in report.scores[method].values():
+        curves = [score.curve for score in own if score.curve is not None and len(score.curve[0])]
+        if not curves:
+            return None
+        games.append(curves)
+    every = [curve for curves in games for curve in curves]
+    start, end = max(x[0] for x, _ in every), min(x[-1] for x, _ in every)
+    if end <= start:
+        return None
+    at = np.linspace(start, end, 100)
+    means = [np.mean([np.interp(at, x, y) for x, y in curves], axis=0) for curves in games]
+    return at, np.median(means, axis=0)
+
+
+def _draw_relative(axis, values: Mapping[str, float]) -> None:
+    """Bars from the best to the worst, on a scale that shows both ends."""
+    names = sorted(values, key=values.__getitem__)
+    shown_values = np.array([values[name] for name in names])
+    axis.barh(range(len(names)), shown_values, color=np.where(shown_values < 0, "C3", "C0"))
+    axis.set_yticks(range(len(names)), names, fontsize=6)
+    axis.set_xscale("symlog", linthresh=1.0)
+    axis.axvline(0.0, color="black", linewidth=0.8)
+
+
+def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    for method, (x, y) in curves.items():
+        axis.plot(x / 1e6, y, label=method)
+    axis.set_xlabel("environment frames (millions)")
+    axis.set_ylabel("human-normalised score")
+
+
+def _draw_profiles(axis, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    for name, (share, (low, high)) in found.items():
+        (line,) = axis.plot(_THRESHOLDS, share, label=name)
+        axis.fill_between(_THRESHOLDS, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.set_xlabel("human-normalised score")
+
+
+def page(
+    title: str,
+    notes: Sequence[str],
+    tables: Sequence[tuple[str, Sequence[Mapping]]],
+    pictures: Sequence[tuple[str, pathlib.Path]],
+) -> str:
+    """A page of HTML that needs no other file."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if notes:
+        parts.append("<h2>Missing</h2><ul>")
+        parts += [f"<li>{html.escape(note)}</li>" for note in notes]
+        parts.append("</ul>")
+    for caption, rows in tables:
+        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
+        body = "\n".join(
+            "<tr>" + "".join(f"<td>{html.escape(_cell(x))}</td>" for x in row.values()) + "</tr>"
+            for row in rows
+        )
+        parts.append(f"<h2>{html.escape(caption)}</h2>\n<table><tr>{head}</tr>\n{body}</table>")
+    for caption, path in pictures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        parts.append(
+            f"<h2>{html.escape(caption)}</h2>\n"
+            f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        )
+    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def _cell(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:,.4g}"
+    return str(value)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; }}
+table {{ border-collapse: collapse; font-size: 13px; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: 3px 9px; text-align: right;
+  white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+th {{ border-bottom: 2px solid #888; }}
+img {{ max-width: 100%; }}
+</style></head><body>
+{body}
+</body></html>
+"""

@@ -1,0 +1,153 @@
+"""`bmg report` on the paper's own scores and on runs: numbers, what is missing, one whole page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from bmg.environments.scores import SCORES, human_normalized_score
+from bmg.experiments.comparison import report
+from bmg.experiments.comparison.report import Score
+from bmg.launch.report import of_table
+from tests.launch.test_cli import save_run
+
+# Returns of Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, table 9. Two of its cells
+# are lost in print: Robotank with L = 4, and the row of Zaxxon, of which STACX's is known.
+TABLE_9 = pathlib.Path(__file__).parents[1] / "data" / "bmg_table9.csv"
+MEDIANS = {"KL": 501.9, "KL&V": 464.2, "KL&V_L4": 439.9, "KL-S": 289.5, "L2": 408.5,
+           "STACX": 300.6, "V": 190.8}  # fmt: skip
+ABOVE_HUMAN = {"KL": 46, "KL&V": 46, "KL&V_L4": 43, "KL-S": 43, "L2": 46, "STACX": 42, "V": 40}
+
+
+def table_of(path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_papers_table_has_the_papers_medians(command, tmp_path, pictures):
+    code, out, err = command(
+        "report", "--folder", "", "--scores", str(TABLE_9), "--output", "made", "--baseline",
+        "STACX", "--resamples", "20",
+    )  # fmt: skip
+    assert code == 0 and err == "" and out.splitlines()[-1] == "made/report.html"
+    assert "KL&V_L4 has no run of robotank, zaxxon" in out
+    rows = {row["method"]: row for row in table_of(tmp_path / "made/summary.csv")}
+    assert list(rows) == list(MEDIANS)
+    for method, median in MEDIANS.items():
+        assert float(rows[method]["median"]) == pytest.approx(median / 100, abs=6e-4)
+        assert int(rows[method]["above human"]) == ABOVE_HUMAN[method]
+    games = table_of(tmp_path / "made/games.csv")
+    assert len(games) == 57 and games[0]["game"] == "alien"
+    for row, given in zip(games, sorted(table_of(TABLE_9), key=lambda row: row["game"])):
+        assert row["game"] == given["game"]
+        for method in MEDIANS:
+            assert (row[method] == "") == (given[method] == "")
+            if row[method]:
+                score = human_normalized_score(row["game"], float(given[method]))
+                assert float(row[f"{method}, %"]) == pytest.approx(100 * score)
+    assert len(pictures["relative.png"]) == 6 and "profiles.png" in pictures
+    page = (tmp_path / "made/report.html").read_text()
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2
+    assert not re.search(r'(src|href)="(?!data:)', page), "it needs no other file"
+    assert "KL&amp;V" in page and "KL&V<" not in page
+
+
+def leave(folder, game, seed, returned, algorithm="bmg", rows=2):
+    """A run that has ended, or one without results."""
+    save_run(folder, game=game, seed=seed)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["agent"]["algorithm"] = algorithm
+    (folder / "config.json").write_text(json.dumps(settings))
+    if returned is None:
+        return
+    results = {"game": game, "frames": 4_000, "wall_seconds": 7_200.0, "complete": True,
+               "evaluation_return": returned, "training_return": returned - 1}  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    rows = [{"frames": 2_000 * i, "training/return": returned * i / rows} for i in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_runs_of_several_games_and_seeds(command, tmp_path, pictures):
+    root = tmp_path / "runs"
+    for algorithm, gain in (("bmg", 10.0), ("impala", 0.0)):
+        for game in ("pong", "breakout"):
+            for seed in (0, 1):
+                if (algorithm, game, seed) != ("impala", "breakout", 1):
+                    path = root / f"{algorithm}-{game}-{seed}"
+                    leave(path, game, seed, gain + seed, algorithm)
+    leave(root / "young", "pong", 2, None)
+    leave(root / "pong-again", "pong", 0, 99.0)
+    leave(root / "snake", "snake", 0, 3.0)
+    code, out, err = command("report", "runs", "--resamples", "50", "--baseline", "impala")
+    assert code == 0 and err == "", err
+    assert "runs/young has no results yet" in out
+    assert "runs/pong-again is the same run as runs/bmg-pong-0, and left out" in out
+    assert "runs/snake: nobody knows a human's score of snake" in out
+    assert "impala lacks seeds of breakout: 1" in out
+    rows = {row["method"]: row for row in table_of(root / "report/summary.csv")}
+    assert list(rows) == ["bmg", "impala"]
+    assert (rows["bmg"]["games"], rows["bmg"]["seeds"], rows["impala"]["seeds"]) == ("2", "2", "1")
+    assert float(rows["bmg"]["hours of a run"]) == 2
+    games = {row["game"]: row for row in table_of(root / "report/games.csv")}
+    assert list(games) == ["breakout", "pong"]
+    assert float(games["pong"]["bmg"]) == 10.5 and float(games["breakout"]["impala"]) == 0.0
+    expected = 100 * human_normalized_score("pong", 10.5)
+    assert float(games["pong"]["bmg, %"]) == pytest.approx(expected)
+    assert {"relative.png", "median.png", "profiles.png"} <= pictures.keys()
+    (curves,) = pictures["median.png"]
+    end = {label: points[-1] for label, points in curves.lines.items()}
+    both = [human_normalized_score(game, 10.5) for game in ("pong", "breakout")]
+    np.testing.assert_allclose(end["bmg"], [0.004, np.median(both)])
+    code, out, _ = command("report", "runs", "--score", "training", "--resamples", "50")
+    assert code == 0
+    games = {row["game"]: row for row in table_of(root / "report/games.csv")}
+    assert float(games["pong"]["bmg"]) == 9.5
+
+
+def test_what_a_picture_is_relative_to():
+    scores = [Score("pong", m, 0, x, x, 1, 1) for m, x in (("a", 0.5), ("b", 2.0))]
+    scores += [Score("catch", m, 0, x, x, 1, 1) for m, x in (("a", -0.25), ("b", 0.25))]
+    compared, notes = report.gather([*scores, Score("freeway", "b", 0, 1, 1, 1, 1)], ["pong"])
+    assert compared.games == ("pong", "catch", "freeway")
+    assert notes == ["a has no run of freeway"]
+    assert report.relative(compared, "b", "a") == {"pong": 3.0, "catch": 2.0}
+
+
+def test_seeds_that_a_method_does_not_have_everywhere():
+    seeds_of = {"pong": (0, 1), "alien": (1, 2)}
+    scores = [Score(game, "a", x, x, x, 1, 1) for game, seeds in seeds_of.items() for x in seeds]
+    compared, notes = report.gather(scores, list(SCORES))
+    np.testing.assert_array_equal(compared.matrix("a"), [[1, 1]])
+    assert notes == ["a lacks seeds of alien: 0", "a lacks seeds of pong: 2"]
+    apart, _ = report.gather([scores[0], scores[3]], list(SCORES))
+    np.testing.assert_array_equal(apart.matrix("a"), [[2, 0]])
+
+
+WRONG = [
+    ("", "its first column is no `game`"),
+    ("name,a\npong,1\n", "its first column is no `game`"),
+    ("game,a\npnog,1\n", "'pnog'"),
+    ("game,a\npong,x\n", "could not convert"),
+    ("game,a\npong,1,2\n", "no table of returns"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG)
+def test_what_is_no_table_is_one_line(command, tmp_path, text, words):
+    (tmp_path / "x.csv").write_text(text)
+    line = command.refused("report", "--folder", "", "--scores", "x.csv")
+    assert words in line and "x.csv" in line
+
+
+def test_nothing_to_compare_is_one_line(command, tmp_path):
+    assert "give a folder of runs" in command.refused("report", "nowhere")
+    assert "x.csv" in command.refused("report", "--folder", "", "--scores", "x.csv")
+    (tmp_path / "x.csv").write_text("game,a\npong,1\n")
+    options = ("--folder", "", "--scores", "x.csv", "--baseline", "b")
+    assert "no method 'b'" in command.refused("report", *options)
+    assert [score.raw for score in of_table(tmp_path / "x.csv")] == [1.0]
