@@ -86,23 +86,22 @@ def main(arguments: list[str]) -> int:
     }
     print(json.dumps(result, indent=2), flush=True)
     if options.video:
-        path = pathlib.Path(options.video)
-        try:
-            draw(path, config, spec, agent, found, options.seed, options.video_steps)
-        except OSError as error:
-            raise ValueError(
-                f"no animation at {path}: {reason(error)}; give another --video."
-            ) from None
+        path, seed, steps = pathlib.Path(options.video), options.seed, options.video_steps
+        draw(path, "--video", config, spec, agent, found, seed, steps)
         print(path)
     write_json(config.path / "evaluation.json", result)  # which may be read-only
     return 0
 
 
-def draw(path, config: TrainConfig, spec, agent, found, seed: int, most_steps: int) -> None:
+def draw(
+    path: pathlib.Path, option: str, config: TrainConfig, spec, agent, found, seed: int,
+    most_steps: int,
+) -> None:  # fmt: skip
     """An episode of a checkpoint as an animation.
 
     Args:
       path: of the file.
+      option: by which the user gives another one.
       config: of the run.
       spec: of its environment.
       agent: whose policy.
@@ -111,7 +110,7 @@ def draw(path, config: TrainConfig, spec, agent, found, seed: int, most_steps: i
       most_steps: after which it ends.
 
     Raises:
-      OSError: it cannot be written.
+      ValueError: it cannot be written; one line.
     """
     import jax
 
@@ -125,7 +124,12 @@ def draw(path, config: TrainConfig, spec, agent, found, seed: int, most_steps: i
     title = f"{config.game}, {config.agent.algorithm}, {frames:,} frames"
     # Atari's clock has 60 frames a second; other games have none.
     rate = 60.0 / spec.action_repeat if spec.action_repeat > 1 else 10.0
-    video.write(path, moments, title, meta_parameters(config.path, frames), rate)
+    try:
+        video.write(path, moments, title, meta_parameters(config.path, frames), rate)
+    except OSError as error:
+        raise ValueError(
+            f"no animation at {path}: {reason(error)}; give another {option}."
+        ) from None
 
 
 def meta_parameters(workdir: pathlib.Path, frames: int) -> dict[str, float]:

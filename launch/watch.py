@@ -10,7 +10,6 @@ from bmg.launch.config import TrainConfig, with_kept_rule
 from bmg.launch.evaluate import draw
 from bmg.launch.options import parse_options
 from bmg.storage.fields import Count, Positive, Seed, check_fields
-from bmg.storage.files import reason
 from bmg.storage.run_directory import load_config
 
 
@@ -72,12 +71,8 @@ def main(arguments: list[str]) -> int:
                 frames = found.header["frames"]
                 if frames != drawn:
                     path = folder / f"frames-{frames:012d}.gif"
-                    try:
-                        draw(path, config, spec, agent, found, options.seed, options.steps)
-                    except OSError as error:
-                        raise ValueError(
-                            f"no animation at {path}: {reason(error)}; give another --output."
-                        ) from None
+                    seed, steps = options.seed, options.steps
+                    draw(path, "--output", config, spec, agent, found, seed, steps)
                     print(path, flush=True)
                     drawn = frames
             if not running:

@@ -167,7 +167,7 @@ def draw(
             folder / "improvement.png", [("probability of improvement", panel)], size=_ONE_COLUMN
         )
     found = statistics.profiles(scores, _THRESHOLDS, resamples)
-    panel = functools.partial(_draw_profiles, found=found)
+    panel = functools.partial(draw_profiles, thresholds=_THRESHOLDS, found=found)
     yield save_panels(
         folder / "profiles.png", [("share of runs with a higher score", panel)], size=_ONE_COLUMN
     )
@@ -204,11 +204,17 @@ def _draw_estimates(axis, found: Mapping[str, Estimate], middle: float | None = 
         axis.set_xlim(0.0, 1.0)
 
 
-def _draw_profiles(axis, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def draw_profiles(
+    axis,
+    thresholds: np.ndarray,
+    found: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    label: str = "normalised score",
+) -> None:
+    """Shares of runs above each threshold, with their intervals, as of `statistics.profiles`."""
     for name, (share, (low, high)) in found.items():
-        (line,) = axis.plot(_THRESHOLDS, share, label=name, linewidth=1.3)
-        axis.fill_between(_THRESHOLDS, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.set_xlabel("normalised score")
+        (line,) = axis.plot(thresholds, share, label=name, linewidth=1.3)
+        axis.fill_between(thresholds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.set_xlabel(label)
 
 
 def _draw_curves(axis, comparison: Comparison, game: str) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bmg.experiments.comparison import statistics
-from bmg.experiments.comparison.figures import shown
+from bmg.experiments.comparison.figures import draw_profiles, shown
 from bmg.experiments.comparison.statistics import Estimate
 from bmg.experiments.plots import Panel, save_panels
 
@@ -177,7 +177,9 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
         method: statistics.profiles({method: own}, _THRESHOLDS, resamples)[method]
         for method, own in scores.items()
     }
-    panel = functools.partial(_draw_profiles, found=found)
+    panel = functools.partial(
+        draw_profiles, thresholds=_THRESHOLDS, found=found, label="human-normalised score"
+    )
     name = "share of runs with a higher score"
     path = save_panels(folder / "profiles.png", [(name, panel)], size=(6.4, 4.2))
     yield "Performance profiles", path
@@ -226,13 +228,6 @@ def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> N
         axis.plot(x / 1e6, y, label=method)
     axis.set_xlabel("environment frames (millions)")
     axis.set_ylabel("human-normalised score")
-
-
-def _draw_profiles(axis, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    for name, (share, (low, high)) in found.items():
-        (line,) = axis.plot(_THRESHOLDS, share, label=name)
-        axis.fill_between(_THRESHOLDS, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.set_xlabel("human-normalised score")
 
 
 def page(
