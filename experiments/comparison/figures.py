@@ -176,8 +176,9 @@ def draw(
         for game in comparison.games
     ]
     yield save_panels(folder / "curves.png", panels, columns=3)
+    colors = {method: f"C{index % 10}" for index, method in enumerate(comparison.methods)}
     panels = [
-        (f"{game}, {name}", functools.partial(_draw_meta, found=found))
+        (f"{game}, {name}", functools.partial(_draw_meta, found=found, colors=colors))
         for game in comparison.games for name in META_PARAMETERS
         if (found := _meta_curves(comparison, game, name))
     ]  # fmt: skip
@@ -237,6 +238,7 @@ def _meta_curves(comparison: Comparison, game: str, name: str) -> dict[str, np.n
     return found
 
 
-def _draw_meta(axis, found: Mapping[str, np.ndarray]) -> None:
+def _draw_meta(axis, found: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> None:
+    """In the colours that methods have elsewhere, where all of them are drawn."""
     for method, (at, *values) in found.items():
-        draw_band(axis, at, np.stack(values), method)
+        draw_band(axis, at, np.stack(values), method, color=colors[method])

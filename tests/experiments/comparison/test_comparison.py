@@ -207,6 +207,8 @@ def test_pictures_show_the_numbers(tmp_path, pictures):
     np.testing.assert_allclose(curve[-1], [1_000, returns["stacx"][:, 1].mean()])
     assert len(pictures["meta_parameters.png"]) == 2 * 6
     assert set(pictures["meta_parameters.png"][0].lines) == {"stacx", "bmg-l1-kl"}
+    of_returns, of_meta = (pictures[f"{x}.png"][0].colors for x in ("curves", "meta_parameters"))
+    assert of_meta == {method: of_returns[method] for method in ("stacx", "bmg-l1-kl")}
     rows = figures.returns_rows(comparison, lambda run: run.late_return)
     assert rows[0]["method"] == "impala" and rows[0]["seeds"] == 4
     assert rows[0]["hours"] == pytest.approx(2 * 60 / 3600)
