@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Events:
         total: int,
         step: int,
         curves: Callable[[np.ndarray, dict[str, np.ndarray]], Curves] = columns_as_they_are,
+        settings: Mapping[str, Any] | None = None,
     ):
         """Takes out what stands beyond `step`, which the run goes on from.
 
@@ -38,7 +40,9 @@ class Events:
           total: steps of each lifetime.
           step: the lifetimes are here.
           curves: what is drawn of the table.
+          settings: `group.name` -> JSON value, what the run is; None to leave that out.
         """
+        self._seeds, self._settings = seeds, settings
         self._total, self._curves = total, curves
         self._writers = [EventWriter(folder / f"seed-{seed}", step) for seed in seeds]
         self._complete, self._done, self._problem = 0, step, ""
@@ -74,6 +78,14 @@ class Events:
                 except OSError as error:
                     self._say(reason(error))
         self._done = max(self._done, int(steps[-1]))
+        if self._settings is not None:  # once, when there are curves
+            for seed, writer in zip(self._seeds, self._writers):
+                own = {**self._settings, "seed": seed}
+                try:
+                    writer.describe(int(steps[0]), f"seed-{seed}", own)
+                except OSError as error:
+                    self._say(reason(error))
+            self._settings = None
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:

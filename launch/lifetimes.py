@@ -15,7 +15,7 @@ from typing import Any
 from bmg.experiments.declaration import Experiment
 from bmg.launch import environment, signals
 from bmg.launch.options import parse_options, peek
-from bmg.storage.run_directory import check_workdir, config_file, load_config, to_dict
+from bmg.storage.run_directory import check_workdir, config_file, flatten, load_config, to_dict
 
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
 _LOOK_SECONDS = 30.0  # between two looks for what is not finite
@@ -129,6 +129,7 @@ def _run(experiment: Experiment, config, lifetime) -> int:
     events = Events(
         workdir / "tensorboard", range(config.first_seed, config.first_seed + config.seeds),
         config.steps, begin, getattr(experiment.functions, "curves", columns_as_they_are),
+        _what_it_is(config),
     )  # fmt: skip
 
     watch = _Watch(config, runner)
@@ -158,6 +159,12 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         print(f"stopped; go on with: bmg {experiment.command} --workdir {workdir} --resume")
         return signals.EXIT_CODE
     return 0
+
+
+def _what_it_is(config) -> dict[str, Any]:
+    """Its settings, without where and for which seeds it runs."""
+    besides = ("workdir", "resume", "seeds", "first_seed")
+    return {k: v for k, v in flatten(to_dict(config)).items() if k not in besides}
 
 
 class _Watch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,23 +103,35 @@ def description_of(name: str) -> str:
 
 
 def opening(name: str, settings: Mapping[str, Any]) -> list[Summary]:
-    """What a session begins with.
+    """What a session of `bmg train` begins with.
 
     Args:
       name: of the run.
       settings: `group.name` -> JSON value, what makes the run what it is.
+    """
+    return [*description_of_run(name, settings, [tag_of(score) for score in _SCORES]), _layout()]
+
+
+def description_of_run(
+    name: str, settings: Mapping[str, Any], scores: Sequence[str]
+) -> list[Summary]:
+    """The configuration as a text, and as hyper-parameters beside the newest scores.
+
+    Args:
+      name: of the run.
+      settings: `group.name` -> JSON value.
+      scores: tags of curves.
     """
     text = json.dumps(dict(settings), indent=2)
     plain = {
         key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
         for key, value in settings.items()
     }
-    scores = [hparams.Metric(tag_of(score), display_name=score) for score in _SCORES]
+    metrics = [hparams.Metric(tag, display_name=tag) for tag in scores]
     return [
         text_pb("configuration", f"```\n{text}\n```"),
-        hparams.hparams_config_pb([hparams.HParam(key) for key in plain], scores),
+        hparams.hparams_config_pb([hparams.HParam(key) for key in plain], metrics),
         hparams.hparams_pb(plain, trial_id=name),
-        _layout(),
     ]
 
 

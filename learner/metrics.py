@@ -38,7 +38,7 @@ from tensorboard.plugins.scalar import metadata as scalar
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from bmg.learner.dashboard import description_of, opening, tag_of
+from bmg.learner.dashboard import description_of, description_of_run, opening, tag_of
 from bmg.storage.files import whole_file
 from bmg.storage.rows import in_force, parse_row, read_rows
 
@@ -137,6 +137,7 @@ class EventWriter:
     def __init__(self, folder: pathlib.Path, step: int):
         """What stands beyond `step`, which the run goes on from, is taken out."""
         self._file = _event_file(folder, step)
+        self._tags: set[str] = set()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes those that are finite.
@@ -147,9 +148,20 @@ class EventWriter:
         if self._file.is_gone():
             self._file.start_again()
         finite = _finite(values)
+        self._tags |= finite.keys()
         if finite:
             shown = [Summary.Value(tag=name, simple_value=x) for name, x in finite.items()]
             self._file.append(_scalars(step, time.time(), shown))
+
+    def describe(self, step: int, name: str, settings: Mapping[str, Any]) -> None:
+        """Writes what the run is, see `dashboard.description_of_run`, beside the newest values of
+        what was written so far.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        for summary in description_of_run(name, settings, sorted(self._tags)):
+            self._file.append(_summary(step, summary))
 
     def close(self) -> None:
         """Closes the file."""

@@ -243,14 +243,16 @@ def test_actors_run_the_main_tasks_policy():
 def test_all_meta_parameters_are_in_the_metrics():
     config = config_of("bmg")
     state, metrics = small_update(config)(sharp_start(make(config)), batch_of(0))
-    shares = oracle.sigmoid(np.stack(state.agent.meta.params))
+    logits = np.stack(state.agent.meta.params)
+    shares = oracle.sigmoid(logits)
     outer = {"policy_cost": 1.0, "entropy_cost": 1 / 64, "value_cost": 0.25}
     names = ("discount", "lambda", "alpha", "policy_cost", "entropy_cost", "value_cost")
     for i, name in enumerate(names):
         for task, task_name in enumerate(("main", "auxiliary_1", "auxiliary_2")):
             expected = shares[i, task] * outer.get(name, 1.0)
             np.testing.assert_allclose(metrics[f"meta_{task_name}/{name}"], expected, rtol=1e-5)
-    assert len([key for key in metrics if key.startswith("meta_")]) == 18
+            assert metrics[f"meta_{task_name}/{name}_logit"] == logits[i, task]
+    assert len([key for key in metrics if key.startswith("meta_")]) == 36
     assert all(value.shape == () for value in metrics.values())
     assert all(np.isfinite(value) for value in metrics.values())
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from bmg.experiments.records import Records
 from bmg.launch.events import Events
@@ -26,3 +29,30 @@ def test_a_row_that_is_complete_at_a_stop_is_written(tmp_path):
         events.update(records)
         events.close()
         assert steps_in(tmp_path) == expected
+
+
+def test_what_a_run_is_stands_beside_its_curves(tmp_path):
+    """Once in each session, for each seed: as a text, and as hyper-parameters."""
+    records = Records(("x", "y"), 2, 1, 5)
+    for stop in (10, 20):
+        events = Events(
+            tmp_path, range(3, 5), 100, records.updates, settings={"method": "bmg", "a.b": 0.5}
+        )
+        while records.updates < stop:
+            records = records.plus({"x": np.ones((2, 1)), "y": np.ones((2, 1))})
+            events.update(records)
+        events.close()
+    for seed in (3, 4):
+        found = EventAccumulator(str(tmp_path / f"seed-{seed}"))
+        found.Reload()
+        texts = [x.tensor_proto.string_val[0].decode() for x in found.Tensors("configuration")]
+        settings = {"method": "bmg", "a.b": 0.5, "seed": seed}
+        assert [json.loads(text.strip("`\n")) for text in texts] == [settings] * 2
+        start, experiment = (
+            plugin_data_pb2.HParamsPluginData.FromString(
+                found.SummaryMetadata(f"_hparams_/{name}").plugin_data.content
+            )
+            for name in ("session_start_info", "experiment")
+        )
+        assert start.session_start_info.hparams.keys() == settings.keys()
+        assert [x.name.tag for x in experiment.experiment.metric_infos] == ["x", "y"]
