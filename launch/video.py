@@ -12,6 +12,8 @@ KINDS = (".gif", ".webp", ".png")  # all of them animated
 _HEIGHT = 320  # pixels of the screen
 _PANEL = 300  # pixels beside it
 _LINE = 18  # pixels of a line of text
+_COLORS = 128  # of a GIF
+_PALETTE_OF = 24  # pictures that its palette is chosen from
 _MOST_ACTIONS = 9  # that have a bar; of more, the likeliest ones
 
 
@@ -81,11 +83,25 @@ def write(
       OSError: it cannot be written.
     """
     pictures = [_picture(moment, number, title, facts) for number, moment in enumerate(moments)]
+    if path.suffix.lower() == ".gif":
+        pictures = _in_few_colors(pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures[0].save(
         path, save_all=True, append_images=pictures[1:], loop=0,
         duration=round(1_000 / frames_per_second),
     )  # fmt: skip
+
+
+def _in_few_colors(pictures: list) -> list:
+    """With one palette, so that a GIF holds of each picture what changed, and without dots."""
+    from PIL import Image
+
+    shown = pictures[:: max(len(pictures) // _PALETTE_OF, 1)]
+    whole = Image.new("RGB", (shown[0].width, shown[0].height * len(shown)))
+    for index, picture in enumerate(shown):
+        whole.paste(picture, (0, index * picture.height))
+    palette = whole.quantize(_COLORS, dither=Image.Dither.NONE)
+    return [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in pictures]
 
 
 def _picture(moment: Moment, number: int, title: str, facts: Mapping[str, float]):
