@@ -14,10 +14,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bmg.experiments.records import RESULTS, read_csv
-from bmg.storage.rows import read_rows
+from bmg.storage.rows import METRICS, read_rows
 from bmg.storage.run_directory import config_file, flatten, load_json
 
-METRICS = "metrics.jsonl"
 Axis = Literal["frames", "hours", "updates"]
 Statistic = Literal["mean", "iqm"]
 _AXES = {"hours": ("learner/wall_seconds", 3_600.0), "updates": ("learner/updates", 1.0)}

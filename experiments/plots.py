@@ -68,7 +68,8 @@ def save_panels(
 
     look = THEMES[theme]
     math = "dejavuserif" if look.font == "serif" else "dejavusans"
-    style = {"font.family": look.font, "font.size": look.size, "mathtext.fontset": math}
+    style = {"font.family": look.font, "font.size": look.size, "lines.linewidth": look.line,
+             "mathtext.fontset": math}  # fmt: skip
     columns = min(columns or len(panels), len(panels))
     rows = -(-len(panels) // columns)
     whole = (size[0] * columns, size[1] * rows)

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bmg.storage.rows import Row, parse_row
+from bmg.storage.rows import METRICS, Row, parse_row
 
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
@@ -77,7 +77,7 @@ class RunConsole:
           total_frames: of the run.
           seeds: that run side by side.
         """
-        self._new_lines = _NewLines(workdir / "metrics.jsonl")
+        self._new_lines = _NewLines(workdir / METRICS)
         self._total, self._seeds = total_frames, seeds
         self._latest: Row = {}
         self._started = time.monotonic()

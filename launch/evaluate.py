@@ -134,11 +134,11 @@ def draw(
 
 def meta_parameters(workdir: pathlib.Path, frames: int) -> dict[str, float]:
     """Those of the main task, in the newest row that is not later than so many frames."""
-    from bmg.storage.rows import read_rows
+    from bmg.storage.rows import METRICS, read_rows
 
     group, latest = "meta_main/", {}
     with contextlib.suppress(OSError):
-        for row in read_rows(workdir / "metrics.jsonl"):
+        for row in read_rows(workdir / METRICS):
             if row["frames"] <= frames:
                 latest |= {k: v for k, v in row.items() if k.startswith(group)}
     names = (name for name in latest if not name.endswith("_logit"))

@@ -71,6 +71,12 @@ def choose(
     return arguments[0]
 
 
+def with_folder(arguments: list[str]) -> list[str]:
+    """Arguments of a command whose folder may come first, without its option's name."""
+    named = not arguments or arguments[0].startswith("-")
+    return arguments if named else ["--folder", *arguments]
+
+
 def take(
     arguments: Sequence[str], names: Iterable[str], flags: Iterable[str] = ()
 ) -> tuple[dict[str, str | bool | None], list[str]]:

@@ -10,7 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING, Literal
 
 from bmg.launch import environment
-from bmg.launch.options import parse_options
+from bmg.launch.options import check_name, parse_options, with_folder
 from bmg.launch.pictures import no_picture
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
@@ -54,13 +54,10 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: nothing to compare, or a table that is none; one line.
     """
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--folder", *arguments]
-    options = parse_options(ReportConfig, "bmg report", arguments)
+    options = parse_options(ReportConfig, "bmg report", with_folder(arguments))
     environment.clean()
     from bmg.environments.scores import GAMES
     from bmg.experiments.comparison import report
-    from bmg.launch.options import check_name
 
     scores, notes = of_runs(options) if options.folder else ([], [])
     if options.scores:

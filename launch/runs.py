@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from bmg.launch.console import duration
-from bmg.launch.options import parse_options
+from bmg.launch.options import parse_options, with_folder
 from bmg.launch.tables import print_table
 from bmg.storage.fields import check_fields
 from bmg.storage.files import is_owned
-from bmg.storage.rows import Row, parse_row
+from bmg.storage.rows import METRICS, Row, parse_row
 from bmg.storage.run_directory import config_file, flatten, load_json
 
-_METRICS = "metrics.jsonl"
 _TAIL = 2**18  # bytes of metrics.jsonl that are read
 # No run is in these folders of a run directory.
 _INSIDE = {"checkpoints", "playing", "logs", "nodes", "tensorboard", "profile", "hosts"}
@@ -42,9 +41,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: there is no run; one line.
     """
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--folder", *arguments]
-    config = parse_options(RunsConfig, "bmg runs", arguments)
+    config = parse_options(RunsConfig, "bmg runs", with_folder(arguments))
     root = pathlib.Path(config.folder)
     rows = [row_of(path, root) for path in find(root)]
     if not rows:
@@ -70,7 +67,7 @@ def row_of(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
     except ValueError:
         settings = {}
     results = _json(path / "results.json")
-    folders = sorted(path.glob(f"seed-*/{_METRICS}")) or [path / _METRICS]
+    folders = sorted(path.glob(f"seed-*/{METRICS}")) or [path / METRICS]
     latest = [_latest(file) for file in folders]
     frames = _mean(latest, "learner/frames")
     if frames is None:
@@ -157,5 +154,5 @@ def _state(path: pathlib.Path, results: dict[str, Any], frames, total) -> str:
 
 def _newest(path: pathlib.Path) -> float:
     """When something was written there last, seconds since the epoch."""
-    there = [*path.iterdir(), *path.glob(f"seed-*/{_METRICS}"), *path.glob("checkpoints/*.npz")]
+    there = [*path.iterdir(), *path.glob(f"seed-*/{METRICS}"), *path.glob("checkpoints/*.npz")]
     return max((x.lstat().st_mtime for x in there), default=0.0)

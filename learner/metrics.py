@@ -40,9 +40,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from bmg.learner.dashboard import description_of, description_of_run, opening, tag_of
 from bmg.storage.files import whole_file
-from bmg.storage.rows import in_force, parse_row, read_rows
+from bmg.storage.rows import METRICS, in_force, parse_row, read_rows
 
-METRICS, ABANDONED = "metrics.jsonl", "metrics.abandoned.jsonl"
+ABANDONED = "metrics.abandoned.jsonl"
 
 
 class MetricsWriter:

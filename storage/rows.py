@@ -17,6 +17,8 @@ import pathlib
 from collections.abc import Sequence
 
 Row = dict[str, float]
+METRICS = "metrics.jsonl"
+"""The file's name in a run directory."""
 
 
 def parse_row(line: bytes | str) -> Row | None:

@@ -47,15 +47,22 @@ _MAIN: dict[str, dict[str, Any]] = {
         for name, matching in _MATCHING.items()
     },
 }
-_KL = {steps: _MAIN[f"bmg-l{steps}-kl"] for steps in (1, 4)}
+
+
+def _changed(method: str, **meta: Any) -> dict[str, Any]:
+    """A method with something else in its meta-learning."""
+    own = _MAIN[method]
+    return {**own, "meta": {**own.get("meta", {}), **meta}}
+
+
 _ABLATIONS = {
-    "stacx-fixed": {"algorithm": "stacx", "meta": {"learning_rate": 0.0}},
-    "stacx-r": {"algorithm": "stacx", "meta": {"extra_replay_batches": 3}},
-    "bmg-l4-kl-r": {**_KL[4], "meta": {**_KL[4]["meta"], "final_data": "replay"}},
-    "bmg-l4-kl-w": {**_KL[4], "meta": {**_KL[4]["meta"], "final_objective": "learned"}},
-    "bmg-l1-kl-ns": {**_KL[1], "meta": {**_KL[1]["meta"], "continuation": "recomputed"}},
-    "bmg-l1-kl-db": {**_KL[1], "meta": {**_KL[1]["meta"], "continuation": "target"}},
-    "bmg-l1-kl-sgd": {**_KL[1], "meta": {**_KL[1]["meta"], "target_optimizer": "sgd"}},
+    "stacx-fixed": _changed("stacx", learning_rate=0.0),
+    "stacx-r": _changed("stacx", extra_replay_batches=3),
+    "bmg-l4-kl-r": _changed("bmg-l4-kl", final_data="replay"),
+    "bmg-l4-kl-w": _changed("bmg-l4-kl", final_objective="learned"),
+    "bmg-l1-kl-ns": _changed("bmg-l1-kl", continuation="recomputed"),
+    "bmg-l1-kl-db": _changed("bmg-l1-kl", continuation="target"),
+    "bmg-l1-kl-sgd": _changed("bmg-l1-kl", target_optimizer="sgd"),
 }
 """Figures 13, 14 and 17; and, first, the auxiliary tasks without any meta-learning."""
 METHODS = {**_MAIN, **_ABLATIONS}
