@@ -25,14 +25,21 @@ RANDOM_RETURNS = {
 """Mean return of a policy that draws actions uniformly, over 1.28 million steps of each game."""
 
 _PRESET = PRESETS["local"]("minatar/breakout")
-AGENT = dataclasses.replace(_PRESET.agent, algorithm="impala", lpg=AgentConfig().lpg)
+AGENT = dataclasses.replace(
+    _PRESET.agent,
+    algorithm="impala",
+    lpg=AgentConfig().lpg,
+    # As on CPUs, also where there is an accelerator.
+    network=dataclasses.replace(_PRESET.agent.network, precision="float32"),
+)
 """What agents share. IMPALA reads nothing of `meta`, and none anything of `lpg`."""
 EVALUATOR = EvaluatorConfig(episodes=32, interval=1e9)  # at the end alone
 
 Method = Literal[
     "impala", "stacx", "bmg-l1-kl", "bmg-l1-v", "bmg-l1-kl-v", "bmg-l4-kl", "bmg-l4-v",
     "bmg-l4-kl-v", "stacx-fixed", "stacx-r", "bmg-l4-kl-r", "bmg-l4-kl-w", "bmg-l1-kl-ns",
-    "bmg-l1-kl-db", "bmg-l1-kl-sgd",
+    "bmg-l1-kl-db", "bmg-l1-kl-sgd", "stacx-fixed-low", "stacx-low", "bmg-l1-kl-low",
+    "bmg-l4-kl-low",
 ]  # fmt: skip
 _MATCHING = {"kl": "kl", "v": "value", "kl-v": "kl_value"}
 _MAIN: dict[str, dict[str, Any]] = {
@@ -65,7 +72,13 @@ _ABLATIONS = {
     "bmg-l1-kl-sgd": _changed("bmg-l1-kl", target_optimizer="sgd"),
 }
 """Figures 13, 14 and 17; and, first, the auxiliary tasks without any meta-learning."""
-METHODS = {**_MAIN, **_ABLATIONS}
+_LOW = {
+    "stacx-fixed-low": _changed("stacx", initial_logit=2.0, learning_rate=0.0),
+    **{f"{method}-low": _changed(method, initial_logit=2.0)
+       for method in ("stacx", "bmg-l1-kl", "bmg-l4-kl")},
+}  # fmt: skip
+"""A poor beginning: each meta-parameter at 0.88 of its range in place of 0.99."""
+METHODS = {**_MAIN, **_ABLATIONS, **_LOW}
 """What is not as in `AGENT`."""
 DEFAULT: tuple[Method, ...] = tuple(_MAIN)
 _BMG = [f"bmg-l{steps}-{name}" for steps in (1, 4) for name in _MATCHING]
@@ -77,9 +90,11 @@ ORDERS = (
     ("stacx-fixed", "impala"),
     *((method, "stacx-fixed") for method in ("stacx", *_BMG)),
     *((name.rpartition("-")[0], name) for name in _ABLATIONS if name != "stacx-fixed"),
+    *((name, "stacx-fixed-low") for name in _LOW if name != "stacx-fixed-low"),
+    *((name, "stacx-low") for name in _LOW if name.startswith("bmg")),
 )
 """Which method is to be above which: the paper's claims; what the auxiliary tasks alone do, and
-what is learned beside them; each method over its ablation."""
+what is learned beside them; each method over its ablation; the same from a poor beginning."""
 
 
 def agent_of(method: str) -> AgentConfig:
