@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 PARTS = [
     "actors", "agents", "benchmarks", "environments", "experiments", "launch", "learner", "meta",
-    "replay", "storage",
+    "replay", "storage", "sweeps",
 ]  # fmt: skip
 
 setup(
@@ -15,5 +15,6 @@ setup(
         "bmg.agents": ["rules/*.npz"],
         "bmg.environments": ["data/*.csv"],
         "bmg.experiments.few_shot.data": ["*.csv"],
+        "bmg.sweeps": ["*.toml"],
     },
 )

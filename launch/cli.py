@@ -46,6 +46,7 @@ _COMMANDS = {
         "measure speed and memory of system and experiments",
     ),
     "suite": ("bmg.launch.suite", "compare IMPALA, STACX and BMG over games and seeds"),
+    "sweep": ("bmg.launch.sweep", "train over games, seeds and settings, here or on SLURM"),
     "report": ("bmg.launch.report", "compare runs over games by human-normalised scores"),
     "completion": ("bmg.launch.completion", "what a shell reads to complete commands and options"),
     "plot": ("bmg.launch.plot", "draw the learning curves of runs"),

@@ -71,10 +71,10 @@ def choose(
     return arguments[0]
 
 
-def with_folder(arguments: list[str]) -> list[str]:
-    """Arguments of a command whose folder may come first, without its option's name."""
+def with_first(option: str, arguments: list[str]) -> list[str]:
+    """Arguments of a command one of whose options may come first, without its name."""
     named = not arguments or arguments[0].startswith("-")
-    return arguments if named else ["--folder", *arguments]
+    return arguments if named else [option, *arguments]
 
 
 def take(

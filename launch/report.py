@@ -10,7 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING, Literal
 
 from bmg.launch import environment
-from bmg.launch.options import check_name, parse_options, with_folder
+from bmg.launch.options import check_name, parse_options, with_first
 from bmg.launch.pictures import no_picture
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: nothing to compare, or a table that is none; one line.
     """
-    options = parse_options(ReportConfig, "bmg report", with_folder(arguments))
+    options = parse_options(ReportConfig, "bmg report", with_first("--folder", arguments))
     environment.clean()
     from bmg.environments.scores import GAMES
     from bmg.experiments.comparison import report

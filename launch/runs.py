@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from bmg.launch.config import TrainConfig
 from bmg.launch.console import duration
-from bmg.launch.options import parse_options, with_folder
+from bmg.launch.options import parse_options, with_first
+from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.tables import print_table
 from bmg.storage.fields import check_fields
 from bmg.storage.files import is_owned
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: there is no run; one line.
     """
-    config = parse_options(RunsConfig, "bmg runs", with_folder(arguments))
+    config = parse_options(RunsConfig, "bmg runs", with_first("--folder", arguments))
     root = pathlib.Path(config.folder)
     rows = [row_of(path, root) for path in find(root)]
     if not rows:
@@ -87,6 +89,21 @@ def row_of(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
         "state": _state(path, results, frames, total),
         "age": duration(max(time.time() - _newest(path), 0.0)),
     }
+
+
+def is_complete(config: TrainConfig) -> bool:
+    """Whether all seeds of a run of `bmg train` have all of their frames, and the last evaluation
+    where one is wanted."""
+    return all(
+        results.get("complete") is True
+        and results.get("frames", 0) >= config.frames
+        and (not config.evaluator.num_evaluators or _is_final(results.get("evaluation")))
+        for results in (_json(folder / "results.json") for folder in directories(config))
+    )
+
+
+def _is_final(evaluation: Any) -> bool:
+    return isinstance(evaluation, dict) and evaluation.get("final") is True
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

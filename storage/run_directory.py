@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from bmg.storage.fields import from_dict, number
@@ -92,6 +92,24 @@ def check_workdir(config, fixed: Sequence[str]) -> None:
         )
     elif config.resume:
         raise ValueError(f"no run to resume in {workdir}; leave --resume out to start one there.")
+
+
+def check_declared(configs: Iterable, fixed: Sequence[str], remedy: str) -> None:
+    """Refuses run directories, of runs that begin or go on, that hold others.
+
+    Args:
+      configs: what is asked for.
+      fixed: fields that may not differ from those of a run that is there.
+      remedy: what the user can do.
+
+    Raises:
+      ValueError: one line.
+    """
+    for config in configs:
+        if config_file(config.path).exists():
+            check_same(config, load_config(config.path, type(config)), fixed, remedy)
+        else:
+            check_workdir(config, fixed)
 
 
 def _holds_a_run(workdir: pathlib.Path) -> bool:

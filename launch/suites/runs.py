@@ -28,10 +28,11 @@ from bmg.experiments.comparison.table import (
 )
 from bmg.launch import environment, signals
 from bmg.launch.config import FIXED, TrainConfig
+from bmg.launch.runs import is_complete
 from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.suites.minatar import digest
 from bmg.launch.suites.options import RunsOptions
-from bmg.storage.run_directory import check_same, check_workdir, config_file, load_config
+from bmg.storage.run_directory import check_declared, config_file
 
 _SUITE = "suite.json"
 Part = tuple[str, str]  # game, method
@@ -80,10 +81,10 @@ def run_all(
                 print(f"{number} of {len(placed)}: {name} is in {options.table} already")
                 continue
             print(f"{number} of {len(placed)}: {name}", flush=True)
-            code = 0 if is_finished(config) else _train(config, again)
+            code = 0 if is_complete(config) else _train(config, again)
             if code == signals.EXIT_CODE:
                 return code
-            if is_finished(config):
+            if is_complete(config):
                 found = harvest(part, config)
                 add_to_table(options.table, found)
                 late, last = (
@@ -140,12 +141,7 @@ def _check_folder(
                     f"{root} holds a suite with {name} = {saved.get(name)!r}, not {value!r}; "
                     f"{remedy}."
                 )
-    for config in configs.values():
-        if config_file(config.path).exists():
-            saved = load_config(config.path, TrainConfig)
-            check_same(config, saved, (*FIXED, "frames", "replay.replay_capacity"), remedy)
-        else:
-            check_workdir(config, FIXED)
+    check_declared(configs.values(), (*FIXED, "frames", "replay.replay_capacity"), remedy)
 
 
 def _keep_identity(root: pathlib.Path, identity: Mapping[str, object]) -> None:
@@ -166,18 +162,6 @@ def _train(config: TrainConfig, again: str) -> int:
         return train.run(dataclasses.replace(config, resume=resume), whole=again)
     finally:
         jax.clear_caches()  # its programs are of no use to the next one
-
-
-def is_finished(config: TrainConfig) -> bool:
-    """Whether all seeds are complete and evaluated."""
-    for directory in directories(config):
-        try:
-            results = json.loads((directory / "results.json").read_text())
-            if not (results["complete"] and results["evaluation"]["final"]):
-                return False
-        except (OSError, ValueError, LookupError, TypeError):
-            return False
-    return True
 
 
 def harvest(part: Part, config: TrainConfig) -> list[Finished]:

@@ -149,8 +149,10 @@ def trained(monkeypatch):
             return 1
         for directory in runs.directories(config):
             directory.mkdir(parents=True)
-            results = {"complete": True, "evaluation": {"final": True, "mean_return": 2.0,
-                       "episodes": 3}, "wall_seconds": 60.0}  # fmt: skip
+            results = {
+                "complete": True, "frames": config.frames, "wall_seconds": 60.0,
+                "evaluation": {"final": True, "mean_return": 2.0, "episodes": 3},
+            }  # fmt: skip
             (directory / "results.json").write_text(json.dumps(results))
             rows = [{"frames": 1_500 * i, "training/return": float(i)} for i in (1, 2)]
             (directory / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))

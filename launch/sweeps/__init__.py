@@ -1,0 +1,1 @@
+"""Many runs of `bmg train` from one file."""

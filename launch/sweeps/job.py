@@ -1,0 +1,49 @@
+"""One run of a sweep as a process of its own: begun, or gone on with where it was begun before."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import IO
+
+from bmg.launch import signals
+from bmg.launch.sweeps.declaration import Run
+from bmg.storage.processes import child_environment
+from bmg.storage.run_directory import config_file
+
+_BMG = (sys.executable, "-c", "from bmg.launch.cli import main; main()")
+BAD_INPUT = 2  # exit code; it would be the same again
+
+
+def start(run: Run, log: IO[bytes], cores: set[int] | None = None) -> subprocess.Popen:
+    """Starts it; it ends when this process does.
+
+    Args:
+      run: which.
+      log: what it prints goes there.
+      cores: it runs on these alone; None for any.
+    """
+    again = ["--resume"] if config_file(run.config.path).exists() else []
+
+    def pin():
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    # In a session of its own: Ctrl-C reaches this process, which tells it.
+    return subprocess.Popen(
+        [*_BMG, *run.arguments, *again], stdin=subprocess.DEVNULL, stdout=log,
+        stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True,
+        preexec_fn=pin if cores else None,
+    )  # fmt: skip
+
+
+def goes_again(code: int) -> bool:
+    """Whether a run that ended with this code is worth another try."""
+    return code not in (0, BAD_INPUT, signals.EXIT_CODE)
+
+
+def log_of(root: pathlib.Path, run: Run) -> pathlib.Path:
+    """What it prints."""
+    return root / "logs" / f"{run.name.replace('/', '-')}.log"

@@ -1,0 +1,1 @@
+"""Sweeps that come along, for `bmg sweep NAME`."""
