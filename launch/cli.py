@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 
-from bmg.launch import output, signals
+from bmg.launch import output, provenance, signals
 
 # A command's module, or an experiment's declaration.
 _COMMANDS = {
@@ -58,8 +58,7 @@ _LARGE_ARRAYS = {"few-shot", "lpg"}
 _QUIET = "--quiet"
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
-    "bmg COMMAND --help shows a command's options and their defaults; bmg --version, the version.\n"
-    "bmg --quiet COMMAND prints errors alone; what a run leaves stands in its directory.\n"
+    "bmg COMMAND --help shows options and defaults; bmg --quiet COMMAND prints errors alone.\n"
     "bmg package.module:NAME runs an experiment of your own; see bmg/experiments/declaration.py."
 )
 
@@ -88,6 +87,7 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit code; 2 for an error that the user can mend, which is printed in one line.
     """
+    provenance.note_command(arguments)
     with signals.handled(), output.unbreakable():
         return _run(arguments)
 

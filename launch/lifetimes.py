@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from bmg.experiments.declaration import Experiment
-from bmg.launch import environment, signals
+from bmg.launch import environment, provenance, signals
 from bmg.launch.options import parse_options, peek
 from bmg.storage.run_directory import check_workdir, config_file, flatten, load_config, to_dict
 
@@ -269,6 +269,8 @@ def _write_results(
         "devices": [device.device_kind for device in runner.devices],
         "steps_per_second": steps_per_second,
         **experiment.functions.summarise(config, steps, columns),
+        "versions": provenance.versions(),
+        "command": provenance.command(),
     }
     try:
         write_csv(config.path / RESULTS, config.first_seed, steps, columns)

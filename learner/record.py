@@ -38,10 +38,11 @@ class RunInfo(NamedTuple):
     seed: int
     resume: bool
     protocol: dict[str, Any]  # goes into results.json
-    versions: dict[str, str]  # goes into results.json
+    versions: dict[str, str | None]  # goes into results.json
     num_evaluators: int
     final_timeout: float  # seconds to wait for the last evaluation
     identity: dict[str, Any]  # JSON; a checkpoint belongs to the run that has the same
+    command: str = ""  # that began or went on with it; goes into results.json
 
 
 class RunRecord:
@@ -318,6 +319,7 @@ class RunRecord:
             "evaluation": progress.evaluation,
             "protocol": info.protocol,
             "versions": info.versions,
+            "command": info.command,
         }
         self._publish_results(results)
         write_json(info.workdir / "results.json", results)

@@ -30,6 +30,7 @@ from bmg.agents.trajectory import Trajectory
 from bmg.environments.base import EnvironmentSpec, VectorEnvironment
 from bmg.environments.factory import make
 from bmg.environments.games import kind_of, read_options
+from bmg.launch import provenance
 from bmg.launch.config import TrainConfig, fixed_fields, shared_fields
 from bmg.learner.guard import FORMER_PATHS, guarded
 from bmg.learner.hosts import ONE_HOST, Hosts, code_digest, join
@@ -81,7 +82,8 @@ def run_info(config: TrainConfig, spec: EnvironmentSpec, resume: bool) -> RunInf
         seed=config.seed,
         resume=resume,
         protocol=protocol(config, spec),
-        versions={"python": sys.version.split()[0], "jax": jax.__version__},
+        versions=provenance.versions(),
+        command=provenance.command(),
         num_evaluators=config.evaluator.num_evaluators,
         final_timeout=config.evaluator.final_timeout,
         identity=fixed_fields(config),

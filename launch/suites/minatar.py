@@ -1,6 +1,7 @@
 """The comparison on MinAtar: games, settings and methods.
 
-What all methods share is the preset for MinAtar, which was chosen for IMPALA alone and is frozen.
+What all methods share is the preset for MinAtar, which was chosen for IMPALA alone and is frozen,
+but for where meta-parameters begin.
 A method's entry in `METHODS` is its whole difference from IMPALA.
 """
 
@@ -29,6 +30,7 @@ AGENT = dataclasses.replace(
     _PRESET.agent,
     algorithm="impala",
     lpg=AgentConfig().lpg,
+    meta=dataclasses.replace(_PRESET.agent.meta, initial_logit=AgentConfig().meta.initial_logit),
     # As on CPUs, also where there is an accelerator.
     network=dataclasses.replace(_PRESET.agent.network, precision="float32"),
 )

@@ -58,6 +58,10 @@ def test_methods_differ_from_impala_in_the_meta_objective_alone():
     ):
         assert differences(run_of(whole), run_of(method)) == {f"agent.meta.{name}": value}
         del found[method]
+    for whole in ("stacx-fixed", "stacx", "bmg-l1-kl", "bmg-l4-kl"):
+        low = f"{whole}-low"
+        assert differences(run_of(whole), run_of(low)) == {"agent.meta.initial_logit": 2.0}
+        del found[low]
     assert not found
     assert {name for pair in minatar.ORDERS for name in pair} == minatar.METHODS.keys()
     assert minatar.RANDOM_RETURNS.keys() == set(minatar.GAMES)
