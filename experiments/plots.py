@@ -26,7 +26,8 @@ THEMES = {
     "paper": Theme("serif", 10, 1.0, 300),
     "slide": Theme("sans-serif", 15, 2.5, 150),
 }
-_MANY_LINES = 6  # more would hide what a panel shows
+# With more of either a legend in each panel would hide what it shows.
+_MANY_LINES, _MANY_PANELS = 6, 8
 
 
 def plain(text: str) -> str:
@@ -51,7 +52,7 @@ def save_panels(
 ) -> pathlib.Path:
     """Draws panels side by side into a picture; returns its path.
 
-    Panels of the same many lines share a legend beside them.
+    Many panels of the same lines, or panels of the same many lines, share a legend beside them.
 
     Args:
       path: of the picture.
@@ -97,7 +98,8 @@ def save_panels(
 def _add_legends(axes: Sequence, last_of_first_row, size: float) -> None:
     legends = [axis.get_legend_handles_labels() for axis in axes]
     labels = legends[0][1]
-    if len(labels) > _MANY_LINES and all(legend[1] == labels for legend in legends):
+    many = len(labels) > _MANY_LINES or len(axes) > _MANY_PANELS
+    if many and labels and all(legend[1] == labels for legend in legends):
         last_of_first_row.legend(
             *legends[0], fontsize=0.8 * size, loc="center left", bbox_to_anchor=(1.02, 0.5)
         )

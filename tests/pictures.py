@@ -17,6 +17,7 @@ class Panel(NamedTuple):
     lines: dict[str, np.ndarray]  # label -> [n, 2] points
     bars: int
     colors: dict[str, str]  # label -> of the line
+    has_legend: bool
 
     @property
     def is_empty(self) -> bool:
@@ -36,6 +37,7 @@ class Pictures(dict):
                 {line.get_label(): np.asarray(line.get_xydata(), float) for line in axis.lines},
                 sum(patch.get_width() != 0 and patch.get_height() != 0 for patch in axis.patches),
                 {line.get_label(): to_hex(line.get_color()) for line in axis.lines},
+                axis.get_legend() is not None,
             )
             for axis in figure.axes
             if axis.axison

@@ -23,3 +23,13 @@ def test_an_empty_panel_is_seen(tmp_path, pictures, what):
     save_panels(tmp_path / "one.png", [full, (what, DRAWN[what])])
     with pytest.raises(AssertionError, match=what):
         pictures.assert_full("one.png")
+
+
+@pytest.mark.parametrize("panels, lines, legends", [(8, 6, 8), (9, 2, 1), (2, 7, 1)])
+def test_many_panels_or_lines_share_a_legend(tmp_path, pictures, panels, lines, legends):
+    def draw(axis):
+        for index in range(lines):
+            axis.plot([0, 1], [index, index], label=f"line {index}")
+
+    save_panels(tmp_path / "many.png", [(f"panel {i}", draw) for i in range(panels)])
+    assert sum(panel.has_legend for panel in pictures["many.png"]) == legends
