@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What commands and benchmarks are made of.
 _PARTS = {
+    "sweeps",
     "agents",
     "meta",
     "replay",
@@ -29,6 +30,7 @@ MAY_IMPORT = {
     "agents": {"meta", "storage"},
     "environments": {"storage"},
     "storage": set(),
+    "sweeps": set(),
     "replay": {"storage"},
     "actors": {"agents", "meta", "replay", "environments", "storage"},
     "learner": {"agents", "meta", "replay", "environments", "storage"},
