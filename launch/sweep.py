@@ -116,7 +116,7 @@ def _run(root: pathlib.Path, missing, own, again: str) -> int:
     if failed:
         print(f"{len(failed)} failed; try again with: {again}")
         return 1
-    print(f"complete: bmg runs {root}; bmg plot {root}; bmg report {root}")
+    print(f"complete; bmg runs {root} lists the runs, bmg plot --workdirs ... draws them")
     return 0
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from bmg.experiments.comparison import statistics
 from bmg.experiments.comparison.figures import draw_profiles, shown
 from bmg.experiments.comparison.statistics import Estimate
-from bmg.experiments.plots import Panel, save_panels
+from bmg.experiments.plots import Panel, draw_band, save_panels
 
 _THRESHOLDS = np.linspace(0.0, 8.0, 81)  # human-normalised scores of a profile
 
@@ -183,6 +183,54 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
     name = "share of runs with a higher score"
     path = save_panels(folder / "profiles.png", [(name, panel)], size=(6.4, 4.2))
     yield "Performance profiles", path
+    if spread := standardised(report):
+        panel = functools.partial(_draw_spread, values=spread)
+        path = save_panels(folder / "standardised.png", [("over games", panel)], size=(6.4, 4.2))
+        yield "Returns, standardised within each game: runs, quartiles and median (figure 12)", path
+    panels = [
+        (game, functools.partial(_draw_bands, curves=own))
+        for game in report.games
+        if (own := game_curves(report, game))
+    ]
+    if panels:
+        path = save_panels(folder / "games.png", panels, columns=4, size=(4.2, 2.9))
+        yield "Returns of each game, mean and one standard deviation (figures 13 to 18)", path
+
+
+def standardised(report: Report) -> dict[str, np.ndarray]:
+    """Method -> its runs' scores, minus their game's mean over all runs and divided by its standard
+    deviation; of the games that all methods have and that tell runs apart. Empty for one method or
+    one game."""
+    found: dict[str, list[float]] = {method: [] for method in report.scores}
+    games = 0
+    for game in report.games:
+        own = {method: by_game.get(game, []) for method, by_game in report.scores.items()}
+        every = np.array([score.score for scores in own.values() for score in scores])
+        if not all(own.values()) or not every.std():
+            continue
+        games += 1
+        for method, scores in own.items():
+            found[method] += [(x.score - every.mean()) / every.std() for x in scores]
+    if games < 2 or len(found) < 2:
+        return {}
+    return {method: np.array(values) for method, values in found.items()}
+
+
+def game_curves(report: Report, game: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Method -> frames, [n], and its seeds' scores there, [N, n]; of those that have curves."""
+    found = {}
+    for method, by_game in report.scores.items():
+        curves = [
+            score.curve for score in by_game.get(game, [])
+            if score.curve is not None and len(score.curve[0])
+        ]  # fmt: skip
+        if not curves:
+            continue
+        start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+        if end > start:
+            at = np.linspace(start, end, 100)
+            found[method] = at, np.stack([np.interp(at, x, y) for x, y in curves])
+    return found
 
 
 def relative(report: Report, method: str, baseline: str) -> dict[str, float]:
@@ -226,6 +274,24 @@ def _draw_relative(axis, values: Mapping[str, float]) -> None:
 def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for method, (x, y) in curves.items():
         axis.plot(x / 1e6, y, label=method)
+    axis.set_xlabel("environment frames (millions)")
+    axis.set_ylabel("human-normalised score")
+
+
+def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
+    """Runs, their quartiles and their median; the first method on top."""
+    for index, (name, own) in enumerate(reversed(values.items())):
+        low, middle, high = np.quantile(own, [0.25, 0.5, 0.75])
+        (line,) = axis.plot([low, high], [index, index], linewidth=9, alpha=0.3, label=f"_{name}")
+        axis.plot(own, np.full(len(own), index), ".", color=line.get_color(), alpha=0.4)
+        axis.plot([middle], [index], "o", color=line.get_color())
+    axis.set_yticks(range(len(values)), reversed(values))
+    axis.set_xlabel("standard deviations from the game's mean")
+
+
+def _draw_bands(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    for method, (at, values) in curves.items():
+        draw_band(axis, at / 1e6, values, method)
     axis.set_xlabel("environment frames (millions)")
     axis.set_ylabel("human-normalised score")
 

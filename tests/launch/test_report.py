@@ -52,7 +52,10 @@ def test_the_papers_table_has_the_papers_medians(command, tmp_path, pictures):
                 assert float(row[f"{method}, %"]) == pytest.approx(100 * score)
     assert len(pictures["relative.png"]) == 6 and "profiles.png" in pictures
     page = (tmp_path / "made/report.html").read_text()
-    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 3
+    (spread,) = pictures["standardised.png"]
+    assert {f"_{method}" for method in MEDIANS} <= spread.lines.keys()
+    assert "games.png" not in pictures, "a table has no curves"
     assert not re.search(r'(src|href)="(?!data:)', page), "it needs no other file"
     assert "KL&amp;V" in page and "KL&V<" not in page
 
@@ -103,6 +106,11 @@ def test_runs_of_several_games_and_seeds(command, tmp_path, pictures):
     end = {label: points[-1] for label, points in curves.lines.items()}
     both = [human_normalized_score(game, 10.5) for game in ("pong", "breakout")]
     np.testing.assert_allclose(end["bmg"], [0.004, np.median(both)])
+    breakout, pong = pictures["games.png"]
+    assert (breakout.title, pong.title) == ("breakout", "pong")
+    mean = np.mean([human_normalized_score("pong", x) for x in (10, 11)])
+    np.testing.assert_allclose(pong.lines["bmg"][-1], [0.004, mean])
+    assert set(pong.lines) == {"bmg", "impala"} and "standardised.png" in pictures
     code, out, _ = command("report", "runs", "--score", "training", "--resamples", "50")
     assert code == 0
     games = {row["game"]: row for row in table_of(root / "report/games.csv")}
@@ -116,6 +124,21 @@ def test_what_a_picture_is_relative_to():
     assert compared.games == ("pong", "catch", "freeway")
     assert notes == ["a has no run of freeway"]
     assert report.relative(compared, "b", "a") == {"pong": 3.0, "catch": 2.0}
+
+
+def test_what_is_standardised():
+    """Each game by itself; a game that a method lacks, or on which all are level, tells nothing."""
+    values = {"pong": (1, 3), "catch": (10, 20), "alien": (5, 5)}
+    scores = [
+        Score(game, method, 0, x, x, 1, 1)
+        for game, pair in values.items() for method, x in zip("ab", pair)
+    ]  # fmt: skip
+    compared, _ = report.gather([*scores, Score("freeway", "b", 0, 1, 1, 1, 1)], [])
+    found = report.standardised(compared)
+    np.testing.assert_allclose(found["a"], [-1, -1])
+    np.testing.assert_allclose(found["b"], [1, 1])
+    alone, _ = report.gather(scores[:2], [])
+    assert report.standardised(alone) == {}, "one game"
 
 
 def test_seeds_that_a_method_does_not_have_everywhere():
