@@ -28,6 +28,8 @@ class LifetimesConfig:
     """Seconds between checkpoints; one is left at the end and at Ctrl-C as well."""
     resume: bool = False
     """Go on from the run directory's checkpoint."""
+    wandb: str = ""
+    """Project of Weights & Biases that results are sent to as well; empty for none."""
 
     @property
     def most_devices(self) -> int:

@@ -24,7 +24,7 @@ _AXES = {"hours": ("learner/wall_seconds", 3_600.0), "updates": ("learner/update
 _BESIDES = (
     "seed", "seeds", "first_seed", "workdir", "resume", "runtime", "launch", "network", "restarts",
     "node_restarts", "silence_timeout", "frames", "steps", "record_every", "checkpoint_interval",
-    "preset", "devices", "hosts", "actors", "evaluator",
+    "preset", "wandb", "devices", "hosts", "actors", "evaluator",
 )  # fmt: skip
 _BESIDES_OF_LEARNER = ("log", "checkpoint", "publish", "profile", "platform")
 _MOST_DIFFERENCES = 4  # in a label

@@ -50,6 +50,7 @@ _COMMANDS = {
     "report": ("bmg.launch.report", "compare runs over games by human-normalised scores"),
     "completion": ("bmg.launch.completion", "what a shell reads to complete commands and options"),
     "plot": ("bmg.launch.plot", "draw the learning curves of runs"),
+    "wandb": ("bmg.launch.mirror", "send what runs have written to Weights & Biases"),
     "runs": ("bmg.launch.runs", "list runs: how far they are, returns, state"),
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on
@@ -58,8 +59,7 @@ _LARGE_ARRAYS = {"few-shot", "lpg"}
 _QUIET = "--quiet"
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
-    "bmg COMMAND --help shows options and defaults; bmg --quiet COMMAND prints errors alone.\n"
-    "bmg package.module:NAME runs an experiment of your own; see bmg/experiments/declaration.py."
+    "COMMAND may be package.module:NAME, your own experiment; --help after it, --quiet before it."
 )
 
 

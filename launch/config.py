@@ -56,6 +56,8 @@ class TrainConfig:
     node_restarts: Few = 10
     """Deaths of one actor or evaluator within ten minutes, after each of which it starts again; one
     more ends the run."""
+    wandb: str = ""
+    """Project of Weights & Biases that the metrics are sent to as well; empty for none."""
     silence_timeout: Seconds = 600.0
     """Seconds without a sign of life after which an actor's or an evaluator's process is taken for
     hung, killed and started again; longer than its policy takes to compile."""

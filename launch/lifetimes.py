@@ -13,13 +13,13 @@ import time
 from typing import Any
 
 from bmg.experiments.declaration import Experiment
-from bmg.launch import environment, provenance, signals
+from bmg.launch import environment, mirror, provenance, signals
 from bmg.launch.options import parse_options, peek
 from bmg.storage.run_directory import check_workdir, config_file, flatten, load_config, to_dict
 
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
 _LOOK_SECONDS = 30.0  # between two looks for what is not finite
-_MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume"}  # of a resumed run
+_MAY_CHANGE = {"steps", "checkpoint_interval", "workdir", "resume", "wandb"}  # of a resumed run
 
 
 def measuring(experiment: Experiment) -> Experiment:
@@ -66,11 +66,14 @@ def _run_alone(experiment: Experiment, config) -> int:
 
     from bmg.storage.files import owned
 
+    if config.wandb:
+        mirror.check_installed()
     # Before anything is written: what a lifetime is made of may not be there, or not fit.
     lifetime = None if _is_left_alone(config) else make_lifetime(experiment, config)
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
-        return _run(experiment, config, lifetime)
+        with mirror.beside(config.wandb, config.path):
+            return _run(experiment, config, lifetime)
 
 
 def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
@@ -163,7 +166,7 @@ def _run(experiment: Experiment, config, lifetime) -> int:
 
 def _what_it_is(config) -> dict[str, Any]:
     """Its settings, without where and for which seeds it runs."""
-    besides = ("workdir", "resume", "seeds", "first_seed")
+    besides = ("workdir", "resume", "seeds", "first_seed", "wandb")
     return {k: v for k, v in flatten(to_dict(config)).items() if k not in besides}
 
 

@@ -17,7 +17,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def note_command(arguments: list[str]) -> None:
     """Keeps the command for this process and those that it starts."""
-    os.environ[_COMMAND] = shlex.join(["bmg", *arguments])
+    text = shlex.join(["bmg", *arguments]).replace("\0", "")
+    os.environ[_COMMAND] = text.encode(errors="replace").decode()
 
 
 def command() -> str:

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 
-from bmg.launch import environment, signals
+from bmg.launch import environment, mirror, signals
 from bmg.launch.config import FIXED, TrainConfig, kept_rule, with_kept_rule
 from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
@@ -57,11 +57,15 @@ def run(config: TrainConfig, open_network: str = "", whole: str = "") -> int:
     """
     from bmg.storage.files import owned
 
+    if config.wandb:
+        mirror.check_installed()
     plan = check(config)
     check_root(config)  # before anything is written
     with owned(config.path):
         resume = prepare_workdir(config)
-        return supervise(config, plan, resume, open_network, whole)
+        project = "" if config.hosts.index else config.wandb
+        with mirror.beside(project, config.path):
+            return supervise(config, plan, resume, open_network, whole)
 
 
 def isolate(config: TrainConfig) -> str:
@@ -76,6 +80,11 @@ def isolate(config: TrainConfig) -> str:
         return "--network host"
     from bmg.launch import isolation
 
+    if config.wandb and not isolation.inside() and os.environ.get("WANDB_MODE") != "offline":
+        raise ValueError(
+            "--wandb reaches nobody from the run's own network; give --network host, or leave it "
+            f"out and run beside it: bmg wandb {config.path} --project {config.wandb} --follow"
+        )
     if config.hosts.count > 1 and not isolation.inside():
         return "several hosts"
     return isolation.enter([sys.executable, *sys.orig_argv[1:]])

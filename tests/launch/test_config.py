@@ -151,7 +151,7 @@ def another(name: str, hint, before):
     if hint is str:
         return {
             "game": "catch", "game_options": '{"size": 3}', "workdir": "a b/c",
-            "learner.platform": "cpu",
+            "learner.platform": "cpu", "wandb": "my project",
             "hosts.coordinator": "10.0.0.2:8476", "agent.lpg.rule": "a b/rule.npz",
         }[name]  # fmt: skip
     if allowed := range_of(hint):

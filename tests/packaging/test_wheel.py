@@ -51,7 +51,7 @@ def test_a_wheel_holds_every_module_and_the_data(wheel, sources):
         part = Path(name).parts[0]
         if part == "bmg":
             expected.add(name)
-        elif f"{part}/__init__.py" in sources and name.endswith((".py", ".csv", ".npz")):
+        elif f"{part}/__init__.py" in sources and name.endswith((".py", ".csv", ".npz", ".toml")):
             expected.add(f"bmg/{name}")
     assert len(expected) > 100
     assert held == expected
