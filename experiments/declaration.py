@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +28,9 @@ Shown = str | list[dict[str, Any]] | pathlib.Path
 class Functions(Protocol):
     """What the module of an experiment offers. It is imported once something is to be done, and may
     import what it likes."""
+
+    DESCRIPTIONS: Mapping[str, str]
+    """May be left out: what TensorBoard's curves are, pattern of their tags -> a sentence."""
 
     def make_lifetime(self, config: LifetimesConfig) -> Lifetime:
         """The agent and its world."""

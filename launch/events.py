@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Events:
         step: int,
         curves: Callable[[np.ndarray, dict[str, np.ndarray]], Curves] = columns_as_they_are,
         settings: Mapping[str, Any] | None = None,
+        descriptions: Mapping[str, str] = MappingProxyType({}),
     ):
         """Takes out what stands beyond `step`, which the run goes on from.
 
@@ -41,10 +43,11 @@ class Events:
           step: the lifetimes are here.
           curves: what is drawn of the table.
           settings: `group.name` -> JSON value, what the run is; None to leave that out.
+          descriptions: of curves, see `dashboard.description_of`.
         """
         self._seeds, self._settings = seeds, settings
         self._total, self._curves = total, curves
-        self._writers = [EventWriter(folder / f"seed-{seed}", step) for seed in seeds]
+        self._writers = [EventWriter(folder / f"seed-{seed}", step, descriptions) for seed in seeds]
         self._complete, self._done, self._problem = 0, step, ""
 
     def update(self, records: Records, last: bool = False) -> None:

@@ -132,7 +132,7 @@ def _run(experiment: Experiment, config, lifetime) -> int:
     events = Events(
         workdir / "tensorboard", range(config.first_seed, config.first_seed + config.seeds),
         config.steps, begin, getattr(experiment.functions, "curves", columns_as_they_are),
-        _what_it_is(config),
+        _what_it_is(config), getattr(experiment.functions, "DESCRIPTIONS", {}),
     )  # fmt: skip
 
     watch = _Watch(config, runner)

@@ -96,9 +96,14 @@ def tag_of(name: str) -> str:
     return f"{next(numbers, len(_ORDER) + 1)}_{name}"
 
 
-def description_of(name: str) -> str:
-    """What a metric is; empty if that is not known."""
-    fits = (text for pattern, text in _DESCRIPTIONS.items() if fnmatch.fnmatchcase(name, pattern))
+def description_of(name: str, descriptions: Mapping[str, str] = _DESCRIPTIONS) -> str:
+    """What a metric is; empty if that is not known.
+
+    Args:
+      name: of the metric.
+      descriptions: pattern -> text; the first pattern that fits counts.
+    """
+    fits = (text for pattern, text in descriptions.items() if fnmatch.fnmatchcase(name, pattern))
     return next(fits, "")
 
 

@@ -110,9 +110,8 @@ class MetricsWriter:
 
     def _value(self, name: str, value: float) -> Summary.Value:
         """With what it is, the first time."""
-        described = None if name in self._described else description_of(name)
-        metadata = scalar.create_summary_metadata("", described) if described else None
-        return Summary.Value(tag=tag_of(name), simple_value=value, metadata=metadata)
+        text = "" if name in self._described else description_of(name)
+        return _value(tag_of(name), value, text)
 
     def write_text(self, frames: int, name: str, text: str) -> None:
         """Puts a text into TensorBoard, where event files are written.
@@ -134,10 +133,17 @@ class MetricsWriter:
 class EventWriter:
     """Appends scalars to TensorBoard's event files in a folder, whole or not at all."""
 
-    def __init__(self, folder: pathlib.Path, step: int):
-        """What stands beyond `step`, which the run goes on from, is taken out."""
+    def __init__(self, folder: pathlib.Path, step: int, descriptions: Mapping[str, str]):
+        """What stands beyond `step`, which the run goes on from, is taken out.
+
+        Args:
+          folder: of the files.
+          step: see above.
+          descriptions: of scalars, see `dashboard.description_of`.
+        """
         self._file = _event_file(folder, step)
         self._tags: set[str] = set()
+        self._descriptions, self._described = descriptions, set[str]()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes those that are finite.
@@ -147,11 +153,17 @@ class EventWriter:
         """
         if self._file.is_gone():
             self._file.start_again()
+            self._described.clear()
         finite = _finite(values)
         self._tags |= finite.keys()
         if finite:
-            shown = [Summary.Value(tag=name, simple_value=x) for name, x in finite.items()]
+            shown = [self._value(name, x) for name, x in finite.items()]
             self._file.append(_scalars(step, time.time(), shown))
+            self._described |= finite.keys()
+
+    def _value(self, name: str, value: float) -> Summary.Value:
+        text = "" if name in self._described else description_of(name, self._descriptions)
+        return _value(name, value, text)
 
     def describe(self, step: int, name: str, settings: Mapping[str, Any]) -> None:
         """Writes what the run is, see `dashboard.description_of_run`, beside the newest values of
@@ -320,6 +332,12 @@ def _event_file(folder: pathlib.Path, step: int, opening: Sequence[Summary] = ()
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
     return {name: float(x) for name, x in values.items() if math.isfinite(x)}
+
+
+def _value(tag: str, value: float, description: str) -> Summary.Value:
+    """With a description, where there is one."""
+    metadata = scalar.create_summary_metadata("", description) if description else None
+    return Summary.Value(tag=tag, simple_value=value, metadata=metadata)
 
 
 def _scalars(step: int, now: float, values: list[Summary.Value]) -> bytes:

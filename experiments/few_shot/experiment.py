@@ -28,6 +28,19 @@ from bmg.experiments.records import Run
 
 __all__ = ["curves", "draw", "evaluate", "make_lifetime", "meta_test", "suite", "summarise"]
 
+DESCRIPTIONS = {
+    "meta_loss": "What the meta-learner minimises.",
+    "query_loss": "Cross-entropy of the queries after adaptation, nats.",
+    "query_accuracy": "Share of the queries that are right after adaptation.",
+    "meta_gradient_norm": "Norm of the meta-gradient, before its clip.",
+    "cosine": "Cosine of this meta-gradient and the one before (table 6).",
+    "variance": "Variance of the meta-gradient (table 6).",
+    "norm_over_variance": "Norm of the meta-gradient over its variance (table 6).",
+    "validation_accuracy": "Accuracy on tasks of validation classes.",
+    "test_accuracy": "Accuracy on tasks of test classes.",
+    "test_half_width": "Half the width of its 95 % interval over tasks.",
+}
+
 
 def make_lifetime(config: FewShotConfig) -> Lifetime:
     """A lifetime on the images that the configuration names."""

@@ -31,6 +31,21 @@ __all__ = ["curves", "draw", "evaluate", "keep", "leave", "make_lifetime", "suit
 
 _LAST = 4  # a quarter of the rows counts for the sum
 
+DESCRIPTIONS = {
+    "loss": "Outer loss: what the rule's meta-gradient lowers.",
+    "meta_gradient_norm": "Norm of the rule's meta-gradient.",
+    "reward": "Mean reward of a step, over lifetimes.",
+    "policy_entropy": "Entropy of the agents' policies, nats.",
+    "prediction_entropy": "Entropy of their predictions y, nats.",
+    "advantage": "Mean squared advantage of the outer loss.",
+    "policy_target": "Mean square of the targets that the rule gives the policy.",
+    "prediction_target": "Mean square of the targets that it gives the predictions.",
+    "ended": "Lifetimes that came to their end and began anew.",
+    "collapsed": "Lifetimes that were begun anew since their policy had no entropy left.",
+    "skipped": "Meta-updates that were left out, as they were not finite.",
+    "returns/*": "Mean return of the episodes that ended in this world.",
+}
+
 
 def summarise(config: LpgConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
     """Mean returns in each world over the last quarter, of agents of all ages and seeds."""

@@ -18,6 +18,13 @@ __all__ = ["draw", "make_estimate", "make_lifetime", "suite", "summarise"]
 
 suite = functools.partial(multistep.suite, MrpConfig)
 
+DESCRIPTIONS = {
+    "value_error": "Root of the mean squared error of the values, over states.",
+    "meta_gradient_norm": "Norm of the meta-gradient.",
+    "meta_gradient_deviation": "Standard deviation of the meta-gradient over batches.",
+    "discount_*": "Meta-parameter: discount in this state.",
+}
+
 
 def summarise(config: MrpConfig, steps, columns) -> dict:
     """The last row's values, means over seeds."""

@@ -14,6 +14,17 @@ __all__ = ["draw", "make_estimate", "make_lifetime", "suite", "summarise"]
 
 suite = functools.partial(multistep.suite, SnakeConfig)
 
+DESCRIPTIONS = {
+    "episodes": "Episodes that ended, mean over updates.",
+    "returns": "Sum of the returns of these episodes; divided by their number, a mean return.",
+    "entropy": "Entropy of the policy, nats.",
+    "discount": "Meta-parameter: discount of the agent's loss.",
+    "trace_decay": "Meta-parameter: lambda of the agent's advantages and value targets.",
+    "critic_weight": "Meta-parameter: weight of the value loss.",
+    "entropy_weight": "Meta-parameter: weight of the entropy.",
+    "meta_gradient_norm": "Norm of the meta-gradient.",
+}
+
 
 def summarise(config: SnakeConfig, steps, columns) -> dict:
     """The final return, and the last row's hyper-parameters, means over seeds."""

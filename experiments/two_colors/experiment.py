@@ -28,6 +28,14 @@ MG_STEPS = (1, 8)
 BMG_TARGET_STEPS = (1, 7)
 Q_TARGET_STEPS = (1, 16, 64)
 
+DESCRIPTIONS = {
+    "reward": "Mean reward of a step.",
+    "entropy": "Entropy of the policy, nats.",
+    "entropy_weight": "Meta-parameter: weight of the entropy in the agent's loss.",
+    "epsilon": "Meta-parameter: probability of a random action.",
+    "tie": "Share of steps at which several actions have the largest value.",
+}
+
 
 def make_lifetime(config: TwoColorsConfig) -> Lifetime:
     """The configured agent with its method."""
