@@ -26,7 +26,7 @@ class EvaluateConfig:
     seed: Seed = 1
     """Seeds episodes and actions; other than the run's own, so that episodes are new."""
     video: str = ""
-    """Animation of one more episode (.gif, .webp or .png), with what the agent thinks."""
+    """Animation of one more episode (.mp4, .gif, .webp or .png), with what the agent thinks."""
     video_steps: Count = 1_000
     """Agent steps after which it ends."""
 

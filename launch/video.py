@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = (".gif", ".webp", ".png")  # all of them animated
+KINDS = (".mp4", ".gif", ".webp", ".png")  # all of them animated
 _HEIGHT = 320  # pixels of the screen
 _PANEL = 300  # pixels beside it
 _LINE = 18  # pixels of a line of text
@@ -83,13 +83,32 @@ def write(
       OSError: it cannot be written.
     """
     pictures = [_picture(moment, number, title, facts) for number, moment in enumerate(moments)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".mp4":
+        _encode(path, pictures, frames_per_second)
+        return
     if path.suffix.lower() == ".gif":
         pictures = _in_few_colors(pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pictures[0].save(
         path, save_all=True, append_images=pictures[1:], loop=0,
         duration=round(1_000 / frames_per_second),
     )  # fmt: skip
+
+
+def _encode(path: pathlib.Path, pictures: list, frames_per_second: float) -> None:
+    """As H.264, whose pictures have an even number of pixels each way."""
+    import imageio_ffmpeg
+    from PIL import Image
+
+    path.open("ab").close()  # the encoder would not say what is wrong with the path
+    size = tuple(side + side % 2 for side in pictures[0].size)
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=frames_per_second, macro_block_size=2)
+    writer.send(None)
+    for picture in pictures:
+        whole = Image.new("RGB", size)
+        whole.paste(picture)
+        writer.send(whole.tobytes())
+    writer.close()
 
 
 def _in_few_colors(pictures: list) -> list:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
@@ -99,6 +100,10 @@ def test_the_newest_that_can_be_used_is_evaluated(command, tmp_path, saved):
 
 def pictures_of(path) -> list[np.ndarray]:
     """The pictures of an animation, uint8 [H, W, 3]."""
+    if path.suffix == ".mp4":
+        frames = imageio_ffmpeg.read_frames(str(path))
+        width, height = next(frames)["size"]
+        return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in frames]
     with Image.open(path) as animation:
         found = []
         for index in range(animation.n_frames):
@@ -118,7 +123,7 @@ def test_an_episode_as_an_animation(command, saved, tmp_path):
     (tmp_path / "run/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert meta_parameters(tmp_path / "run", saved.frames(4)) == {"discount": 0.875}
     options = "evaluate --workdir run --episodes 1 --video".split()
-    for name in ("new/a.gif", "a.webp", "a.png"):
+    for name in ("new/a.gif", "a.webp", "a.png", "b/a.mp4"):
         code, out, err = command(*options, name)
         assert code == 0 and err == "" and out.splitlines()[-1] == name
         pictures = pictures_of(tmp_path / name)
@@ -129,10 +134,13 @@ def test_an_episode_as_an_animation(command, saved, tmp_path):
             assert screen[row].any() and screen[-1].any() and screen.sum() == 2
         assert len({picture.tobytes() for picture in pictures}) == 9
     assert len(pictures_of_steps(command, tmp_path, options, 4)) == 4
-    assert "'.mpg'; there are .gif, .webp, .png" in command.refused(*options, "a.mpg")
+    assert "'.mpg'; there are .mp4, .gif, .webp, .png" in command.refused(*options, "a.mpg")
     code, _, err = command(*options, "run/config.json/x.gif")
     assert code == 2 and len(err.splitlines()) == 1
     assert "no animation at run/config.json/x.gif" in err and "another --video" in err
+    (tmp_path / "a.mp4").mkdir()
+    code, _, err = command(*options, "a.mp4")
+    assert code == 2 and "no animation at a.mp4" in err
 
 
 def pictures_of_steps(command, tmp_path, options, steps):
