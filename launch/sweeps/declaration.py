@@ -224,6 +224,9 @@ def _cells(tables: Mapping[str, Any]) -> Iterator[tuple[str, Options]]:
 
 
 def _folder(name: str) -> str:
+    """A setting's name as a folder's."""
+    if name in (".", ".."):
+        raise ValueError(f"settings: {name!r} is no name; give one with a letter.")
     return "".join(c if c in "=+" else folder_name(c) for c in name)
 
 

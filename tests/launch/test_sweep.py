@@ -130,6 +130,7 @@ def test_the_sweeps_that_come_along_are_the_papers():
         ('games = ["pong"]\n[options]\nframes = "many"', "frames is 'many'; allowed are integers"),
         ('games = ["pong"]\n[options]\npreset = "big"', "no preset 'big'"),
         ('games = ["pong"]\n[settings]\na = 1', "settings.a is 1; give a table, [settings.a]"),
+        ('games = ["pong"]\n[settings.".."]', "'..' is no name; give one with a letter"),
         ('games = ["pong"]\n[grid]\nframes = 3', "frames is 3; give a list of values"),
         ('games = ["pong"]\n[grid]\nframes = []', "frames is a list; give a list of values"),
         (
