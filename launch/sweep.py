@@ -124,8 +124,9 @@ def _submit(root: pathlib.Path, missing, own, parameters) -> int:
     from bmg.launch.sweeps.slurm import queued, submit
 
     there = queued(root)
-    for name in there:
-        print(f"{name}: job {there[name]} already")
+    for run in missing:
+        if run.name in there:
+            print(f"{run.name}: job {there[run.name]} already")
     missing = [run for run in missing if run.name not in there]
     if missing:
         given = {"name": "bmg-sweep", "slurm_array_parallelism": own.parallel, **parameters}

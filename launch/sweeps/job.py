@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import IO
@@ -27,7 +28,9 @@ def start(run: Run, log: IO[bytes], cores: set[int] | None = None) -> subprocess
     """
     again = ["--resume"] if config_file(run.config.path).exists() else []
 
-    def pin():
+    def prepare():
+        # SLURM sends this one, which is for its job's own process, to all that there are.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         if cores:
             os.sched_setaffinity(0, cores)
 
@@ -35,7 +38,7 @@ def start(run: Run, log: IO[bytes], cores: set[int] | None = None) -> subprocess
     return subprocess.Popen(
         [*_BMG, *run.arguments, *again], stdin=subprocess.DEVNULL, stdout=log,
         stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True,
-        preexec_fn=pin if cores else None,
+        preexec_fn=prepare,
     )  # fmt: skip
 
 

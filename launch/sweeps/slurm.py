@@ -10,15 +10,18 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from bmg.launch import signals
 from bmg.launch.runs import is_complete
 from bmg.launch.sweeps.declaration import Run
 from bmg.launch.sweeps.job import goes_again, log_of, start
 from bmg.storage.files import write_json
 
 _JOBS = "jobs.json"  # name of a run -> its SLURM job
+_SECONDS_TO_PREEMPTION = 120.0
 
 
 class Job:
@@ -42,6 +45,10 @@ class Job:
                 code = self._process.wait()
                 if is_complete(self._run.config):
                     return
+                if code == signals.EXIT_CODE:
+                    # SLURM has told everyone to end, and soon tells this process to be queued
+                    # again, if it is to be; then `checkpoint` is called, and the sleep ends.
+                    time.sleep(_SECONDS_TO_PREEMPTION)
                 if not goes_again(code) or not tries:
                     raise RuntimeError(f"{self._run.name} failed (exit code {code}), see {path}")
 

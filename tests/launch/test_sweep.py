@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 
+import psutil
 import pytest
 
 from bmg.environments.scores import GAMES
@@ -352,21 +353,35 @@ def test_slurm_runs_an_array_and_what_is_preempted_goes_on(tmp_path, cluster):
     folder = tmp_path / "runs/catch/seed-1"
     _wait(lambda: commands.learner_rows(folder))
     code, out, err = bmg(*words)
-    assert code == 0 and "job 7_1 already" in out or "runs already" in out, out + err
+    assert code == 0 and "catch/seed-1: runs already" in out, out + err
     assert len((home / "script").read_text()) == len(script), "nothing was submitted"
 
-    before = commands.learner_rows(folder)[-1]["frames"]
-    os.kill(int((home / "pid-7_1").read_text()), signal.SIGUSR2)
-    _wait(lambda: (folder / "results.json").exists())
-    _wait(lambda: commands.learner_rows(folder)[-1]["frames"] > before)
-    frames = [row["frames"] for row in commands.learner_rows(folder)]
-    assert frames == sorted(set(frames))
+    # By the end of its time, and by the way of preemption.
+    for number, told in enumerate(([signal.SIGUSR2], [signal.SIGTERM, signal.SIGUSR2]), start=2):
+        for each in told:
+            _signal_all(int((home / "pid-7_1").read_text()), each)
+            time.sleep(1.0)
+        _wait(lambda number=number: _sessions(folder).get(number, 0) > 0)
+        begin = _sessions(folder)[number]
+        _wait(lambda begin=begin: commands.learner_rows(folder)[-1]["frames"] > begin)
     for task in (0, 1):
         pid = int((home / f"pid-7_{task}").read_text())
         os.kill(pid, signal.SIGTERM)  # submitit lets it pass
         os.kill(pid, signal.SIGKILL)
     _wait(lambda: not list((home / "queue").iterdir()))
     _wait(lambda: not any(runs.is_owned(tmp_path / f"runs/catch/seed-{x}") for x in (0, 1)))
+
+
+def _signal_all(pid: int, number: int) -> None:
+    """As SLURM does: a job's own process, and every one that it has started."""
+    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _sessions(folder) -> dict[int, float]:
+    """Number of a session -> frames that it went on from."""
+    return {row["session"]: row["frames"] for row in commands.rows_of(folder) if "session" in row}
 
 
 def _wait(condition) -> None:
