@@ -94,7 +94,9 @@ ORDERS = (
     *((name.rpartition("-")[0], name) for name in _ABLATIONS if name != "stacx-fixed"),
     *((name, "stacx-fixed-low") for name in _LOW if name != "stacx-fixed-low"),
     *((name, "stacx-low") for name in _LOW if name.startswith("bmg")),
-    *((name, other) for name in _LOW for other in ("impala", name.removesuffix("-low"))),
+    *((name, "impala") for name in _LOW),
+    *((name, "stacx-fixed") for name in _LOW),
+    *((name, name.removesuffix("-low")) for name in _LOW if name != "stacx-fixed-low"),
     ("bmg-l4-kl-low", "bmg-l1-kl-low"),
 )
 """Which method is to be above which: the paper's claims; what the auxiliary tasks alone do, and
