@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+from typing import Any, NamedTuple
 
 from bmg.launch import environment, video
 from bmg.launch.config import TrainConfig, with_kept_rule
@@ -93,10 +94,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+class Drawn(NamedTuple):
+    """An episode that was drawn."""
+
+    moments: list[video.Moment]
+    title: str
+    facts: dict[str, float]  # numbers beside it
+    params: Any  # that it was played with
+
+
 def draw(
     path: pathlib.Path, option: str, config: TrainConfig, spec, agent, found, seed: int,
     most_steps: int,
-) -> None:  # fmt: skip
+) -> Drawn:  # fmt: skip
     """An episode of a checkpoint as an animation.
 
     Args:
@@ -108,6 +118,9 @@ def draw(
       found: a `storage.checkpoint.Checkpoint`.
       seed: of the episode and its actions.
       most_steps: after which it ends.
+
+    Returns:
+      What was drawn.
 
     Raises:
       ValueError: it cannot be written; one line.
@@ -124,12 +137,14 @@ def draw(
     title = f"{config.game}, {config.agent.algorithm}, {frames:,} frames"
     # Atari's clock has 60 frames a second; other games have none.
     rate = 60.0 / spec.action_repeat if spec.action_repeat > 1 else 10.0
+    drawn = Drawn(moments, title, meta_parameters(config.path, frames), params)
     try:
-        video.write(path, moments, title, meta_parameters(config.path, frames), rate)
+        video.write(path, moments, title, drawn.facts, rate)
     except OSError as error:
         raise ValueError(
             f"no animation at {path}: {reason(error)}; give another {option}."
         ) from None
+    return drawn
 
 
 def meta_parameters(workdir: pathlib.Path, frames: int) -> dict[str, float]:

@@ -82,7 +82,7 @@ def write(
     Raises:
       OSError: it cannot be written.
     """
-    pictures = [_picture(moment, number, title, facts) for number, moment in enumerate(moments)]
+    pictures = [picture(moment, number, title, facts) for number, moment in enumerate(moments)]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".mp4":
         _encode(path, pictures, frames_per_second)
@@ -123,7 +123,15 @@ def _in_few_colors(pictures: list) -> list:
     return [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in pictures]
 
 
-def _picture(moment: Moment, number: int, title: str, facts: Mapping[str, float]):
+def picture(moment: Moment, number: int, title: str, facts: Mapping[str, float]):
+    """A picture (of Pillow) of a moment: the screen, and beside it what the agent thinks.
+
+    Args:
+      moment: one step.
+      number: of the step.
+      title: above all.
+      facts: name -> number, below.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     screen = Image.fromarray(screen_of(moment.frame))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -16,7 +17,8 @@ from bmg.storage.run_directory import load_config
 @dataclasses.dataclass(frozen=True)
 class WatchConfig:
     """Draw an episode of a run's newest checkpoint every few minutes, until the run is complete;
-    also of one that goes on in another process."""
+    also of one that goes on in another process. TensorBoard gets pictures of it, and histograms of
+    the policy's probabilities and of how far parameters have moved."""
 
     workdir: str
     """Run directory of `bmg train`."""
@@ -49,14 +51,15 @@ def main(arguments: list[str]) -> int:
     config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
 
     from bmg.environments.factory import make_spec
+    from bmg.launch.album import Album
     from bmg.launch.runtimes.assembly import load_newest
     from bmg.storage.checkpoint import CheckpointError
     from bmg.storage.files import is_owned
 
     spec = make_spec(config.game, config.atari, config.game_options)
     folder = pathlib.Path(options.output or workdir / "videos")
-    drawn, waits = -1, False
-    with signals.orderly() as asked:
+    last, waits, album = -1, False, None
+    with signals.orderly() as asked, contextlib.ExitStack() as stack:
         while not asked.is_set():
             running = is_owned(workdir)  # before the look: what it leaves last is seen
             try:
@@ -69,12 +72,17 @@ def main(arguments: list[str]) -> int:
                 waits = True
             else:
                 frames = found.header["frames"]
-                if frames != drawn:
+                if frames != last:
                     path = folder / f"frames-{frames:012d}.gif"
                     seed, steps = options.seed, options.steps
-                    draw(path, "--output", config, spec, agent, found, seed, steps)
+                    drawn = draw(path, "--output", config, spec, agent, found, seed, steps)
                     print(path, flush=True)
-                    drawn = frames
+                    last = frames
+                    if album is None:
+                        album = stack.enter_context(
+                            contextlib.closing(Album(workdir / "tensorboard", frames - 1))
+                        )
+                    album.add(frames, *drawn)
             if not running:
                 return 0
             asked.wait(options.interval)

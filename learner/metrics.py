@@ -131,7 +131,7 @@ class MetricsWriter:
 
 
 class EventWriter:
-    """Appends scalars to TensorBoard's event files in a folder, whole or not at all."""
+    """Appends to TensorBoard's event files in a folder, each piece whole or not at all."""
 
     def __init__(self, folder: pathlib.Path, step: int, descriptions: Mapping[str, str]):
         """What stands beyond `step`, which the run goes on from, is taken out.
@@ -165,6 +165,14 @@ class EventWriter:
         text = "" if name in self._described else description_of(name, self._descriptions)
         return _value(name, value, text)
 
+    def add(self, step: int, summary: Summary) -> None:
+        """Writes any summary.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        self._file.append(_summary(step, summary))
+
     def describe(self, step: int, name: str, settings: Mapping[str, Any]) -> None:
         """Writes what the run is, see `dashboard.description_of_run`, beside the newest values of
         what was written so far.
@@ -173,7 +181,7 @@ class EventWriter:
           OSError: the disk is full.
         """
         for summary in description_of_run(name, settings, sorted(self._tags)):
-            self._file.append(_summary(step, summary))
+            self.add(step, summary)
 
     def close(self) -> None:
         """Closes the file."""

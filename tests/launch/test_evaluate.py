@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import imageio_ffmpeg
@@ -9,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from bmg.actors.rollout import agent_spec
 from bmg.agents.factory import make_agent
 from bmg.environments.factory import make, make_spec
 from bmg.launch import video
+from bmg.launch.album import groups_of
 from bmg.launch.config import fixed_fields
 from bmg.launch.evaluate import meta_parameters
 from bmg.launch.presets import PRESETS
@@ -175,6 +179,33 @@ def test_screens_of_any_kind():
     np.testing.assert_array_equal(video.screen_of(np.zeros((2, 3, 6), np.float32)), 0)
 
 
+def assert_album(folder, saved):
+    """TensorBoard has three pictures of each of two episodes, the probabilities of their actions,
+    and that nothing moved between them."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    steps = [saved.frames(number) for number in (4, 6)]
+    found = {tag: events.Tensors(tag) for tag in events.Tags()["tensors"]}
+    assert [event.step for event in found["episode"]] == steps
+    for event in found["episode"]:
+        width, height, *shown = event.tensor_proto.string_val
+        assert len(shown) == 3
+        for each in shown:
+            with Image.open(io.BytesIO(each)) as picture:
+                assert picture.size == (int(width), int(height))
+    for event in found["action_probabilities"]:
+        left, right, count = make_ndarray(event.tensor_proto).T
+        assert count.sum() == 3 * 3 and left.min() >= 0 and right.max() <= 1
+    changes = [tag for tag in found if tag.startswith("change/")]
+    names = groups_of(saved.agent.acting_params(saved.state.agent))
+    assert sorted(changes) == sorted(f"change/{name}" for name in names) and len(changes) > 1
+    for tag in changes:
+        ((step, histogram),) = [(x.step, make_ndarray(x.tensor_proto)) for x in found[tag]]
+        assert step == steps[1]
+        nowhere = (histogram[:, 0] <= 0) & (histogram[:, 1] >= 0)
+        assert histogram[nowhere, 2].sum() == histogram[:, 2].sum() > 0
+
+
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_run_is_watched_until_it_ends(command, saved, tmp_path, monkeypatch):
     """It waits for the first checkpoint, draws each newer one once, and ends with the run."""
@@ -194,6 +225,7 @@ def test_a_run_is_watched_until_it_ends(command, saved, tmp_path, monkeypatch):
     names = [f"run/videos/frames-{saved.frames(number):012d}.gif" for number in (4, 6)]
     assert out.splitlines() == ["waiting for the first checkpoint in run", *names]
     assert all(len(pictures_of(tmp_path / name)) == 3 for name in names)
+    assert_album(tmp_path / "run/tensorboard/album", saved)
     for path in saved.folder.iterdir():
         path.unlink()
     monkeypatch.setattr(files, "is_owned", lambda folder: False)
