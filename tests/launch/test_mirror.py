@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,17 +17,30 @@ pytest.importorskip("wandb")
 OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
 
+def records(content: bytes) -> Iterator[bytes]:
+    """Of a file in LevelDB's log format, after a header of seven bytes: blocks of 32 kB, in which
+    a record is whole (1), or begins (2), goes on (3) and ends (4)."""
+    at, data = 7, b""
+    while at + 7 <= len(content):
+        if (left := 32_768 - at % 32_768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        data += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield data
+            data = b""
+
+
 def kept(folder) -> tuple[list[dict], dict]:
     """Rows and configuration in the files that are there for `wandb sync`, oldest first."""
     from wandb.proto import wandb_internal_pb2 as proto
-    from wandb.sdk.internal.datastore import DataStore
 
     rows, config = [], {}
     paths = folder.glob("wandb/offline-run-*/*.wandb")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in records(path.read_bytes()):
             record = proto.Record.FromString(data)
             if items := record.history.item:
                 names = {"/".join(item.nested_key) or item.key: item for item in items}
