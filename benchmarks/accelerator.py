@@ -21,7 +21,6 @@ import multiprocessing
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from typing import Any, Literal
 from bmg.benchmarks.config import BenchmarkConfig
 from bmg.storage.fields import Count, Lifetimes, Lookahead, Pause, Positive
 from bmg.storage.files import whole_file, write_json
-from bmg.storage.processes import child_environment
+from bmg.storage.processes import PROGRAM, child_environment
 
 Part = Literal["learner", "training", "in-graph", "experiments", "correctness"]
 # Of the time; what a part leaves falls to those after it.
@@ -385,8 +384,7 @@ def _run_there_and_back(left: Callable[[], float]) -> Iterator[dict]:
             (("CPU", "cpu"), ("device", ""), ("CPU again", "cpu")), 1
         ):
             frames = 6_400 * number
-            command = [sys.executable, "-c", "from bmg.launch.cli import main; main()", "train"]
-            command += ["--workdir", str(workdir), "--frames", str(frames)]
+            command = [*PROGRAM, "train", "--workdir", str(workdir), "--frames", str(frames)]
             command += ["--resume"] if number > 1 else options
             environment = child_environment()
             environment |= {"JAX_PLATFORMS": platform} if platform else {}

@@ -10,7 +10,6 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from bmg.storage.processes import child_environment
+from bmg.storage.processes import PROGRAM, child_environment
 from bmg.storage.rows import read_rows
 
 PATIENCE = 240.0  # seconds for what works in the end, however busy the machine is
@@ -56,7 +55,7 @@ class Program:
         """
         self.workdir = workdir
         self._started = time.time()
-        command = [sys.executable, "-c", "from bmg.launch.cli import main; main()", *_OPTIONS]
+        command = [*PROGRAM, *_OPTIONS]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*prefix, *command, "--workdir", str(workdir), *options],

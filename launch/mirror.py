@@ -14,7 +14,6 @@ import json
 import pathlib
 import secrets
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,18 +58,19 @@ def main(arguments: list[str]) -> int:
     if not options.follow and not any(find(root)):
         raise ValueError(f"no runs in {root}; give a folder of run directories.")
     sent = 0
+    known: dict[tuple[pathlib.Path, int], _Mirror] = {}
     with signals.orderly() as asked, contextlib.ExitStack() as stack:
-        known: dict[tuple[pathlib.Path, int], _Mirror] = {}
+
+        def send(folder: pathlib.Path, key: tuple[pathlib.Path, int], rows: list[dict]) -> int:
+            if key not in known:
+                mirror = _Mirror(folder, *key, root=root, project=options.project)
+                known[key] = stack.enter_context(mirror)
+            return known[key].send(rows)
+
         while True:
             last = asked.is_set() or not options.follow
             for folder in find(root):
-                for key, rows in _seeds(folder):
-                    if key not in known and rows:
-                        known[key] = stack.enter_context(
-                            _Mirror(folder, *key, root=root, project=options.project)
-                        )
-                    if rows:
-                        sent += known[key].send(rows)
+                sent += sum(send(folder, key, rows) for key, rows in _seeds(folder) if rows)
             if last:
                 break
             asked.wait(_INTERVAL)
@@ -180,15 +180,14 @@ def beside(project: str, workdir: pathlib.Path) -> Iterator[None]:
     if not project:
         yield
         return
-    from bmg.storage.processes import child_environment
+    from bmg.storage.processes import PROGRAM, child_environment
 
     log = workdir / "logs" / "wandb.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-c", "from bmg.launch.cli import main; main()"]
     words = ["wandb", "--folder", str(workdir), "--project", project, "--follow"]
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [*program, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            [*PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             env=child_environment(), start_new_session=True,
         )  # fmt: skip
     try:

@@ -6,6 +6,8 @@ import os
 import pathlib
 import sys
 
+PROGRAM = (sys.executable, "-c", "from bmg.launch.cli import main; main()")
+"""`bmg`, as a process of the same Python: what the script does, wherever that is."""
 PARENT = "BMG_PARENT"  # environment variable: see `child_environment`
 
 

@@ -220,17 +220,21 @@ def game_curves(report: Report, game: str) -> dict[str, tuple[np.ndarray, np.nda
     """Method -> frames, [n], and its seeds' scores there, [N, n]; of those that have curves."""
     found = {}
     for method, by_game in report.scores.items():
-        curves = [
-            score.curve for score in by_game.get(game, [])
-            if score.curve is not None and len(score.curve[0])
-        ]  # fmt: skip
-        if not curves:
-            continue
-        start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
-        if end > start:
-            at = np.linspace(start, end, 100)
+        curves = _curves_of(by_game.get(game, []))
+        if curves and (at := _common_frames(curves)) is not None:
             found[method] = at, np.stack([np.interp(at, x, y) for x, y in curves])
     return found
+
+
+def _curves_of(scores: Sequence[Score]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Those that there are, and have points."""
+    return [x.curve for x in scores if x.curve is not None and len(x.curve[0])]
+
+
+def _common_frames(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray | None:
+    """Frames, [n], over the stretch that all of them have; None where there is none."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    return np.linspace(start, end, 100) if end > start else None
 
 
 def relative(report: Report, method: str, baseline: str) -> dict[str, float]:
@@ -248,15 +252,12 @@ def median_curve(report: Report, method: str) -> tuple[np.ndarray, np.ndarray] |
     """Frames, and the median over games of the mean over seeds, where all games have curves."""
     games = []
     for own in report.scores[method].values():
-        curves = [score.curve for score in own if score.curve is not None and len(score.curve[0])]
-        if not curves:
+        if not (curves := _curves_of(own)):
             return None
         games.append(curves)
-    every = [curve for curves in games for curve in curves]
-    start, end = max(x[0] for x, _ in every), min(x[-1] for x, _ in every)
-    if end <= start:
+    at = _common_frames([curve for curves in games for curve in curves])
+    if at is None:
         return None
-    at = np.linspace(start, end, 100)
     means = [np.mean([np.interp(at, x, y) for x, y in curves], axis=0) for curves in games]
     return at, np.median(means, axis=0)
 
@@ -274,8 +275,7 @@ def _draw_relative(axis, values: Mapping[str, float]) -> None:
 def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for method, (x, y) in curves.items():
         axis.plot(x / 1e6, y, label=method)
-    axis.set_xlabel("environment frames (millions)")
-    axis.set_ylabel("human-normalised score")
+    _name_axes(axis)
 
 
 def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
@@ -292,6 +292,10 @@ def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
 def _draw_bands(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for method, (at, values) in curves.items():
         draw_band(axis, at / 1e6, values, method)
+    _name_axes(axis)
+
+
+def _name_axes(axis) -> None:
     axis.set_xlabel("environment frames (millions)")
     axis.set_ylabel("human-normalised score")
 

@@ -6,15 +6,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 from typing import IO
 
 from bmg.launch import signals
 from bmg.launch.sweeps.declaration import Run
-from bmg.storage.processes import child_environment
+from bmg.storage.processes import PROGRAM, child_environment
 from bmg.storage.run_directory import config_file
 
-_BMG = (sys.executable, "-c", "from bmg.launch.cli import main; main()")
 BAD_INPUT = 2  # exit code; it would be the same again
 
 
@@ -36,7 +34,7 @@ def start(run: Run, log: IO[bytes], cores: set[int] | None = None) -> subprocess
 
     # In a session of its own: Ctrl-C reaches this process, which tells it.
     return subprocess.Popen(
-        [*_BMG, *run.arguments, *again], stdin=subprocess.DEVNULL, stdout=log,
+        [*PROGRAM, *run.arguments, *again], stdin=subprocess.DEVNULL, stdout=log,
         stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True,
         preexec_fn=prepare,
     )  # fmt: skip
@@ -50,3 +48,10 @@ def goes_again(code: int) -> bool:
 def log_of(root: pathlib.Path, run: Run) -> pathlib.Path:
     """What it prints."""
     return root / "logs" / f"{run.name.replace('/', '-')}.log"
+
+
+def open_log(root: pathlib.Path, run: Run) -> IO[bytes]:
+    """To go on with it."""
+    path = log_of(root, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")

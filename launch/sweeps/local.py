@@ -14,7 +14,7 @@ from bmg.launch import signals
 from bmg.launch.console import duration
 from bmg.launch.runs import is_complete
 from bmg.launch.sweeps.declaration import Run
-from bmg.launch.sweeps.job import goes_again, log_of, start
+from bmg.launch.sweeps.job import goes_again, log_of, open_log, start
 
 _LOOK = 0.2  # seconds between looks at the processes
 
@@ -106,7 +106,5 @@ def run_all(
 
 
 def _start(root, run: Run, tries: int, slot: int, slots) -> _Started:
-    path = log_of(root, run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.open("ab")
+    log = open_log(root, run)
     return _Started(run, start(run, log, slots[slot]), log, slot, tries, time.monotonic())

@@ -17,7 +17,7 @@ from typing import Any
 from bmg.launch import signals
 from bmg.launch.runs import is_complete
 from bmg.launch.sweeps.declaration import Run
-from bmg.launch.sweeps.job import goes_again, log_of, start
+from bmg.launch.sweeps.job import goes_again, log_of, open_log, start
 from bmg.storage.files import write_json
 
 _JOBS = "jobs.json"  # name of a run -> its SLURM job
@@ -37,9 +37,7 @@ class Job:
         Raises:
           RuntimeError: it failed, and once more in each retry.
         """
-        path = log_of(self._root, self._run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as log:
+        with open_log(self._root, self._run) as log:
             for tries in range(self._retries, -1, -1):
                 self._process = start(self._run, log)
                 code = self._process.wait()
@@ -50,7 +48,8 @@ class Job:
                     # again, if it is to be; then `checkpoint` is called, and the sleep ends.
                     time.sleep(_SECONDS_TO_PREEMPTION)
                 if not goes_again(code) or not tries:
-                    raise RuntimeError(f"{self._run.name} failed (exit code {code}), see {path}")
+                    where = log_of(self._root, self._run)
+                    raise RuntimeError(f"{self._run.name} failed (exit code {code}), see {where}")
 
     def checkpoint(self):
         """Called in a signal's handler before the task is queued again."""
@@ -75,9 +74,7 @@ def queued(root: pathlib.Path) -> dict[str, str]:
     """
     if shutil.which("sbatch") is None:
         raise ValueError("no sbatch on this machine; --executor slurm needs a SLURM cluster.")
-    try:
-        known = json.loads((root / _JOBS).read_text())
-    except (OSError, ValueError):
+    if not (known := _submitted(root)):
         return {}
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     try:
@@ -118,9 +115,13 @@ def submit(
     except (FailedJobError, FailedSubmissionError, NameError, TypeError, ValueError) as error:
         raise ValueError(f"SLURM: {' '.join(str(error).split())}") from None
     found = {run.name: job.job_id for run, job in zip(runs, jobs)}
-    try:
-        known = json.loads((root / _JOBS).read_text())
-    except (OSError, ValueError):
-        known = {}
-    write_json(root / _JOBS, {**known, **found})
+    write_json(root / _JOBS, {**_submitted(root), **found})
     return found
+
+
+def _submitted(root: pathlib.Path) -> dict[str, str]:
+    """Runs that were submitted at any time, name -> job."""
+    try:
+        return json.loads((root / _JOBS).read_text())
+    except (OSError, ValueError):
+        return {}

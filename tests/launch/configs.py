@@ -12,12 +12,13 @@ import tyro
 
 from bmg.storage.fields import element, field_types, from_dict, optional, range_of
 
+# These have no default.
 _REQUIRED = {
     "file": "a",
     "workdir": "a",
     "workdirs": ["a"],
     "accelerator_type": "v4-8",
-}  # have no default
+}
 
 
 def find_configs(command, monkeypatch) -> dict[tuple[str, ...], type]:
