@@ -37,12 +37,6 @@ AGENT = dataclasses.replace(
 """What agents share. IMPALA reads nothing of `meta`, and none anything of `lpg`."""
 EVALUATOR = EvaluatorConfig(episodes=32, interval=1e9)  # at the end alone
 
-Method = Literal[
-    "impala", "stacx", "bmg-l1-kl", "bmg-l1-v", "bmg-l1-kl-v", "bmg-l4-kl", "bmg-l4-v",
-    "bmg-l4-kl-v", "stacx-fixed", "stacx-r", "bmg-l4-kl-r", "bmg-l4-kl-w", "bmg-l1-kl-ns",
-    "bmg-l1-kl-db", "bmg-l1-kl-sgd", "stacx-fixed-low", "stacx-low", "bmg-l1-kl-low",
-    "bmg-l4-kl-low",
-]  # fmt: skip
 _MATCHING = {"kl": "kl", "v": "value", "kl-v": "kl_value"}
 _MAIN: dict[str, dict[str, Any]] = {
     "impala": {},
@@ -75,30 +69,41 @@ _ABLATIONS = {
 }
 """Figures 13, 14 and 17; and, first, the auxiliary tasks without any meta-learning."""
 _LOW = {
-    "stacx-fixed-low": _changed("stacx", initial_logit=2.0, learning_rate=0.0),
-    **{f"{method}-low": _changed(method, initial_logit=2.0)
-       for method in ("stacx", "bmg-l1-kl", "bmg-l4-kl")},
-}  # fmt: skip
+    f"{method}-low": {**own, "meta": {**own.get("meta", {}), "initial_logit": 2.0}}
+    for method, own in (_MAIN | _ABLATIONS).items()
+    if method != "impala"
+}
 """A poor beginning: each meta-parameter at 0.88 of its range in place of 0.99."""
 METHODS = {**_MAIN, **_ABLATIONS, **_LOW}
 """What is not as in `AGENT`."""
+Method = Literal[tuple(METHODS)]
 DEFAULT: tuple[Method, ...] = tuple(_MAIN)
-_BMG = [f"bmg-l{steps}-{name}" for steps in (1, 4) for name in _MATCHING]
-ORDERS = (
-    *((method, "stacx") for method in _BMG),
-    ("stacx", "impala"),
-    *((method, "impala") for method in _BMG),
-    *((f"bmg-l4-{name}", f"bmg-l1-{name}") for name in _MATCHING),
-    ("stacx-fixed", "impala"),
-    *((method, "stacx-fixed") for method in ("stacx", *_BMG)),
-    *((name.rpartition("-")[0], name) for name in _ABLATIONS if name != "stacx-fixed"),
-    *((name, "stacx-fixed-low") for name in _LOW if name != "stacx-fixed-low"),
-    *((name, "stacx-low") for name in _LOW if name.startswith("bmg")),
-    *((name, "impala") for name in _LOW),
-    *((name, "stacx-fixed") for name in _LOW),
-    *((name, name.removesuffix("-low")) for name in _LOW if name != "stacx-fixed-low"),
-    ("bmg-l4-kl-low", "bmg-l1-kl-low"),
-)
+
+
+def _orders() -> list[tuple[str, str]]:
+    ablated = [(name.rpartition("-")[0], name) for name in _ABLATIONS if name != "stacx-fixed"]
+    bmg = [method for method in _MAIN if method.startswith("bmg")]
+    learned = ["stacx", *bmg]
+    within = [
+        *((method, "stacx") for method in bmg),
+        *((f"bmg-l4-{name}", f"bmg-l1-{name}") for name in _MATCHING),
+        *((f"bmg-l{steps}-kl", f"bmg-l{steps}-v") for steps in (1, 4)),
+        *((f"bmg-l{steps}-kl-v", f"bmg-l{steps}-kl") for steps in (1, 4)),
+        *ablated,
+    ]
+    low = [f"{method}-low" for method in learned]
+    return [
+        *within,
+        *((method, "impala") for method in (*learned, "stacx-fixed")),
+        *((method, "stacx-fixed") for method in learned),
+        *((f"{one}-low", f"{other}-low") for one, other in within),
+        *((method, "stacx-fixed-low") for method in low),
+        *((method, other) for other in ("stacx-fixed", "impala") for method in low),
+        *((method, method.removesuffix("-low")) for method in low),
+    ]
+
+
+ORDERS = _orders()
 """Which method is to be above which: the paper's claims; what the auxiliary tasks alone do, and
 what is learned beside them; each method over its ablation; the same from a poor beginning."""
 

@@ -58,12 +58,17 @@ def test_methods_differ_from_impala_in_the_meta_objective_alone():
     ):
         assert differences(run_of(whole), run_of(method)) == {f"agent.meta.{name}": value}
         del found[method]
-    for whole in ("stacx-fixed", "stacx", "bmg-l1-kl", "bmg-l4-kl"):
-        low = f"{whole}-low"
+    for low in list(found):
+        whole, suffix = low[: -len("-low")], low[-len("-low") :]
+        assert suffix == "-low"
         assert differences(run_of(whole), run_of(low)) == {"agent.meta.initial_logit": 2.0}
         del found[low]
     assert not found
+    assert {f"{name}-low" for name in minatar.METHODS if "low" not in name} == {
+        *(name for name in minatar.METHODS if "low" in name), "impala-low",
+    }  # fmt: skip
     assert {name for pair in minatar.ORDERS for name in pair} == minatar.METHODS.keys()
+    assert len(set(minatar.ORDERS)) == len(minatar.ORDERS)
     assert minatar.RANDOM_RETURNS.keys() == set(minatar.GAMES)
 
 
