@@ -26,6 +26,7 @@ THEMES = {
     "paper": Theme("serif", 10, 1.0, 300),
     "slide": Theme("sans-serif", 15, 2.5, 150),
 }
+_LINES = ("-", "--", ":", "-.")
 # With more of either a legend in each panel would hide what it shows.
 _MANY_LINES, _MANY_PANELS = 6, 8
 
@@ -33,6 +34,11 @@ _MANY_LINES, _MANY_PANELS = 6, 8
 def plain(text: str) -> str:
     """A name of the user's, which matplotlib would read as a formula between dollars."""
     return text.replace("$", r"\$")
+
+
+def line_look(index: int) -> dict[str, str]:
+    """Colour and dashes of the line of a number: ten colours, then the same in dashes."""
+    return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % len(_LINES)]}
 
 
 def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_options) -> None:
@@ -70,7 +76,7 @@ def save_panels(
     look = THEMES[theme]
     math = "dejavuserif" if look.font == "serif" else "dejavusans"
     style = {"font.family": look.font, "font.size": look.size, "lines.linewidth": look.line,
-             "mathtext.fontset": math}  # fmt: skip
+             "mathtext.fontset": math, "axes.prop_cycle": _cycle()}  # fmt: skip
     columns = min(columns or len(panels), len(panels))
     rows = -(-len(panels) // columns)
     whole = (size[0] * columns, size[1] * rows)
@@ -93,6 +99,15 @@ def save_panels(
         figure.savefig(path, dpi=look.dots)
         plt.close(figure)
     return path
+
+
+def _cycle():
+    """What lines take that are given nothing of `line_look`: the same, in turn."""
+    import matplotlib
+    from cycler import cycler
+
+    colors = matplotlib.rcParamsDefault["axes.prop_cycle"].by_key()["color"]
+    return cycler(linestyle=_LINES) * cycler(color=colors)
 
 
 def _add_legends(axes: Sequence, last_of_first_row, size: float) -> None:

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     output = picture_path(config.output, "curves.png")
 
     from bmg.experiments.curves import find_runs, group_runs, line_of
-    from bmg.experiments.plots import save_panels
+    from bmg.experiments.plots import line_look, save_panels
 
     runs = [run for workdir in config.workdirs for run in find_runs(pathlib.Path(workdir))]
     groups = group_runs(runs, config.each_seed)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
                 ) from None
             if line is None:
                 continue
-            lines.append((line, f"C{index}"))  # a run's colour in every panel
+            lines.append((line, line_look(index)))  # a run's own in every panel
             rows.append(
                 {"run": line.label, "seeds": line.seeds, "metric": metric, x_name: line.x[-1],
                  "last": line.y[-1], "mean of second half": _late_mean(line.x, line.y)}
@@ -110,14 +110,14 @@ def _late_mean(x, y) -> float:
 
 
 def _draw(axis, lines, x: str) -> None:
-    """Lines and their colours."""
+    """Lines and their looks."""
     from matplotlib.ticker import EngFormatter
 
     from bmg.experiments.plots import plain
 
-    for line, color in lines:
-        marker = "o" if len(line.x) < 30 else None
-        axis.plot(line.x, line.y, marker=marker, markersize=3, label=plain(line.label), color=color)
+    for line, look in lines:
+        marker, color = "o" if len(line.x) < 30 else None, look["color"]
+        axis.plot(line.x, line.y, marker=marker, markersize=3, label=plain(line.label), **look)
         if line.low is not None and len(line.x) == 1:
             axis.vlines(line.x, line.low, line.high, color=color)
         elif line.low is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from bmg.experiments.comparison import statistics
 from bmg.experiments.comparison.statistics import Estimate
 from bmg.experiments.comparison.table import META_PARAMETERS, META_POINTS, POINTS, Finished
-from bmg.experiments.plots import Panel, draw_band, save_panels
+from bmg.experiments.plots import Panel, draw_band, line_look, save_panels
 
 _THRESHOLDS = np.linspace(0.0, 1.2, 61)
 _ONE_COLUMN = (6.4, 4.2)  # inches
@@ -152,20 +152,19 @@ def draw(
       resamples: of the bootstrap.
       folder: for the pictures.
     """
-    panels: list[Panel] = [
-        (
-            name,
-            functools.partial(_draw_estimates, found=_of_each(aggregates, name)),
-        )
-        for name in ("IQM", "median")
-    ]
-    yield save_panels(folder / "aggregates.png", panels)
+    looks = {method: line_look(index) for index, method in enumerate(comparison.methods)}
+    panels: list[Panel] = []
+    for name in ("IQM", "median"):
+        found = [(method, looks[method], each[name]) for method, each in aggregates.items()]
+        panels.append((name, functools.partial(_draw_estimates, found=found)))
+    yield save_panels(folder / "aggregates.png", panels, size=_for_rows(aggregates))
     if improvements:
-        named = {f"{a} over {b}": estimate for (a, b), estimate in improvements.items()}
-        panel = functools.partial(_draw_estimates, found=named, middle=0.5)
+        found = [(f"{a} over {b}", looks[a], each) for (a, b), each in improvements.items()]
+        panel = functools.partial(_draw_estimates, found=found, middle=0.5)
         yield save_panels(
-            folder / "improvement.png", [("probability of improvement", panel)], size=_ONE_COLUMN
-        )
+            folder / "improvement.png", [("probability of improvement", panel)],
+            size=_for_rows(improvements),
+        )  # fmt: skip
     found = statistics.profiles(scores, _THRESHOLDS, resamples)
     panel = functools.partial(draw_profiles, thresholds=_THRESHOLDS, found=found)
     yield save_panels(
@@ -176,9 +175,8 @@ def draw(
         for game in comparison.games
     ]
     yield save_panels(folder / "curves.png", panels, columns=3)
-    colors = {method: f"C{index % 10}" for index, method in enumerate(comparison.methods)}
     panels = [
-        (f"{game}, {name}", functools.partial(_draw_meta, found=found, colors=colors))
+        (f"{game}, {name}", functools.partial(_draw_meta, found=found, looks=looks))
         for game in comparison.games for name in META_PARAMETERS
         if (found := _meta_curves(comparison, game, name))
     ]  # fmt: skip
@@ -188,18 +186,20 @@ def draw(
         )
 
 
-def _of_each(aggregates: Mapping[str, Mapping[str, Estimate]], name: str) -> dict[str, Estimate]:
-    return {method: estimates[name] for method, estimates in aggregates.items()}
+def _for_rows(found: Mapping) -> tuple[float, float]:
+    """Inches of a panel with a row for each."""
+    return 6.4, max(2.0, 0.8 + 0.22 * len(found))
 
 
-def _draw_estimates(axis, found: Mapping[str, Estimate], middle: float | None = None) -> None:
-    """Points with intervals, the first one on top."""
-    for index, estimate in enumerate(reversed(found.values())):
-        color = f"C{(len(found) - 1 - index) % 10}"
-        axis.plot([estimate.low, estimate.high], [index, index], color=color, linewidth=5,
-                  alpha=0.4)  # fmt: skip
+def _draw_estimates(
+    axis, found: Sequence[tuple[str, Mapping[str, str], Estimate]], middle: float | None = None
+) -> None:
+    """Points with intervals, the first one on top: (name, look, estimate) of each."""
+    for index, (_, look, estimate) in enumerate(reversed(found)):
+        color = look["color"]
+        axis.hlines([index], estimate.low, estimate.high, color=color, linewidth=5, alpha=0.4)
         axis.plot([estimate.value], [index], "o", color=color)
-    axis.set_yticks(range(len(found)), reversed(found))
+    axis.set_yticks(range(len(found)), [name for name, *_ in reversed(found)])
     if middle is not None:
         axis.axvline(middle, color="black", linewidth=0.8)
         axis.set_xlim(0.0, 1.0)
@@ -238,7 +238,7 @@ def _meta_curves(comparison: Comparison, game: str, name: str) -> dict[str, np.n
     return found
 
 
-def _draw_meta(axis, found: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> None:
-    """In the colours that methods have elsewhere, where all of them are drawn."""
+def _draw_meta(axis, found: Mapping[str, np.ndarray], looks: Mapping[str, dict]) -> None:
+    """As methods look elsewhere, where all of them are drawn."""
     for method, (at, *values) in found.items():
-        draw_band(axis, at, np.stack(values), method, color=colors[method])
+        draw_band(axis, at, np.stack(values), method, **looks[method])
