@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from bmg.meta import core
+from bmg.meta.side_by_side import SHARDS
 
 PyTree = Any
-SHARDS = "shards"  # the axis of the devices that one lifetime is spread over
 
 
 class MetaState(NamedTuple):

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from bmg.experiments.lifetime import SHARDS, Lifetime, State
+from bmg.experiments.lifetime import Lifetime, State
 from bmg.experiments.records import Records
+from bmg.meta.side_by_side import SEEDS, SHARDS, make_mesh, side_by_side
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
@@ -94,20 +95,18 @@ class Runner:
         self._timed, self._compiled = _Timed(0, 0.0), False
         self._directory, self._counted = directory, counted
         count, shards = _spread(seeds, lifetime.shards, len(jax.devices()))
-        devices = np.array(jax.devices()[: count * shards]).reshape(count, shards)
-        self.devices = list(devices.flat)
-        self._mesh = Mesh(devices, ("seeds", SHARDS))
-        # Every device takes as many lifetimes; those beyond S are not looked at. XLA's CPU compiler
-        # is several times slower with a batch of one than without a batch.
+        self._mesh = make_mesh(jax.devices(), count, shards)
+        self.devices = list(self._mesh.devices.flat)
+        # Every device takes as many lifetimes; those beyond S are not looked at.
         padded = math.ceil(seeds / count) * count
         self._in_pieces = lifetime.convolves and convolves_slowly(self.devices[0])
         self._one_by_one = self._in_pieces or seeds <= count
         self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
         keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
-        each = PartitionSpec("seeds")
+        each = PartitionSpec(SEEDS)
         self._state_specs = State(
-            PartitionSpec("seeds", SHARDS) if lifetime.spread else each, each, each
+            PartitionSpec(SEEDS, SHARDS) if lifetime.spread else each, each, each
         )
         init = self._map(lambda key, _: lifetime.init(key), each, self._state_specs)
         self._progress = _Progress(tuple(init(part, None) for part in self._parts(keys)), records)
@@ -149,17 +148,8 @@ class Runner:
           given: how the former lies on the devices.
           results: how its results do.
         """
-        every = _alone(function) if self._one_by_one else jax.vmap(function, in_axes=(0, None))
-        # What crosses devices is alike on all of them afterwards; the check of that refuses some of
-        # JAX's own loops.
-        return jax.jit(
-            jax.shard_map(
-                every,
-                mesh=self._mesh,
-                in_specs=(given, PartitionSpec()),
-                out_specs=results,
-                check_vma=False,
-            )
+        return side_by_side(
+            function, self._mesh, (given, PartitionSpec()), results, self._one_by_one
         )
 
     def compile(self) -> jax.stages.Compiled:
@@ -342,16 +332,6 @@ def _spread(seeds: int, shards: int, devices: int) -> tuple[int, int]:
 
     best = min(choices, key=rounds)
     return min(seeds, devices // best), best
-
-
-def _alone(function: Callable) -> Callable:
-    """`jax.vmap(function, in_axes=(0, None))` for one, without a batch."""
-
-    def mapped(argument, data):
-        result = function(jax.tree.map(lambda x: x[0], argument), data)
-        return jax.tree.map(lambda x: x[None], result)
-
-    return mapped
 
 
 def _chunk(lifetime: Lifetime, windows: int, state, data):

@@ -6,7 +6,7 @@
 
 The agent's update is the one of every other runtime, on the same `UpdateBatch`. There is no lag: an
 unroll is played with the parameters that learn from it. Seeds are mapped; each has environments, a
-ring and an agent of its own.
+ring and an agent of its own. Several devices may share a seed: each plays and replays its part.
 
 Reference: Hessel et al., "Podracer architectures for scalable reinforcement learning", 2021.
 """
@@ -32,7 +32,7 @@ PyTree = Any
 
 
 class Playing(NamedTuple):
-    """What a seed has beside its learner."""
+    """What a seed has beside its learner, or its part on one of its devices."""
 
     games: PyTree  # [B], of each environment
     replay: ring.Ring
@@ -54,7 +54,7 @@ class Told(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Pure functions of one seed."""
+    """Pure functions of one seed, or of its part on one device."""
 
     init: Callable[[jax.Array], LearnerState]  # key -> before the first update
     # learner, key -> environments at their beginning, and an empty ring
@@ -68,6 +68,7 @@ def make_program(
     config: LearnerConfig,
     replay_capacity: int,
     most_updates: int,
+    shards: int = 1,
 ) -> Program:
     """What runs.
 
@@ -79,10 +80,12 @@ def make_program(
       replay_capacity: unrolls in the ring; what is more than a multiple of the fresh batch is left
         out.
       most_updates: of a chunk.
+      shards: devices that share a seed: each has as many of its environments, and of its unrolls to
+        replay. They have different random keys, and the agent's update averages over them.
     """
-    batch = config.online_batch
+    batch, replayed = config.online_batch // shards, config.replay_batch // shards
     whole = guarded(agent, frames_per_update(config, action_repeat=1))
-    capacity = max(replay_capacity // batch, 1) * batch
+    capacity = max(replay_capacity // config.online_batch, 1) * batch
     collect_unrolls = functools.partial(collect, agent, world, length=config.unroll_length)
 
     def play_anew(learner: LearnerState, key: jax.Array) -> Playing:
@@ -101,7 +104,7 @@ def make_program(
             params, playing.games, act_key, version=state.learner.updates
         )
         replay = ring.append(playing.replay, fresh)
-        drawn = [ring.sample(replay, k, config.replay_batch) for k in keys]
+        drawn = [ring.sample(replay, k, replayed) for k in keys]
         learner, metrics = whole.update(
             state.learner, UpdateBatch(fresh, drawn[0], tuple(drawn[1:]))
         )

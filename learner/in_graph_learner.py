@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -15,21 +14,40 @@ from bmg.agents.agent import Agent
 from bmg.agents.messages import Evaluation
 from bmg.environments.in_graph import World
 from bmg.learner.config import LearnerConfig
-from bmg.learner.in_graph import State, Told, make_evaluation, make_program
+from bmg.learner.in_graph import Playing, State, Told, make_evaluation, make_program
 from bmg.learner.learner import check_skipped
 from bmg.learner.record import RunRecord
+from bmg.meta.side_by_side import SEEDS, SHARDS, make_mesh, side_by_side
 from bmg.storage.checkpoint import CheckpointError
 
 PyTree = Any
-_SEEDS = "seeds"
 _MOST_UPDATES = 100  # of a chunk
 _CHUNK_SECONDS = 1.0  # that a chunk is to take: nothing stops it on its way
 _EVALUATION_STEPS = 500  # between two looks
 _EVALUATION_LIMIT = 10_000  # steps, after which an episode counts with what it has
 
 
+_EACH, _PIECES = PartitionSpec(SEEDS), PartitionSpec(SEEDS, SHARDS)
+_STATE = State(_EACH, _PIECES)  # a learner is the same on all devices of its seed
+_TOLD = Told(_EACH, _PIECES)
+
+
+def spread(seeds: int, config: LearnerConfig, devices: Sequence[jax.Device]) -> Mesh:
+    """Which devices are taken: as many as seeds divide evenly over; where there are more, each
+    seed's batches are shared by as many as divide them."""
+    count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
+    shares = range(1, len(devices) // count + 1)
+    whole = (config.online_batch, config.replay_batch)
+    return make_mesh(devices, count, max(n for n in shares if not any(x % n for x in whole)))
+
+
+def axis_name(mesh: Mesh) -> str | None:
+    """What the agent's update averages over there."""
+    return SHARDS if mesh.shape[SHARDS] > 1 else None
+
+
 class InGraphLearner:
-    """Seeds side by side, spread over devices; all of them are as far."""
+    """Seeds side by side on devices, each on one or on several; all of them are as far."""
 
     def __init__(
         self,
@@ -40,20 +58,20 @@ class InGraphLearner:
         evaluation_interval: float,
         replay_capacity: int,
         records: Sequence[RunRecord],
-        devices: Sequence[jax.Device],
+        mesh: Mesh,
         notify: Callable[[str], None],
     ):
         """Starts from the seeds, or from the newest checkpoints of runs that are resumed.
 
         Args:
-          agent: whose updates.
+          agent: whose updates; made for the mesh's `axis_name`.
           world: the environment.
           config: of the learner.
           episodes: of an evaluation.
           evaluation_interval: seconds between two of them.
           replay_capacity: unrolls in each seed's ring.
           records: of each seed.
-          devices: that there are; seeds divide evenly by those that are taken.
+          mesh: as of `spread`.
           notify: takes lines for the user.
 
         Raises:
@@ -63,53 +81,50 @@ class InGraphLearner:
         self._evaluates = records[0].info.num_evaluators > 0
         self._evaluation_interval = evaluation_interval
         self._records, self._notify = records, notify
-        count = max(n for n in range(1, len(devices) + 1) if len(records) % n == 0)
-        self._mesh = Mesh(np.array(devices[:count]), (_SEEDS,))
-        self._alone = len(records) == count  # one seed on each device: nothing is mapped
-        self._split = NamedSharding(self._mesh, PartitionSpec(_SEEDS))
+        self._mesh, self._shards = mesh, mesh.shape[SHARDS]
+        self._alone = len(records) == mesh.shape[SEEDS]
         frames = records[0].info.frames_per_update
         self._total = -(-records[0].info.total_frames // frames)  # updates
         # A chunk is a row at most.
         self._most = min(_MOST_UPDATES, -(-self._total // config.log_rows))
-        program = make_program(agent, world, config, replay_capacity, self._most)
-        self._chunk = self._map(program.chunk, (PartitionSpec(_SEEDS), PartitionSpec()), donate=0)
+        program = make_program(agent, world, config, replay_capacity, self._most, self._shards)
+        self._chunk = self._map(
+            _of_a_piece(program.chunk), (_STATE, PartitionSpec()), (_STATE, _TOLD), donate=(0,)
+        )
         begin, advance = make_evaluation(agent, world, episodes, _EVALUATION_STEPS)
-        self._begin_evaluation = self._map(begin, (PartitionSpec(_SEEDS),))
-        self._evaluate_steps = self._map(advance, (PartitionSpec(_SEEDS),) * 2)
+        self._begin_evaluation = self._map(begin, (_EACH,), _EACH)
+        self._evaluate_steps = self._map(advance, (_EACH, _EACH), _EACH)
         self._state = self._first_state(program)
         for record in records:
             record.open()
         self._started = time.monotonic() - records[0].progress.seconds
 
-    def _map(self, function: Callable, given: tuple, donate: int | None = None) -> Callable:
+    def _map(
+        self, function: Callable, given: tuple, results: PyTree, donate: tuple[int, ...] = ()
+    ) -> Callable:
         """A function of one seed, of those of each device; compiled."""
-        axes = tuple(0 if spec == PartitionSpec(_SEEDS) else None for spec in given)
+        return side_by_side(function, self._mesh, given, results, self._alone, donate)
 
-        def every(*arguments):
-            if not self._alone:
-                return jax.vmap(function, in_axes=axes)(*arguments)
-            # XLA's CPU compiler is several times slower with a batch of one than without.
-            one = [
-                x if axis is None else jax.tree.map(lambda leaf: leaf[0], x)
-                for x, axis in zip(arguments, axes)
-            ]
-            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*one))
-
-        mapped = jax.shard_map(
-            every, mesh=self._mesh, in_specs=given, out_specs=PartitionSpec(_SEEDS),
-            check_vma=False,
-        )  # fmt: skip
-        return jax.jit(mapped, donate_argnums=() if donate is None else donate)
+    def _put(self, tree: PyTree, lies: PartitionSpec) -> PyTree:
+        return jax.device_put(tree, NamedSharding(self._mesh, lies))
 
     def _first_state(self, program) -> State:
         """Of all seeds."""
         keys = np.stack([np.asarray(jax.random.PRNGKey(r.info.seed)) for r in self._records])
         learners = jax.jit(jax.vmap(program.init))(keys)
-        play_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-        playing = jax.jit(jax.vmap(program.play_anew))(learners, play_keys)
+
+        def play_anew(learner, key):
+            """[pieces, ...]"""
+            key = jax.random.fold_in(key, 1)
+            if self._shards == 1:
+                return jax.tree.map(lambda x: x[None], program.play_anew(learner, key))
+            pieces = jax.random.split(key, self._shards)
+            return jax.vmap(program.play_anew, in_axes=(None, 0))(learner, pieces)
+
+        playing = jax.jit(jax.vmap(play_anew))(learners, keys)
         if self._records[0].info.resume:
             learners, playing = self._restored(learners, playing)
-        return jax.device_put(State(learners, playing), self._split)
+        return State(self._put(learners, _EACH), self._put(playing, _PIECES))
 
     def _restored(self, learners: PyTree, playing: PyTree) -> tuple[PyTree, PyTree]:
         """From the newest checkpoints that all seeds have: a process may have ended after it wrote
@@ -124,7 +139,7 @@ class InGraphLearner:
         learners = jax.tree.map(lambda *x: np.stack(x), *found)
         try:
             own = [
-                record.load_playing(self._of_seed(playing, i))
+                self._as_pieces(record.load_playing(self._playing_of_seed(playing, i)))
                 for i, record in enumerate(self._records)
             ]
         except CheckpointError as error:  # of another runtime, or of another size
@@ -207,7 +222,8 @@ class InGraphLearner:
                 for name, value in zip(told.metrics.names, told.metrics.values[index]):
                     metrics[name] += float(value) * count / updates
                 # In the order in which they ended: update, step, environment.
-                ended = np.swapaxes(told.episode_return[index][:count], 1, 2).ravel()
+                ended = np.moveaxis(told.episode_return[index][:, :count], 0, 1)
+                ended = np.moveaxis(ended, -1, 1).ravel()
                 returns += [float(x) for x in ended[np.isfinite(ended)]]
             record.ended(returns)
             record.row(metrics, updates, seconds, returns)
@@ -227,7 +243,7 @@ class InGraphLearner:
                 for r in self._records
             ]
         )
-        state = self._begin_evaluation(jax.device_put(keys, self._split))
+        state = self._begin_evaluation(self._put(keys, _EACH))
         for _ in range(_EVALUATION_LIMIT // _EVALUATION_STEPS):
             if should_stop() or not np.any(np.asarray(state.playing)):
                 break
@@ -240,6 +256,14 @@ class InGraphLearner:
     def _of_seed(self, tree: PyTree, index: int) -> PyTree:
         return jax.tree.map(lambda x: np.asarray(x[index]), tree)
 
+    def _playing_of_seed(self, playing: Playing, index: int) -> Playing:
+        """[pieces, ...], or of the only one without that axis."""
+        own = self._of_seed(playing, index)
+        return own if self._shards > 1 else jax.tree.map(lambda x: x[0], own)
+
+    def _as_pieces(self, own: Playing) -> Playing:
+        return own if self._shards > 1 else jax.tree.map(lambda x: x[None], own)
+
     def _save_on_the_way(self) -> None:
         self._save_playing()
         for index, record in enumerate(self._records):
@@ -251,4 +275,16 @@ class InGraphLearner:
 
     def _save_playing(self) -> None:
         for index, record in enumerate(self._records):
-            record.try_playing(lambda i=index: self._of_seed(self._state.playing, i))
+            record.try_playing(lambda i=index: self._playing_of_seed(self._state.playing, i))
+
+
+def _of_a_piece(chunk: Callable) -> Callable:
+    """A chunk of what one device plays, given with an axis of one in front."""
+
+    def mapped(state: State, updates: jax.Array) -> tuple[State, Told]:
+        own = state._replace(playing=jax.tree.map(lambda x: x[0], state.playing))
+        after, told = chunk(own, updates)
+        after = after._replace(playing=jax.tree.map(lambda x: x[None], after.playing))
+        return after, told._replace(episode_return=told.episode_return[None])
+
+    return mapped

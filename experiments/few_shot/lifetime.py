@@ -23,8 +23,9 @@ from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.network import LEAST_SIDE, Params, make_network
 from bmg.experiments.few_shot.tasks import sample_task
-from bmg.experiments.lifetime import SHARDS, Lifetime, MetaState, State, alike, share
+from bmg.experiments.lifetime import Lifetime, MetaState, State, alike, share
 from bmg.meta.diagnosis import cosine_similarity, norm
+from bmg.meta.side_by_side import SHARDS
 
 COLUMNS = (
     "meta_loss", "query_loss", "query_accuracy",

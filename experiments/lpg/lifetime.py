@@ -26,7 +26,7 @@ import optax
 from bmg.agents.rule_file import load_rule, rule_path
 from bmg.agents.update_rule import Rule, init_rule
 from bmg.experiments import lifetime as lifetimes_module
-from bmg.experiments.lifetime import SHARDS, State, gathered, share
+from bmg.experiments.lifetime import State, gathered, share
 from bmg.experiments.lpg import bandit as bandits
 from bmg.experiments.lpg import population
 from bmg.experiments.lpg.bandit import Bandit
@@ -35,6 +35,7 @@ from bmg.experiments.lpg.groups import Group, make_groups
 from bmg.experiments.lpg.population import Hyperparameters
 from bmg.meta import core, diagnosis, objectives
 from bmg.meta.optimizers import clip_by_running_norm
+from bmg.meta.side_by_side import SHARDS
 
 _FINAL = 0.8  # of a lifetime, from which on episodes count for its final return
 

@@ -27,12 +27,13 @@ from bmg.agents import update_rule
 from bmg.agents.losses import entropy, policy_gradient_loss
 from bmg.agents.update_rule import Outputs, Rule, Seen, Targets
 from bmg.environments import worlds
-from bmg.experiments.lifetime import SHARDS, share
+from bmg.experiments.lifetime import share
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.groups import Group
 from bmg.meta import core, objectives
 from bmg.meta.differentiation import inner_gradient
 from bmg.meta.matching import kl_divergence
+from bmg.meta.side_by_side import SHARDS
 
 PyTree = Any
 _NO_ACTION = -1e9  # logit

@@ -67,14 +67,21 @@ class InGraph:
         from bmg.agents.factory import make_agent
         from bmg.environments.factory import make_world
         from bmg.launch.runtimes.assembly import agent_spec, run_info
-        from bmg.learner.in_graph_learner import InGraphLearner
+        from bmg.learner.in_graph_learner import InGraphLearner, axis_name, spread
         from bmg.learner.placement import local_devices
         from bmg.learner.record import RunRecord
         from bmg.learner.update import with_precision
 
         config, spec = self._config, self._spec
         devices = local_devices(config.learner.platform)
-        agent = make_agent(with_precision(config.agent, devices[0]), agent_spec(spec))
+        mesh = spread(config.seeds, config.learner, devices)
+        if mesh.size < len(devices):
+            node.note(
+                f"{mesh.size} of {len(devices)} devices are used: --seeds, --learner.online-batch "
+                "and --learner.replay-batch divide evenly over no more"
+            )
+        made_for = agent_spec(spec)._replace(axis_name=axis_name(mesh))
+        agent = make_agent(with_precision(config.agent, devices[0]), made_for)
         world = make_world(config.game, config.game_options)
         found: dict[int, dict[str, Any]] = {}
         records = []
@@ -92,7 +99,7 @@ class InGraph:
             records.append(RunRecord(info, config.learner.checkpoints_kept, node.note, publish))
         learner = InGraphLearner(
             agent, world, config.learner, config.evaluator.episodes, config.evaluator.interval,
-            config.replay.replay_capacity, records, devices, node.note,
+            config.replay.replay_capacity, records, mesh, node.note,
         )  # fmt: skip
         try:
             return "finished" if learner.run(self._stop.is_set) else "stopped"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import shutil
 
 import jax
@@ -19,7 +20,7 @@ from bmg.environments.factory import make_world
 from bmg.learner.config import LearnerConfig
 from bmg.learner.guard import guarded
 from bmg.learner.in_graph import collect, make_evaluation, make_program
-from bmg.learner.in_graph_learner import InGraphLearner
+from bmg.learner.in_graph_learner import InGraphLearner, axis_name, spread
 from bmg.learner.record import RunInfo, RunRecord
 from bmg.replay import ring
 from bmg.storage import checkpoint
@@ -133,18 +134,19 @@ def test_an_evaluation_is_the_first_episode_of_each(agent, program):
     equal(jax.jit(advance)(params, state).returns, state.returns)  # nothing counts later
 
 
-def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3):
+def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3, config=CONFIG):
     records = []
     for index in range(seeds):
         directory = folder / f"seed-{first + index}"
         directory.mkdir(parents=True, exist_ok=True)
-        frames = FRESH * LENGTH
+        frames = config.online_batch * LENGTH
         info = RunInfo(
             directory, "catch", updates * frames, frames, first + index, resume, {}, {}, 1, 1.0, {}
         )
         records.append(RunRecord(info, 2, print, lambda results: None))
-    config = dataclasses.replace(CONFIG, log_rows=2, checkpoint_interval=1e6)
-    return InGraphLearner(agent, WORLD, config, 5, 1e6, 9, records, jax.devices()[:devices], print)
+    config = dataclasses.replace(config, log_rows=2, checkpoint_interval=1e6)
+    mesh = spread(seeds, config, jax.devices()[:devices])
+    return InGraphLearner(agent, WORLD, config, 5, 1e6, 9, records, mesh, print)
 
 
 def states(made):
@@ -162,6 +164,91 @@ def test_seeds_do_not_depend_on_who_runs_beside_them(agent, tmp_path):
         equal(own, states(alone), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "seeds, batches, devices, expected, shared",
+    [
+        (1, (3, 2), 2, (1, 1), False),  # 3 unrolls are not shared by two
+        (1, (4, 2), 8, (1, 2), True),
+        (1, (4, 0), 8, (1, 4), True),
+        (1, (4, 8), 3, (1, 2), True),
+        (4, (4, 4), 8, (4, 2), True),
+        (3, (4, 4), 8, (3, 2), True),
+        (16, (4, 4), 8, (8, 1), False),
+        (6, (4, 4), 4, (3, 1), False),
+    ],
+)
+def test_devices_are_shared_out(seeds, batches, devices, expected, shared):
+    config = dataclasses.replace(CONFIG, online_batch=batches[0], replay_batch=batches[1])
+    mesh = spread(seeds, config, jax.devices()[:devices])
+    assert mesh.devices.shape == expected
+    assert (axis_name(mesh) is not None) == shared
+
+
+TWO = dataclasses.replace(CONFIG, online_batch=4)
+
+
+@pytest.fixture(scope="module")
+def shared_agent():
+    return make_agent(AGENT, agent_spec(WORLD.spec)._replace(axis_name="shards"))
+
+
+def test_a_seed_on_two_devices_learns_from_what_both_play(agent, shared_agent, tmp_path):
+    """By hand: the agent's own update on the unrolls of both, fresh and replayed."""
+    made = learner(shared_agent, tmp_path, 1, 2, devices=2, config=TWO)
+    whole = guarded(agent, 4 * LENGTH)
+    state = states(made)
+    own = jax.tree.map(lambda x: x[0], state.learner)
+    pieces = [jax.tree.map(lambda x, i=i: x[0, i], state.playing) for i in range(2)]
+    assert not np.array_equal(pieces[0].key, pieces[1].key)
+    returns = []
+    for _ in range(2):
+        drawn = []
+        for i, playing in enumerate(pieces):
+            key, act_key, *keys = jax.random.split(playing.key, 3 + agent.num_extra_batches)
+            games, fresh = collect(
+                agent, WORLD, agent.acting_params(own.agent), playing.games, act_key,
+                own.updates, LENGTH,
+            )  # fmt: skip
+            replay = ring.append(playing.replay, fresh)
+            drawn.append([fresh, *(ring.sample(replay, k, 1) for k in keys)])
+            pieces[i] = type(playing)(games, replay, key)
+        both = [jax.tree.map(lambda *x: np.concatenate(x), *parts) for parts in zip(*drawn)]
+        returns.append(both[0].episode_return)
+        own, _ = jax.jit(whole.update)(own, UpdateBatch(both[0], both[1], (both[2],)))
+    assert made.run(lambda: False) is True
+    after = states(made)
+    equal(jax.tree.map(lambda x: x[0], after.learner), own, rtol=1e-4, atol=1e-5)
+    for i, playing in enumerate(pieces):
+        equal(jax.tree.map(lambda x: x[0, i], after.playing), playing, rtol=1e-4, atol=1e-5)
+    ended = np.concatenate([x.T.ravel() for x in returns])
+    ended = ended[np.isfinite(ended)]
+    results = json.loads((tmp_path / "seed-3/results.json").read_text())
+    assert len(ended) == results["episodes"] == 4 * 2
+    assert results["training_return"] == np.mean(ended)
+
+
+def test_a_seed_on_two_devices_is_resumed(shared_agent, tmp_path):
+    """And goes on with new episodes where there is another number of devices."""
+    two = {"devices": 2, "config": TWO}
+    whole = learner(shared_agent, tmp_path / "whole", 1, 4, **two)
+    whole.run(lambda: False)
+    learner(shared_agent, tmp_path / "parts", 1, 2, **two).run(lambda: False)
+    resumed = learner(shared_agent, tmp_path / "parts", 1, 4, resume=True, **two)
+    resumed.run(lambda: False)
+    jax.tree.map(np.testing.assert_array_equal, states(resumed), states(whole))
+
+
+def test_a_seed_goes_on_on_fewer_devices(agent, shared_agent, tmp_path, capsys):
+    """With new episodes and an empty ring."""
+    made = learner(shared_agent, tmp_path, 1, 2, devices=2, config=TWO)
+    made.run(lambda: False)
+    other = learner(agent, tmp_path, 1, 4, resume=True, config=TWO)
+    assert "environments begin anew" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, states(other).learner, states(made).learner)
+    assert not np.any(other._state.playing.replay.appended)
+    other.run(lambda: False)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
     """Also its rows; without the file of the environments it goes on with new episodes."""
     whole = learner(agent, tmp_path / "whole", 2, 6)
@@ -173,7 +260,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
     for path in (tmp_path / "parts").glob("seed-*/playing/*"):
         path.unlink()
     other = learner(agent, tmp_path / "parts", 2, 9, resume=True)
-    assert int(other._state.playing.replay.appended[0]) == 0
+    assert not np.any(other._state.playing.replay.appended)
     jax.tree.map(np.testing.assert_array_equal, states(other).learner, states(whole).learner)
     other.run(lambda: False)
     results = (tmp_path / "parts/seed-4/results.json").read_text()

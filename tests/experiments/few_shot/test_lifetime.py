@@ -21,10 +21,10 @@ from bmg.experiments.few_shot.config import (
 )
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.tasks import sample_task
-from bmg.experiments.lifetime import SHARDS
 from bmg.experiments.records import Run
 from bmg.experiments.runner import Runner
 from bmg.meta.diagnosis import cosine_similarity, norm
+from bmg.meta.side_by_side import SHARDS
 from bmg.storage.checkpoint import CheckpointError
 from bmg.storage.fields import FieldError
 from tests.experiments.few_shot import oracle
