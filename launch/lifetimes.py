@@ -3,7 +3,6 @@ their results."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +14,13 @@ from typing import Any
 from bmg.experiments.declaration import Experiment
 from bmg.launch import environment, mirror, provenance, signals
 from bmg.launch.options import parse_options, peek
-from bmg.storage.run_directory import check_workdir, config_file, flatten, load_config, to_dict
+from bmg.storage.run_directory import (
+    check_workdir,
+    config_file,
+    flatten,
+    load_config,
+    to_dict,
+)
 
 _LEAVE_SECONDS = 12.0  # after Ctrl-C, within which a run ends by itself or is ended
 _LOOK_SECONDS = 30.0  # between two looks for what is not finite
@@ -236,11 +241,10 @@ def _say_end() -> None:
 
 def _is_complete(workdir: pathlib.Path, steps: int) -> bool:
     """Whether a run of so many steps has left its results: they are left alone."""
-    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
-        result = json.loads((workdir / "results.json").read_text())
-        if isinstance(result, dict):
-            return result.get("complete") is True and result.get("steps") == steps
-    return False
+    from bmg.storage.files import found_json
+
+    result = found_json(workdir / "results.json")
+    return result.get("complete") is True and result.get("steps") == steps
 
 
 def _write_results(

@@ -163,11 +163,9 @@ class _Mirror:
         write_json(self._path, {"id": self._id, "sent": self._sent, "last": self._last})
 
     def _load(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        from bmg.storage.files import found_json
+
+        return found_json(self._path)
 
 
 def _digest(row: dict[str, Any]) -> str:

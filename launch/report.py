@@ -15,6 +15,7 @@ from bmg.launch.pictures import no_picture
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
 from bmg.storage.fields import Count, check_fields
+from bmg.storage.files import found_json
 
 if TYPE_CHECKING:
     from bmg.experiments.comparison.report import Score
@@ -131,11 +132,11 @@ def _score_of(run: Run, kind: str) -> Score | str:
     from bmg.environments.scores import human_normalized_score
     from bmg.experiments.comparison.report import Score
 
+    results = found_json(run.workdir / "results.json")
     try:
-        results = json.loads((run.workdir / "results.json").read_text())
         game, raw = results["game"], results[f"{kind}_return"]
         frames, seconds = float(results["frames"]), float(results["wall_seconds"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return f"{run.workdir} has no results yet"
     if not isinstance(raw, (int, float)):
         return f"{run.workdir} has no {kind} return yet"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -16,7 +15,7 @@ from bmg.launch.options import parse_options, with_first
 from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.tables import print_table
 from bmg.storage.fields import check_fields
-from bmg.storage.files import is_owned
+from bmg.storage.files import found_json, is_owned
 from bmg.storage.rows import METRICS, Row, parse_row
 from bmg.storage.run_directory import config_file, flatten, load_json
 
@@ -68,7 +67,7 @@ def row_of(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
         settings = flatten(load_json(path))
     except ValueError:
         settings = {}
-    results = _json(path / "results.json")
+    results = found_json(path / "results.json")
     folders = sorted(path.glob(f"seed-*/{METRICS}")) or [path / METRICS]
     latest = [_latest(file) for file in folders]
     frames = _mean(latest, "learner/frames")
@@ -98,20 +97,12 @@ def is_complete(config: TrainConfig) -> bool:
         results.get("complete") is True
         and results.get("frames", 0) >= config.frames
         and (not config.evaluator.num_evaluators or _is_final(results.get("evaluation")))
-        for results in (_json(folder / "results.json") for folder in directories(config))
+        for results in (found_json(folder / "results.json") for folder in directories(config))
     )
 
 
 def _is_final(evaluation: Any) -> bool:
     return isinstance(evaluation, dict) and evaluation.get("final") is True
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _latest(path: pathlib.Path) -> Row:
@@ -161,7 +152,7 @@ def _state(path: pathlib.Path, results: dict[str, Any], frames, total) -> str:
     """running, complete, failed or stopped."""
     if is_owned(path):
         return "running"
-    if _json(path / "nodes" / "learner.json").get("state") in ("failed", "stalled"):
+    if found_json(path / "nodes" / "learner.json").get("state") in ("failed", "stalled"):
         return "failed"
     # The file may be of the stretch before the run was given more frames.
     enough = not isinstance(total, (int, float)) or (isinstance(frames, (int, float))

@@ -10,7 +10,7 @@ import pathlib
 import re
 import threading
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 _TEMPORARY = re.compile(r".+\.[0-9]+\.tmp", re.DOTALL)
 
@@ -74,6 +74,16 @@ def _sync(directory: pathlib.Path) -> None:
 def reason(error: OSError) -> str:
     """Why something could not be written, in the system's words."""
     return error.strerror or str(error)
+
+
+def found_json(path: pathlib.Path) -> dict[str, Any]:
+    """JSON values by name, as a run leaves them; none where there is no such file yet, or none to
+    be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_json(path: pathlib.Path, value) -> None:

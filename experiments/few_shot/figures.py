@@ -16,6 +16,7 @@ import numpy as np
 
 from bmg.experiments.plots import draw_band, save_panels
 from bmg.experiments.records import Run
+from bmg.storage.files import found_json
 
 NAMES = {"maml": "MAML", "bmg": "BMG"}
 COLORS = {"maml": "tab:orange", "bmg": "tab:blue"}
@@ -181,10 +182,10 @@ def minutes_by_runs(root: pathlib.Path) -> CostOf:
     """Of one lifetime, from the speed that each run's results tell."""
 
     def cost(run: Run, at: np.ndarray) -> np.ndarray | None:
+        result = found_json(root / run.name / "results.json")
         try:
-            result = json.loads((root / run.name / "results.json").read_text())
             return at * (result["seeds"] / result["steps_per_second"] / 60)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (KeyError, TypeError, ZeroDivisionError):
             return None
 
     return cost

@@ -307,12 +307,14 @@ class LpgSuiteOptions(SuiteOptions):
 class LpgFiguresOptions(FiguresOptions):
     """Draw the paper's figures from such runs: what agents come to by the rules (3), what
     predictions look like (4), the values in them (5), whether they converge (6), meta-training
-    (7)."""
+    (7), what rules are worth in other environments (9)."""
 
     root: str = "runs/lpg"
     """Folder of the run directories, as `all` leaves it."""
-    figures: tuple[Literal["3", "4", "5", "6", "7"], ...] = ("3", "4", "5", "6", "7")
+    figures: tuple[Literal["3", "4", "5", "6", "7", "9"], ...] = ("3", "4", "5", "6", "7")
     """Which of them; 3 lets new agents learn in every world, and takes longest."""
+    trained: str = ""
+    """Of figure 9: folder of runs of `bmg train` by rules, and by other agents beside them."""
     worlds: tuple[str, ...] = ()
     """Of figure 3; empty for those of the runs, and those that are held out."""
     agents: Count = 4
@@ -341,4 +343,9 @@ class LpgFiguresOptions(FiguresOptions):
             raise FieldError("grid", f"is {self.grid!r}; allowed are {', '.join(allowed)}")
         if self.grids < 4:
             raise FieldError("grids", f"is {self.grids}; allowed are integers from 4")
+        if "9" in self.figures and not self.trained:
+            raise FieldError(
+                "trained",
+                "is empty; figure 9 needs a folder of runs of `bmg train --agent.algorithm lpg`",
+            )
         check_lists(self, "entropy_weights")

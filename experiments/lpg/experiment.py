@@ -15,7 +15,7 @@ from bmg.agents.rule_file import copy_rule, load_rule, save_rule
 from bmg.agents.update_rule import RuleConfig
 from bmg.experiments.declaration import Shown
 from bmg.experiments.lifetime import State
-from bmg.experiments.lpg import figures, trial
+from bmg.experiments.lpg import figures, transfer, trial
 from bmg.experiments.lpg.config import (
     METHODS,
     LpgConfig,
@@ -147,13 +147,17 @@ def suite(options: LpgSuiteOptions) -> dict[str, LpgConfig]:
 def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
     """The figures that there are runs for."""
     output = options.folder
+    if "9" in options.figures:
+        trained = transfer.find(pathlib.Path(options.trained))
+        yield transfer.draw(trained, output)
+        yield transfer.table(trained)
     if "7" in options.figures:
         yield figures.draw_figure_7(runs, output)
         yield figures.table_7(runs)
     rules = figures.load_rules(runs, pathlib.Path(options.root))
     with_predictions = [x for x in rules if x.config.rule.prediction == "distribution"]
     needs = {"4": with_predictions, "5": with_predictions, "6": with_predictions, "3": rules}
-    if missing := [name for name in options.figures if name != "7" and not needs[name]]:
+    if missing := [name for name in options.figures if name in needs and not needs[name]]:
         yield f"not drawn: {', '.join(missing)}; there is no run with a rule for them"
     if with_predictions:
         first = with_predictions[0]

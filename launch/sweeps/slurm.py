@@ -4,7 +4,6 @@ again and goes on from its newest checkpoint."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -18,7 +17,7 @@ from bmg.launch import signals
 from bmg.launch.runs import is_complete
 from bmg.launch.sweeps.declaration import Run
 from bmg.launch.sweeps.job import goes_again, log_of, open_log, start
-from bmg.storage.files import write_json
+from bmg.storage.files import found_json, write_json
 
 _JOBS = "jobs.json"  # name of a run -> its SLURM job
 _SECONDS_TO_PREEMPTION = 120.0
@@ -121,7 +120,4 @@ def submit(
 
 def _submitted(root: pathlib.Path) -> dict[str, str]:
     """Runs that were submitted at any time, name -> job."""
-    try:
-        return json.loads((root / _JOBS).read_text())
-    except (OSError, ValueError):
-        return {}
+    return found_json(root / _JOBS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -125,3 +126,50 @@ def test_figures_3_to_6_of_a_rule(tmp_path, pictures):
     assert set(pictures["figure_5.png"][0].lines) == {"from y", "from TD(λ)'s value"}
     apart = [*pictures["figure_6.png"][-1].lines.values()][0]
     assert apart.shape[1] == 2 and np.all(np.isfinite(apart)) and apart[0, 1] > 0.1
+
+
+def trained(folder, game, score, worlds=None, agent="lpg", rule_in=None):
+    """A run of `bmg train`, as far as figure 9 looks at it."""
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "config.json").write_text(json.dumps({"game": game, "agent": {"algorithm": agent}}))
+    (folder / "results.json").write_text(json.dumps({"evaluation_return": score}))
+    if agent == "lpg":
+        rule = init_rule(RULE, jax.random.PRNGKey(0))
+        made_from = {} if worlds is None else {"worlds": list(worlds)}
+        save_rule((rule_in or folder) / "rule.npz", rule, RULE, made_from)
+
+
+def test_figure_9_is_scores_over_the_worlds_that_rules_come_from(tmp_path, pictures):
+    one, two = ("cliff",), ("cliff", "chain-short")
+    trained(tmp_path / "a", "catch", 0.5, two)
+    trained(tmp_path / "b" / "seed-0", "catch", 0.25, one, rule_in=tmp_path / "b")
+    trained(tmp_path / "b" / "seed-1", "catch", 0.75, one, rule_in=tmp_path / "b")
+    trained(tmp_path / "c", "catch", 0.9, agent="impala")
+    trained(tmp_path / "d", "pong", -20.0, one)
+    trained(tmp_path / "e", "catch", 7.0, None)  # a rule of unknown worlds
+    trained(tmp_path / "f", "catch", None, one)  # not evaluated yet
+    options = LpgFiguresOptions(
+        figures=("9",), trained=str(tmp_path), output=str(tmp_path / "figures")
+    )
+    picture, rows = experiment.draw([], options)
+    assert picture == tmp_path / "figures/figure_9.png"
+    assert [tuple(row.values()) for row in rows] == [
+        ("catch", "lpg", "1", "2", "0.5 (0.25)"),
+        ("catch", "lpg", "2", "1", "0.5 (0)"),
+        ("catch", "impala", "", "1", "0.9 (0)"),
+        ("pong", "lpg", "1", "1", "-20 (0)"),
+    ]
+    pictures.assert_full("figure_9.png")
+    catch, pong = pictures["figure_9.png"]
+    np.testing.assert_allclose(catch.lines["LPG"], [[1, 0.5], [2, 0.5]])
+    np.testing.assert_allclose(catch.lines["impala"][:, 1], 0.9)
+    assert catch.title == "catch" and pong.title == "pong"
+    np.testing.assert_allclose(pong.lines["LPG"], [[1, -20]])
+
+
+def test_figure_9_without_runs(tmp_path):
+    with pytest.raises(ValueError, match="has no run by a rule that was evaluated"):
+        list(experiment.draw([], LpgFiguresOptions(figures=("9",), trained=str(tmp_path))))
+    with pytest.raises(ValueError, match="figure 9 needs a folder"):
+        LpgFiguresOptions(figures=("9",))
