@@ -83,6 +83,27 @@ def make(
     return separate.SeparateEnvironments(several, seeds)
 
 
+def make_drawn(game: str, seed: int, options: str) -> Any | None:
+    """One environment of Gymnasium that renders what it shows; None where that cannot be asked for.
+
+    Args:
+        game: its name, of kind "gymnasium" or "own"; a function takes a `render_mode`.
+        seed: for a function that takes one.
+        options: as of `make`.
+
+    Raises:
+        ValueError: it does not render, or as `make`.
+    """
+    kind = games.kind_of(game)
+    function = _function(game, kind)
+    takes = _parameters(function)
+    if kind == "own" and ("render_mode" not in takes or "num_envs" in takes):
+        return None
+    own = {"seed": seed} if kind == "own" and "seed" in takes else {}
+    arguments = {**games.read_options(options), "render_mode": "rgb_array"}
+    return _call(game, function, {**own, **arguments})
+
+
 def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.EnvironmentSpec:
     """The spec of `make(game, ..., config)`; Atari's and Catch's without starting environments.
 

@@ -128,11 +128,17 @@ def draw(
     import jax
 
     from bmg.environments.factory import make
+    from bmg.environments.screens import make_screen
 
     game = make(config.game, 1, seed, 1, config.atari, num_threads=1, options=config.game_options)
     params, key = agent.acting_params(found.state.agent), jax.random.PRNGKey(seed)
-    moments = list(video.play(game, agent, params, key, most_steps))
+    screen = make_screen(config.game, seed, 1, config.atari, config.game_options)
+    moments = list(video.play(game, agent, params, key, most_steps, screen))
     game.close()
+    if screen:
+        screen.close()
+        if screen.alike:
+            moments = [x._replace(frame=seen) for x, seen in zip(moments, screen.pictures)]
     frames = found.header["frames"]
     title = f"{config.game}, {config.agent.algorithm}, {frames:,} frames"
     # Atari's clock has 60 frames a second; other games have none.

@@ -20,14 +20,14 @@ _MOST_ACTIONS = 9  # that have a bar; of more, the likeliest ones
 class Moment(NamedTuple):
     """One step of one environment."""
 
-    frame: np.ndarray  # uint8 or float32 [H, W, C] or [D], what the agent sees
+    frame: np.ndarray  # uint8 or float32 [H, W, C] or [D], what the agent or a person sees
     probabilities: np.ndarray  # float [A], of the policy
     action: int
     value: float | None  # what the agent expects
     episode_return: float  # so far
 
 
-def play(environment, agent, params, key, most_steps: int) -> Iterator[Moment]:
+def play(environment, agent, params, key, most_steps: int, screen=None) -> Iterator[Moment]:
     """The first episode of a single environment, or its first steps.
 
     Args:
@@ -36,6 +36,7 @@ def play(environment, agent, params, key, most_steps: int) -> Iterator[Moment]:
       params: that it acts by.
       key: random key; actions are drawn, as in training.
       most_steps: after which it ends.
+      screen: an `environments.screens.Screen` that is to follow; None for none.
     """
     import jax
 
@@ -45,6 +46,8 @@ def play(environment, agent, params, key, most_steps: int) -> Iterator[Moment]:
     value_of = jax.jit(agent.value) if agent.value else None
     stack = FrameStack(1, environment.spec)
     step = environment.reset()
+    if screen:
+        screen.reset()
     total = 0.0
     for _ in range(most_steps):
         stack.push(step)
@@ -58,6 +61,8 @@ def play(environment, agent, params, key, most_steps: int) -> Iterator[Moment]:
             total,
         )
         step = environment.step(np.asarray(actions))
+        if screen:
+            screen.follow(np.asarray(actions), step)
         total += float(step.reward[0])
         if step.first[0]:
             return
