@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 
-from bmg.launch import output, provenance, signals
+from bmg.launch import environment, output, provenance, signals
 
 # A command's module, or an experiment's declaration.
 _COMMANDS = {
@@ -88,6 +88,7 @@ def run(arguments: list[str]) -> int:
       The exit code; 2 for an error that the user can mend, which is printed in one line.
     """
     provenance.note_command(arguments)
+    environment.tidy()  # the declarations of experiments import JAX
     with signals.handled(), output.unbreakable():
         return _run(arguments)
 

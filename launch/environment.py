@@ -82,13 +82,19 @@ def rule_of(name: str) -> Rule | None:
 
 
 def clean(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Takes out of the environment what a run must not see, and keeps for `report` what was found;
-    before JAX is imported. Programs that are executed or started later inherit it.
+    """What a run begins with: `tidy`, and a look at what would stop JAX.
 
     Raises:
       ValueError: JAX is to use a platform that is not installed; one line.
     """
     _check_platforms(environment.get("JAX_PLATFORMS", ""))
+    tidy(environment)
+
+
+def tidy(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Takes out of the environment what a run must not see, and keeps for `report` what was found;
+    before JAX is imported, which reads it then. Programs that are executed or started later inherit
+    it."""
     found = json.loads(environment.get(_NOTED, "{}"))
     for name in sorted(environment):
         rule = rule_of(name)

@@ -60,7 +60,7 @@ def test_nothing_more_is_to_be_seen():
 class Walk(gymnasium.Env):
     """One number; the picture's colour is that number."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 as Gymnasium has it
+    metadata = {"render_modes": ["rgb_array"]}
     observation_space = gymnasium.spaces.Box(0, 255, (1,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
 

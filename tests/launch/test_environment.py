@@ -96,6 +96,28 @@ def test_values_reach_the_terminal_in_one_line_and_escaped():
     assert "\n" not in line and "\x1b" not in line and len(line) < 250
 
 
+EXPERIMENTS = ("two-colors", "mrp", "snake", "few-shot", "lpg")
+
+
+def test_experiments_compute_in_float32_whatever_is_set(tmp_path):
+    """Their declarations import JAX, which reads its variables then."""
+    program = (
+        "from bmg.launch.cli import run\n"
+        f"codes = [run([name, '--steps', '0']) for name in {EXPERIMENTS}]\n"
+        "import jax\n"
+        "assert codes == [2] * 5 and not jax.config.jax_enable_x64\n"
+        "assert jax.config.jax_default_matmul_precision is None\n"
+        "print('fine')\n"
+    )
+    hostile = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path,
+        env={**commands.environment(), **hostile}, capture_output=True, text=True,
+        timeout=DEADLINE,
+    )  # fmt: skip
+    assert process.stdout.endswith("fine\n"), process.stderr
+
+
 @pytest.mark.slow
 def test_a_run_in_a_hostile_environment(tmp_path):
     """It learns as it does without: in float32, past the proxy, and says what it left out."""
