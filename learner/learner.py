@@ -90,6 +90,7 @@ class Learner:
         self._state = agent.replicate(state)
         self._reports: dict[str, Report] = {}
         self._evaluated = threading.Event()
+        self._looked_at_devices = False
         self._started = time.monotonic() - self._progress.seconds
         self._record.open()
         self._published: VersionedParameters | None = None
@@ -224,6 +225,8 @@ class Learner:
         version = self._progress.updates
         self._progress.updates += 1
         self._hosts.updated(window.last_metrics)
+        if not self._looked_at_devices:
+            self._look_at_devices()
         returns = [float(x) for x in info.episode_returns]
         self._record.ended(returns)
         window.returns.extend(returns)
@@ -238,6 +241,15 @@ class Learner:
         if publish:
             self._publish(final=False)
             window.seconds["publishing"] += time.monotonic() - updated
+
+    def _look_at_devices(self) -> None:
+        """Says so if an update leaves another agent on each of them."""
+        self._looked_at_devices = True
+        if self._agent.mesh.size > 1 and not self._agent.is_alike(self._state):
+            self._notify(
+                "the update leaves another agent on each device, of which one is kept: average its "
+                "gradients over spec.axis_name (mean_over_devices in bmg/agents/actor_critic.py)"
+            )
 
     def _check_finite(self) -> None:
         """Ends a run in which every update is skipped."""

@@ -49,6 +49,20 @@ class ShardedAgent(NamedTuple):
     mesh: Mesh  # the devices along one axis
     update: Callable[[LearnerState, UpdateBatch], tuple[LearnerState, MetricsRow]]
 
+    def is_alike(self, state: LearnerState) -> bool:
+        """Whether all devices hold the same state, by the sums of its arrays."""
+
+        def one(state):
+            arrays = [x for x in jax.tree.leaves(state) if x.size]
+            sums = jnp.stack([jnp.sum(jnp.nan_to_num(x.astype(jnp.float32))) for x in arrays])
+            return jnp.all(jax.lax.pmax(sums, AXIS) == jax.lax.pmin(sums, AXIS))
+
+        everywhere = PartitionSpec()
+        mapped = jax.shard_map(
+            one, mesh=self.mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+        return bool(first(jax.jit(mapped)(state)))
+
     def replicate(self, state: LearnerState) -> LearnerState:
         """Puts one copy of the state on each device; all hosts give the same state."""
         # `update` donates what it is given: every array has to be a new one.

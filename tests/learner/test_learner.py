@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bmg.agents.factory import make_agent
 from bmg.agents.messages import Evaluation, VersionedParameters
 from bmg.agents.networks import main_task_params
 from bmg.environments.scores import human_normalized_score
@@ -427,3 +429,25 @@ def test_some_updates_are_profiled(agent, tmp_path):
     # TensorBoard's plugin reads the first, Perfetto the second.
     assert list((other / "profile" / "plugins" / "profile").glob("*/*.xplane.pb"))
     assert list((other / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def make_forgetful(config, spec):
+    """An agent of one's own that averages nothing over devices."""
+    own = dataclasses.replace(config, algorithm="impala")
+    return make_agent(own, spec._replace(axis_name=None))
+
+
+@pytest.mark.parametrize("algorithm, devices, forgets", [
+    ("impala", 2, False), (f"{__name__}:make_forgetful", 1, False),
+    (f"{__name__}:make_forgetful", 2, True),
+])  # fmt: skip
+def test_an_agent_that_forgets_the_other_devices_is_told(tmp_path, algorithm, devices, forgets):
+    """Once, after the first update."""
+    config = dataclasses.replace(fakes.AGENT, algorithm=algorithm)
+    said = []
+    learner = fakes.make_learner(
+        fakes.make_agent(config, num_devices=devices), tmp_path, 2, notify=said.append
+    )
+    run(learner)
+    assert [line for line in said if "another agent on each device" in line] == said
+    assert len(said) == forgets
