@@ -21,8 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmg.environments.grid import Transition
-from bmg.environments.in_graph import begun_anew
+from bmg.environments.in_graph import GameTransition, begun_anew
 
 NUM_ACTIONS = 2
 NUM_NOISE_BITS = 20
@@ -69,7 +68,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def step(
     params: Params, state: State, action: jax.Array, random: jax.Array
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One choice; see `in_graph.Environment`. `random` is a word of random bits."""
     steps = state.steps + 1
     chosen = jnp.where(state.steps == 0, action.astype(jnp.int32), state.chosen)
@@ -83,7 +82,7 @@ def step(
     after = State(steps, state.right, chosen, random, episode_return)
     anew = _begin(random)
     after = begun_anew(ended, anew, after)
-    return after, Transition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
+    return after, GameTransition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
 
 
 def index(params: Params, state: State) -> jax.Array:

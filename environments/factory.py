@@ -163,12 +163,21 @@ def _checked_world(game: str, world: in_graph.World) -> in_graph.World:
     """The user's pure functions, tried out without running them."""
     import jax
 
+    from bmg.environments.in_graph import GameTransition
+
     def played(key):
         state = world.reset(key)
         random = jax.tree.map(lambda x: x[0], world.draw(key, (1,)))
         after, transition = world.step(state, jax.numpy.int32(0), random)
-        return state, after, (transition.reward, transition.discount, transition.episode_return)
+        missing = [name for name in needed if not hasattr(transition, name)]
+        if missing:
+            raise TypeError(
+                f"its step gives no {' and no '.join(missing)}; give a "
+                "bmg.environments.in_graph.GameTransition"
+            )
+        return state, after, tuple(getattr(transition, name) for name in needed)
 
+    needed = GameTransition._fields
     try:
         spec = world.spec
         before, after, numbers = jax.eval_shape(

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmg.environments.in_graph import begun_anew
+from bmg.environments.in_graph import GameTransition, begun_anew
 
 LARGEST = 13  # cells along an edge
 MOST_OBJECTS = 7
@@ -85,14 +85,6 @@ class Draws(NamedTuple):
     ends: jax.Array  # float32 [*shape]
     cells: jax.Array | None  # float32 [*shape, objects], of those that come back
     begin: jax.Array | None  # float32 [*shape, 1 + objects], of the next episode
-
-
-class Transition(NamedTuple):
-    """What one step brings: see `in_graph.Transition`."""
-
-    reward: jax.Array  # float32 []
-    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
-    episode_return: jax.Array  # float32 [], of the episode up to and with this step
 
 
 class Kind(NamedTuple):
@@ -218,7 +210,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One action; see `in_graph.Environment`.
 
     First the agent moves or reaches, then objects are collected, then those that were gone before
@@ -251,7 +243,7 @@ def step(
     after = State(agent, objects, present, steps, episode_return)
     anew = _begin(params, random.begin)
     after = begun_anew(ended, anew, after)
-    return after, Transition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
+    return after, GameTransition(reward, 1.0 - ended.astype(reward.dtype), episode_return)
 
 
 def num_actions(params: Params) -> jax.Array:

@@ -31,10 +31,18 @@ PyTree = Any
 
 
 class Transition(NamedTuple):
-    """What one step brings; an environment may add fields of its own."""
+    """What one step brings; a game's is a `GameTransition`."""
 
     reward: jax.Array  # float32 [], r_t
     discount: jax.Array  # float32 [], 0 where the episode ended, else 1
+
+
+class GameTransition(NamedTuple):
+    """What one step of a game brings that `bmg train` plays."""
+
+    reward: jax.Array  # float32 []
+    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
+    episode_return: jax.Array  # float32 [], of the episode up to and with this step
 
 
 class Environment(Protocol):
@@ -71,7 +79,7 @@ def begun_anew(ended: jax.Array, anew: PyTree, after: PyTree) -> PyTree:
 
 
 class World(NamedTuple):
-    """An environment with its parameters, as constants of the program."""
+    """A game with its parameters, as constants of the program."""
 
     environment: Any  # an `Environment`
     params: PyTree
@@ -84,8 +92,10 @@ class World(NamedTuple):
         """What so many steps draw: arrays [*shape, ...]."""
         return self.environment.draw(self.params, key, shape)
 
-    def step(self, state: PyTree, action: jax.Array, random: PyTree) -> tuple[PyTree, Transition]:
-        """One step; its transition has an `episode_return` too."""
+    def step(
+        self, state: PyTree, action: jax.Array, random: PyTree
+    ) -> tuple[PyTree, GameTransition]:
+        """One step."""
         return self.environment.step(self.params, state, action, random)
 
     def frame(self, state: PyTree) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.environments import catch
-from bmg.environments.in_graph import begun_anew
+from bmg.environments.in_graph import GameTransition, begun_anew
 
 NUM_ACTIONS = catch.NUM_ACTIONS
 OBSERVATION_SHAPE = (catch.ROWS, catch.COLUMNS, 1)
@@ -48,14 +48,6 @@ class State(NamedTuple):
     paddle: jax.Array  # int32 [], its column
 
 
-class Transition(NamedTuple):
-    """What one step brings: see `in_graph.Transition`."""
-
-    reward: jax.Array  # float32 [], 1 or -1 at the end of an episode
-    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
-    episode_return: jax.Array  # float32 [], of the episode up to and with this step
-
-
 def _begin(params: Params, draw: jax.Array) -> State:
     """The state at the beginning of an episode, from a uniform draw."""
     # Rounding may reach the end of the range for draws next to 1.
@@ -76,7 +68,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def step(
     params: Params, state: State, action: jax.Array, random: jax.Array
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One move of paddle and ball; see `in_graph.Environment`."""
     paddle = jnp.clip(state.paddle + action.astype(jnp.int32) - 1, 0, params.columns - 1)
     row = state.row + 1
@@ -86,7 +78,7 @@ def step(
     anew = _begin(params, random)
     after = begun_anew(ended, anew, after)
     # The only reward of an episode is its last.
-    return after, Transition(reward, 1.0 - ended.astype(jnp.float32), reward)
+    return after, GameTransition(reward, 1.0 - ended.astype(jnp.float32), reward)
 
 
 def observe(params: Params, state: State) -> jax.Array:

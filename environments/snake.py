@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jumanji.environments.routing import snake as jumanji_snake
 
-from bmg.environments.in_graph import begun_anew
+from bmg.environments.in_graph import GameTransition, begun_anew
 
 SIZE = 12  # cells along an edge
 NUM_ACTIONS = 4  # up, right, down, left
@@ -53,14 +53,6 @@ class State(NamedTuple):
     observation: jax.Array  # float32 [12, 12, 5]
 
 
-class Transition(NamedTuple):
-    """What one step brings: see `in_graph.Transition`."""
-
-    reward: jax.Array  # float32 [], 1 for the fruit
-    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
-    episode_return: jax.Array  # float32 [], of the episode up to and with this step
-
-
 def reset(params: Params, key: jax.Array) -> State:
     """A snake of one cell and a fruit, both on random cells."""
     del params
@@ -76,7 +68,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def step(
     params: Params, state: State, action: jax.Array, random: jax.Array
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One move; see `in_graph.Environment`. `random` is a key: for the fruit, or for the next
     episode."""
     fruit_key, reset_key = jax.random.split(random)
@@ -89,7 +81,7 @@ def step(
     after = begun_anew(ended, anew, after)
     # Every fruit is one cell of length.
     episode_return = (game.length - 1).astype(jnp.float32)
-    return after, Transition(timestep.reward, timestep.discount, episode_return)
+    return after, GameTransition(timestep.reward, timestep.discount, episode_return)
 
 
 def observe(params: Params, state: State) -> jax.Array:

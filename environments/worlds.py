@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from bmg.environments import chain, grid
 from bmg.environments.grid import Kind
+from bmg.environments.in_graph import GameTransition
 
 
 class GridWorld(NamedTuple):
@@ -178,7 +179,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> tuple:
 
 def step(
     params: Params, state: State, action: jax.Array, random: tuple
-) -> tuple[State, grid.Transition]:
+) -> tuple[State, GameTransition]:
     """One step of both; what the world's own one brings. See `in_graph.Environment`."""
     in_grid, grid_step = grid.step(params.grid, state.grid, action, random[0])
     in_chain, chain_step = chain.step(params.chain, state.chain, action, random[1])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmg.environments.in_graph import World, begun_anew
+from bmg.environments.in_graph import GameTransition, World, begun_anew
 
 NUM_ACTIONS = 2
 OBSERVATION_SHAPE = (2,)
@@ -18,12 +18,6 @@ OBSERVATION_SHAPE = (2,)
 class State(NamedTuple):
     place: jax.Array
     total: jax.Array  # rewards of the episode
-
-
-class Transition(NamedTuple):
-    reward: jax.Array
-    discount: jax.Array  # 0 where the episode ended, else 1
-    episode_return: jax.Array
 
 
 def reset(length, key):
@@ -38,7 +32,7 @@ def step(length, state, action, key):
     place = jnp.maximum(state.place + jnp.where(action == 1, 1, -1), 0)
     arrived = place == length
     after = State(place, state.total + jnp.where(arrived, 1.0, -0.01))
-    found = Transition(after.total - state.total, 1.0 - arrived, after.total)
+    found = GameTransition(after.total - state.total, 1.0 - arrived, after.total)
     return begun_anew(arrived, reset(length, key), after), found
 
 

@@ -22,8 +22,9 @@ Reference: Young and Tian, "MinAtar: An Atari-Inspired Testbed for Thorough and 
 Reinforcement Learning Experiments", 2019, https://arxiv.org/abs/1903.03176.
 """
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import asterix, breakout, freeway, seaquest, space_invaders
-from bmg.environments.minatar.common import Params, Transition, make_params
+from bmg.environments.minatar.common import Params, make_params
 
 GAMES = {
     "asterix": asterix,
@@ -33,4 +34,4 @@ GAMES = {
     "space_invaders": space_invaders,
 }
 
-__all__ = ["GAMES", "Params", "Transition", "make_params"]
+__all__ = ["GAMES", "Params", "GameTransition", "make_params"]

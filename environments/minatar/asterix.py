@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
-from bmg.environments.minatar.common import SIZE, Params, Transition
+from bmg.environments.minatar.common import SIZE, Params
 
 NUM_ACTIONS = 5  # none, left, up, right, down
 OBSERVATION_SHAPE = (SIZE, SIZE, 4)
@@ -126,7 +127,7 @@ def _ramped(params: Params, state: State) -> State:
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One move; see `in_graph.Environment`. Who meets the player is found before and after the
     others move."""
     action = common.executed(params, state, action, random.sticky)

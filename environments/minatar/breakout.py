@@ -20,8 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
-from bmg.environments.minatar.common import SIZE, Params, Transition
+from bmg.environments.minatar.common import SIZE, Params
 
 NUM_ACTIONS = 3  # none, left, right
 OBSERVATION_SHAPE = (SIZE, SIZE, 4)
@@ -89,7 +90,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One move of paddle and ball; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
     move = common.towards(action, 1, 2)

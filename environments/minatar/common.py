@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmg.environments.in_graph import begun_anew
+from bmg.environments.in_graph import GameTransition, begun_anew
 
 SIZE = 10  # cells along an edge
 
@@ -28,14 +28,6 @@ def make_params(sticky: float = 0.1, ramping: bool = True) -> Params:
     return Params(np.float32(sticky), np.bool_(ramping))
 
 
-class Transition(NamedTuple):
-    """What one step brings: see `in_graph.Transition`."""
-
-    reward: jax.Array  # float32 []
-    discount: jax.Array  # float32 [], 0 where the episode ended, else 1
-    episode_return: jax.Array  # float32 [], of the episode up to and with this step
-
-
 def executed(params: Params, state: PyTree, action: jax.Array, draw: jax.Array) -> jax.Array:
     """The action that is executed, int32 []: the one before with probability `params.sticky`.
 
@@ -52,7 +44,7 @@ def towards(action: jax.Array, back: int, forth: int) -> jax.Array:
 
 def transition(
     after: State, anew: State, reward: jax.Array, ended: jax.Array
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """What `step` returns.
 
     Args:
@@ -66,7 +58,7 @@ def transition(
     after = after._replace(episode_return=episode_return)
     anew = anew._replace(last_action=after.last_action)
     after = begun_anew(ended, anew, after)
-    return after, Transition(reward, 1.0 - ended.astype(jnp.float32), episode_return)
+    return after, GameTransition(reward, 1.0 - ended.astype(jnp.float32), episode_return)
 
 
 def line(place: jax.Array) -> jax.Array:

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
-from bmg.environments.minatar.common import SIZE, Params, Transition
+from bmg.environments.minatar.common import SIZE, Params
 
 NUM_ACTIONS = 3  # none, up, down
 OBSERVATION_SHAPE = (SIZE, SIZE, 7)
@@ -90,7 +91,7 @@ def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """First the chicken moves, then the cars; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
     moves = (action > 0) & (state.rest == 0)

@@ -27,8 +27,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
-from bmg.environments.minatar.common import SIZE, Params, Transition
+from bmg.environments.minatar.common import SIZE, Params
 
 NUM_ACTIONS = 6  # none, left, up, right, down, fire
 OBSERVATION_SHAPE = (SIZE, SIZE, 10)
@@ -349,7 +350,7 @@ def _breathed(params: Params, state: State) -> tuple[State, jax.Array, jax.Array
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """One move; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
     after, hits, met = _fought(_rescued(_acted(_spawned(state, random), action)))

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
-from bmg.environments.minatar.common import SIZE, Params, Transition
+from bmg.environments.minatar.common import SIZE, Params
 
 NUM_ACTIONS = 4  # none, left, right, fire
 OBSERVATION_SHAPE = (SIZE, SIZE, 6)
@@ -108,7 +109,7 @@ def _shooter(aliens: jax.Array, cannon: jax.Array) -> jax.Array:
 
 def step(
     params: Params, state: State, action: jax.Array, random: Draws
-) -> tuple[State, Transition]:
+) -> tuple[State, GameTransition]:
     """First the cannon, then bullets, then aliens; see `in_graph.Environment`."""
     action = common.executed(params, state, action, random.sticky)
     fires = (action == 3) & (state.reload == 0)

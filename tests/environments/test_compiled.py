@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bmg.environments import atari, base, factory
 from bmg.environments.compiled import CompiledEnvironments
-from bmg.environments.in_graph import World
+from bmg.environments.in_graph import Transition, World
 from tests.examples.loading import load
 
 
@@ -76,14 +74,6 @@ def test_parameters_may_be_arrays(corridor):
     assert frame.shape == (2, 2) and np.all(frame[:, 0] <= 0.2)
 
 
-class Changed(NamedTuple):
-    """A transition."""
-
-    reward: jax.Array
-    discount: jax.Array
-    episode_return: jax.Array
-
-
 def test_what_does_not_fit_is_refused_in_one_line(corridor, monkeypatch):
     mine = types.ModuleType("mine")
     monkeypatch.setitem(sys.modules, "mine", mine)
@@ -100,13 +90,22 @@ def test_what_does_not_fit_is_refused_in_one_line(corridor, monkeypatch):
 
     def vectors(length, state, action, key):
         after, found = corridor.step(length, state, action, key)
-        return after, Changed(found.reward[None], found.discount, found.episode_return)
+        return after, found._replace(reward=found.reward[None])
+
+    def without_returns(length, state, action, key):
+        after, found = corridor.step(length, state, action, key)
+        return after, Transition(found.reward, found.discount)
 
     for name, function, words in (
         ("none", lambda: 3, "no part of a compiled program.*in_graph.World"),
         ("seeded", lambda seed: 3, "no part of a compiled program"),
         ("raises", lambda: 1 / 0, "cannot be made: ZeroDivisionError"),
         ("empty", with_changes(step=None), "cannot be played: AttributeError.*step"),
+        (
+            "short",
+            with_changes(step=without_returns),
+            "its step gives no episode_return; give a bmg.environments.in_graph.GameTransition",
+        ),
         ("grows", with_changes(step=grows), "another kind of state after a step"),
         ("vectors", with_changes(step=vectors), r"of shapes \[1\], \[\], \[\]; give numbers"),
         ("flat", with_changes(observe=lambda p, s: jnp.ones(())), r"frames float32\[\]"),
