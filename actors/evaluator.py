@@ -88,10 +88,10 @@ def run_evaluator(
         every = play_episodes(environment, act, latest.params, subkey, interrupted)
         if every is None:
             continue
-        returns = every[np.isfinite(every)]
-        if not len(returns):
+        found = Evaluation.of(every, latest.version, latest.frames, latest.final)
+        if found is None:
             raise FloatingPointError(f"none of {len(every)} episodes had a finite return")
-        report(Evaluation.of(returns, latest.version, latest.frames, latest.final))
+        report(found)
         if latest.final:
             return
         wake = time.monotonic() + interval

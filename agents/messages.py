@@ -29,7 +29,10 @@ class Evaluation(NamedTuple):
     final: bool  # of the run's last parameters
 
     @classmethod
-    def of(cls, returns: np.ndarray, version: int, frames: int, final: bool) -> Evaluation:
-        """Of episodes with these returns [N]."""
-        mean, std = float(np.mean(returns)), float(np.std(returns))
-        return cls(version, frames, mean, std, len(returns), final)
+    def of(cls, returns: np.ndarray, version: int, frames: int, final: bool) -> Evaluation | None:
+        """Of episodes with these returns [N], as far as they are finite; None where none is."""
+        found = np.asarray(returns, np.float64)
+        found = found[np.isfinite(found)]
+        if not len(found):
+            return None
+        return cls(version, frames, float(found.mean()), float(found.std()), len(found), final)

@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from typing import ClassVar
 
-from bmg.storage.fields import MANY, Count, FieldError, Lifetimes, Pause, Seed, check_fields
+from bmg.storage.fields import Count, FieldError, Lifetimes, Pause, Seed, check_fields, check_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +54,7 @@ def check_lifetimes(config: LifetimesConfig, steps_per_update: int) -> None:
             f"is {config.record_every}; allowed are integers from {steps_per_update}, the "
             f"{config.counted} of an update",
         )
-    check_seeds(config.first_seed, config.seeds)
-
-
-def check_seeds(first_seed: int, seeds: int) -> None:
-    """Refuses seeds of which some are too large.
-
-    Raises:
-      FieldError: one line.
-    """
-    if first_seed + seeds - 1 > MANY:
-        raise FieldError(
-            "first_seed",
-            f"is {first_seed}; allowed are integers up to {MANY - seeds + 1}, so that none of "
-            f"{seeds} seeds lies above {MANY}",
-        )
+    check_seeds("first_seed", config.first_seed, config.seeds)
 
 
 @dataclasses.dataclass(frozen=True)

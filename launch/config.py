@@ -12,8 +12,17 @@ from bmg.environments.atari import AtariConfig
 from bmg.environments.games import folder_name, kind_of, read_options
 from bmg.learner.config import DevicesConfig, HostsConfig, LearnerConfig, check_shares
 from bmg.replay.config import ReplayConfig
-from bmg.storage.fields import MOST_NODES, Environments, Few, Seconds, Seed, Steps, check_fields
-from bmg.storage.run_directory import host_folder, select
+from bmg.storage.fields import (
+    MOST_NODES,
+    Environments,
+    Few,
+    Seconds,
+    Seed,
+    Steps,
+    check_fields,
+    check_seeds,
+)
+from bmg.storage.run_directory import host_folder, load_config, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +96,7 @@ class TrainConfig:
             raise ValueError(f"game_options are given, and {self.game} has none; leave them out.")
         if self.seeds > 1 and self.runtime != "in-graph":
             raise ValueError(f"seeds is {self.seeds}; several need --runtime in-graph.")
+        check_seeds("seed", self.seed, self.seeds)
         check_shares(self.learner, self.hosts.count, "hosts")
         if self.hosts.count * self.actors.num_actors > MOST_NODES:
             raise ValueError(
@@ -107,6 +117,22 @@ _SHARED = (
     *FIXED, "frames", "learner.publish_interval", "actors.num_actors",
     "devices.learner", "hosts.count", "hosts.check_updates",
 )  # fmt: skip
+
+
+def load_run(workdir: str) -> TrainConfig:
+    """The run in a directory, which may have been moved, with the rule that it kept.
+
+    Raises:
+      ValueError: there is none, or several seeds are; one line.
+    """
+    config = load_config(pathlib.Path(workdir), TrainConfig)
+    if config.seeds > 1:
+        last = config.seed + config.seeds - 1
+        raise ValueError(
+            f"{workdir} holds {config.seeds} seeds; give one of them, {workdir}/seed-{config.seed} "
+            f"to seed-{last}, as --workdir."
+        )
+    return with_kept_rule(dataclasses.replace(config, workdir=workdir))
 
 
 def with_kept_rule(config: TrainConfig) -> TrainConfig:

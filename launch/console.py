@@ -188,7 +188,7 @@ def _has_begun(latest: Row) -> bool:
 
 
 def _starting(elapsed: float) -> str:
-    return f"starting: processes, environments, first compilation ({elapsed:.0f} s)"
+    return f"starting: environments and the first compilation, {elapsed:.0f} s so far"
 
 
 def _frames_done(latest: Row, total: int) -> int:

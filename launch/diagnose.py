@@ -7,11 +7,10 @@ import math
 import pathlib
 
 from bmg.launch import environment
-from bmg.launch.config import TrainConfig
+from bmg.launch.config import load_run
 from bmg.launch.options import parse_options
 from bmg.launch.tables import print_table
 from bmg.storage.fields import Count, Natural, Seed, Several, check_fields
-from bmg.storage.run_directory import load_config
 
 # BMG Table 3: variance of the meta-gradient, and "norm variance", read as the ratio of norm and
 # variance; by game and column. Of Ms Pacman one row of the extracted text is there twice.
@@ -64,8 +63,7 @@ def main(arguments: list[str]) -> int:
     folder = pathlib.Path(options.output).parent
     if options.output and not folder.is_dir():
         raise ValueError(f"--output is {options.output}, and {folder} is no folder; make it first.")
-    config = load_config(pathlib.Path(options.workdir), TrainConfig)
-    config = dataclasses.replace(config, workdir=options.workdir)
+    config = load_run(options.workdir)
     if config.agent.algorithm not in ("stacx", "bmg"):
         raise ValueError(f"{config.path} is a run of {config.agent.algorithm}; give STACX or BMG.")
 

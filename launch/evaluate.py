@@ -9,11 +9,10 @@ import pathlib
 from typing import Any, NamedTuple
 
 from bmg.launch import environment, video
-from bmg.launch.config import TrainConfig, with_kept_rule
+from bmg.launch.config import TrainConfig, load_run
 from bmg.launch.options import check_name, parse_options
 from bmg.storage.fields import Count, Environments, Seed, check_fields
 from bmg.storage.files import reason
-from bmg.storage.run_directory import load_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +44,7 @@ def main(arguments: list[str]) -> int:
     if options.video:
         check_name("kind of animation", pathlib.Path(options.video).suffix.lower(), video.KINDS)
     environment.clean()
-    config = load_config(pathlib.Path(options.workdir), TrainConfig)
-    config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
+    config = load_run(options.workdir)
 
     import jax
     import numpy as np

@@ -64,12 +64,24 @@ def check(config: TrainConfig) -> Plan:
 def _check_in_graph(config: TrainConfig, agent, spec) -> Plan:
     """Likewise, of what runs as one compiled program."""
     from bmg.environments.factory import make_world
+    from bmg.experiments.runner import count_cores
     from bmg.learner.update import check_batch
 
     make_world(config.game, config.game_options)
     check_batch(config.learner, agent, 1)
-    if config.hosts.count > 1:
-        raise ValueError("--runtime in-graph runs on one host; leave --hosts out.")
+    for given, option in (
+        (config.hosts.count > 1, "hosts"), (config.devices.inference, "devices.inference"),
+        (config.learner.profile_updates, "learner.profile-updates"),
+    ):  # fmt: skip
+        if given:
+            raise ValueError(f"--runtime in-graph has no --{option}; leave it out.")
+    platform, there = look_at_devices(config.learner.platform)
+    if platform == "cpu":  # see `use_all_cores`
+        there = max(there, min(count_cores(), config.seeds))
+    if config.devices.learner > there:
+        raise ValueError(
+            f"devices.learner is {config.devices.learner}, and there are {there}; give fewer."
+        )
     return Plan(spec, central_inference=False)
 
 

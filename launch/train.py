@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -14,7 +15,7 @@ from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes.choice import choose_runtime
-from bmg.launch.runtimes.in_graph import directories
+from bmg.launch.runtimes.in_graph import directories, of_seeds
 from bmg.launch.runtimes.status import clear_statuses
 from bmg.launch.supervise import supervise
 from bmg.storage.fields import number
@@ -61,7 +62,9 @@ def run(config: TrainConfig, open_network: str = "", whole: str = "") -> int:
         mirror.check_installed()
     plan = check(config)
     check_root(config)  # before anything is written
-    with owned(config.path):
+    with contextlib.ExitStack() as folders:
+        for folder in dict.fromkeys([config.path, *directories(config)]):
+            folders.enter_context(owned(folder))
         resume = prepare_workdir(config)
         project = "" if config.hosts.index else config.wandb
         with mirror.beside(project, config.path):
@@ -157,13 +160,18 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 
 def check_root(config: TrainConfig) -> None:
-    """Refuses what `check_workdir` does; on the first host, whose run directory decides.
+    """Refuses what `check_workdir` does; on the first host, whose run directory decides, and for
+    each seed that has a directory of its own.
 
     Raises:
       ValueError: one line.
     """
-    if not config.hosts.index:
-        check_workdir(config, FIXED)
+    if config.hosts.index:
+        return
+    check_workdir(config, FIXED)
+    for own in of_seeds(config) if config.seeds > 1 else ():
+        there = config_file(own.path).exists()
+        check_workdir(dataclasses.replace(own, resume=config.resume and there), FIXED)
 
 
 def prepare_workdir(config: TrainConfig) -> bool:
@@ -182,14 +190,16 @@ def prepare_workdir(config: TrainConfig) -> bool:
     check_root(config)
     workdir = config.path
     if config.agent.algorithm == "lpg" and not config.resume:
-        workdir.mkdir(parents=True, exist_ok=True)
-        copy_rule(rule_path(config.agent.lpg.rule), kept_rule(config))
+        for own in (config, *(of_seeds(config) if config.seeds > 1 else ())):
+            own.path.mkdir(parents=True, exist_ok=True)
+            copy_rule(rule_path(config.agent.lpg.rule), kept_rule(own))
     folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
     remove_leftovers(workdir, *folders)
-    there = bool(list_checkpoints(directories(config)[0] / "checkpoints"))
+    there = all(list_checkpoints(folder / "checkpoints") for folder in directories(config))
     if config.resume and not there and not config.hosts.index:
-        print(f"no checkpoint in {workdir}: the run begins at frame 0 again")
+        none = "no checkpoint" if config.seeds == 1 else "not a checkpoint of every seed"
+        print(f"{none} in {workdir}: the run begins at frame 0 again")
     return config.resume and there

@@ -7,11 +7,10 @@ import dataclasses
 import pathlib
 
 from bmg.launch import environment, signals
-from bmg.launch.config import TrainConfig, with_kept_rule
+from bmg.launch.config import load_run
 from bmg.launch.evaluate import draw
 from bmg.launch.options import parse_options
 from bmg.storage.fields import Count, Positive, Seed, check_fields
-from bmg.storage.run_directory import load_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,7 @@ def main(arguments: list[str]) -> int:
     options = parse_options(WatchConfig, "bmg watch", arguments)
     environment.clean()
     workdir = pathlib.Path(options.workdir)
-    config = load_config(workdir, TrainConfig)
-    config = with_kept_rule(dataclasses.replace(config, workdir=options.workdir))
+    config = load_run(options.workdir)
 
     from bmg.environments.factory import make_spec
     from bmg.launch.album import Album

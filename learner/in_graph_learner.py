@@ -138,10 +138,10 @@ class InGraphLearner:
             most = min(record.progress.updates for record in self._records)
         learners = jax.tree.map(lambda *x: np.stack(x), *found)
         try:
-            own = [
-                self._as_pieces(record.load_playing(self._playing_of_seed(playing, i)))
-                for i, record in enumerate(self._records)
-            ]
+            own = []
+            for i, record in enumerate(self._records):
+                template = self._playing_of_seed(playing, i)
+                own.append(self._as_pieces(record.load_playing(template, self._shards)))
         except CheckpointError as error:  # of another runtime, or of another size
             self._notify(f"environments begin anew, and replay is empty: {error}")
             return learners, playing
@@ -251,7 +251,14 @@ class InGraphLearner:
         if should_stop() and np.any(np.asarray(state.playing)):
             return
         for record, returns in zip(self._records, np.asarray(state.returns)):
-            record.evaluated(Evaluation.of(returns, self._updates, record.frames, final))
+            found = Evaluation.of(returns, self._updates, record.frames, final)
+            if found is None:
+                self._notify(
+                    f"seed {record.info.seed}: none of {len(returns)} episodes of an evaluation "
+                    "had a finite return; it is left out"
+                )
+            else:
+                record.evaluated(found)
 
     def _of_seed(self, tree: PyTree, index: int) -> PyTree:
         return jax.tree.map(lambda x: np.asarray(x[index]), tree)
@@ -275,7 +282,9 @@ class InGraphLearner:
 
     def _save_playing(self) -> None:
         for index, record in enumerate(self._records):
-            record.try_playing(lambda i=index: self._playing_of_seed(self._state.playing, i))
+            record.try_playing(
+                lambda i=index: self._playing_of_seed(self._state.playing, i), self._shards
+            )
 
 
 def _of_a_piece(chunk: Callable) -> Callable:

@@ -213,29 +213,32 @@ class RunRecord:
         checkpoint.save(self._directory, updates, state(), header, self._kept)
         self._saved = updates
 
-    def try_playing(self, state: Callable[[], Any]) -> None:
+    def try_playing(self, state: Callable[[], Any], devices: int) -> None:
         """Writes where environments and replay are, for the checkpoint that comes next: without it
         a run goes on with new episodes and an empty replay.
 
         Args:
-          state: gives numpy arrays.
+          state: as of `checkpoint`.
+          devices: that it lies on.
         """
-        with self._surviving("playing"):
-            header = {"identity": self._identity_of_playing()}
+        with self._surviving("playing"), contextlib.suppress(RuntimeError):
+            header = {"identity": self._identity_of_playing(devices)}
             # Two: a process may end before the checkpoint that the newest one belongs to.
             checkpoint.save(self._playing, self.progress.updates, state(), header, keep=2)
 
-    def load_playing(self, template: Any) -> Any:
-        """Where environments and replay were at the checkpoint that was restored.
+    def load_playing(self, template: Any, devices: int) -> Any:
+        """Where environments and replay were at the checkpoint that was restored; arguments as of
+        `try_playing`.
 
         Raises:
           CheckpointError: there is nothing that fits; one line.
         """
-        found, _ = checkpoint.load_newest(self._playing, template, self._identity_of_playing())
+        identity = self._identity_of_playing(devices)
+        found, _ = checkpoint.load_newest(self._playing, template, identity)
         return found.state
 
-    def _identity_of_playing(self) -> dict[str, Any]:
-        return {**self.info.identity, "updates": self.progress.updates}
+    def _identity_of_playing(self, devices: int) -> dict[str, Any]:
+        return {**self.info.identity, "updates": self.progress.updates, "devices": devices}
 
     @property
     def _playing(self) -> pathlib.Path:

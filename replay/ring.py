@@ -18,7 +18,7 @@ class Ring(NamedTuple):
     """What is stored."""
 
     unrolls: PyTree  # [capacity, ...] of each leaf
-    appended: jax.Array  # int32 [], so far
+    appended: jax.Array  # int32 [], so far; once it is full, less a multiple of the capacity
 
 
 def init(unroll: PyTree, capacity: int) -> Ring:
@@ -42,7 +42,9 @@ def append(ring: Ring, unrolls: PyTree) -> Ring:
     def put(stored: jax.Array, new: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(stored, new, start, axis=0)
 
-    return Ring(jax.tree.map(put, ring.unrolls, unrolls), ring.appended + count)
+    appended = ring.appended + count
+    appended = jnp.where(appended >= 2 * capacity, appended - capacity, appended)
+    return Ring(jax.tree.map(put, ring.unrolls, unrolls), appended)
 
 
 def sample(ring: Ring, key: jax.Array, count: int) -> PyTree:

@@ -188,6 +188,25 @@ def check_lists(config, *names: str) -> None:
             raise FieldError(name, f"has {', '.join(twice)} twice; give each once")
 
 
+def check_seeds(name: str, first: int, seeds: int) -> None:
+    """Refuses seeds of which some are too large.
+
+    Args:
+      name: of the field that holds the first one.
+      first: the first one.
+      seeds: how many.
+
+    Raises:
+      FieldError: one line.
+    """
+    if first + seeds - 1 > MANY:
+        raise FieldError(
+            name,
+            f"is {first}; allowed are integers up to {MANY - seeds + 1}, so that none of {seeds} "
+            f"seeds lies above {MANY}",
+        )
+
+
 def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
     """A configuration from JSON values; fields that are missing keep their defaults.
 

@@ -25,11 +25,21 @@ from bmg.storage.run_directory import config_file, to_dict
 _LEAVE_SECONDS = 12.0  # a chunk, or a compilation, cannot be interrupted
 
 
+def of_seeds(config: TrainConfig) -> list[TrainConfig]:
+    """The run of each seed, in its own run directory."""
+    if config.seeds == 1:
+        return [config]
+    return [
+        dataclasses.replace(
+            config, seed=seed, seeds=1, workdir=str(config.path / f"seed-{seed}"),
+        )
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]  # fmt: skip
+
+
 def directories(config: TrainConfig) -> list[pathlib.Path]:
     """The run directory of each seed."""
-    if config.seeds == 1:
-        return [config.path]
-    return [config.path / f"seed-{config.seed + index}" for index in range(config.seeds)]
+    return [own.path for own in of_seeds(config)]
 
 
 class InGraph:
@@ -73,7 +83,7 @@ class InGraph:
         from bmg.learner.update import with_precision
 
         config, spec = self._config, self._spec
-        devices = local_devices(config.learner.platform)
+        devices = local_devices(config.learner.platform)[: config.devices.learner or None]
         mesh = spread(config.seeds, config.learner, devices)
         if mesh.size < len(devices):
             node.note(
@@ -85,18 +95,16 @@ class InGraph:
         world = make_world(config.game, config.game_options)
         found: dict[int, dict[str, Any]] = {}
         records = []
-        for index, directory in enumerate(directories(config)):
-            own = dataclasses.replace(
-                config, seed=config.seed + index, seeds=1, workdir=str(directory)
-            )
-            directory.mkdir(parents=True, exist_ok=True)
+        # A process may end after it wrote those of some seeds: the ones before are needed.
+        kept = max(config.learner.checkpoints_kept, 2 if config.seeds > 1 else 1)
+        for index, own in enumerate(of_seeds(config)):
             if config.seeds > 1:
-                write_json(config_file(directory), to_dict(dataclasses.replace(own, resume=False)))
+                write_json(config_file(own.path), to_dict(dataclasses.replace(own, resume=False)))
             info = run_info(own, spec, self._resume)
             publish = node.publish_results
             if config.seeds > 1:
                 publish = functools.partial(found.__setitem__, index)
-            records.append(RunRecord(info, config.learner.checkpoints_kept, node.note, publish))
+            records.append(RunRecord(info, kept, node.note, publish))
         learner = InGraphLearner(
             agent, world, config.learner, config.evaluator.episodes, config.evaluator.interval,
             config.replay.replay_capacity, records, mesh, node.note,

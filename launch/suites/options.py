@@ -6,7 +6,6 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from bmg.experiments.config import check_seeds
 from bmg.launch.suites.minatar import AGENT, DEFAULT, GAMES, Game, Method
 from bmg.storage.fields import (
     Count,
@@ -17,6 +16,7 @@ from bmg.storage.fields import (
     Weight,
     check_fields,
     check_lists,
+    check_seeds,
 )
 
 
@@ -46,7 +46,7 @@ class RunsOptions:
     def __post_init__(self):
         check_fields(self)
         check_lists(self, "games")
-        check_seeds(self.first_seed, self.seeds)
+        check_seeds("first_seed", self.first_seed, self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)

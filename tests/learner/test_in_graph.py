@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bmg.agents.agent import UpdateBatch
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from bmg.agents.factory import make_agent
 from bmg.environments.factory import make_world
+from bmg.environments.in_graph import World
 from bmg.learner.config import LearnerConfig
 from bmg.learner.guard import guarded
 from bmg.learner.in_graph import collect, make_evaluation, make_program
@@ -134,7 +136,9 @@ def test_an_evaluation_is_the_first_episode_of_each(agent, program):
     equal(jax.jit(advance)(params, state).returns, state.returns)  # nothing counts later
 
 
-def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3, config=CONFIG):
+def learner(
+    agent, folder, seeds, updates, devices=1, resume=False, first=3, config=CONFIG, world=WORLD
+):
     records = []
     for index in range(seeds):
         directory = folder / f"seed-{first + index}"
@@ -146,7 +150,7 @@ def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3, con
         records.append(RunRecord(info, 2, print, lambda results: None))
     config = dataclasses.replace(config, log_rows=2, checkpoint_interval=1e6)
     mesh = spread(seeds, config, jax.devices()[:devices])
-    return InGraphLearner(agent, WORLD, config, 5, 1e6, 9, records, mesh, print)
+    return InGraphLearner(agent, world, config, 5, 1e6, 9, records, mesh, print)
 
 
 def states(made):
@@ -311,3 +315,42 @@ def test_a_full_disk_is_said_once(agent, tmp_path, monkeypatch, capsys):
     full.clear()
     made._save_on_the_way()
     assert "playing can be written again" in capsys.readouterr().out
+
+
+def with_returns(value):
+    """Catch, whose episodes have this return."""
+
+    def step(params, state, action, random):
+        after, found = WORLD.environment.step(params, state, action, random)
+        return after, found._replace(episode_return=jnp.float32(value))
+
+    names = ("reset", "draw", "observe", "NUM_ACTIONS", "OBSERVATION_SHAPE")
+    own = {name: getattr(WORLD.environment, name) for name in names}
+    return World(types.SimpleNamespace(step=step, **own), WORLD.params)
+
+
+def test_an_evaluation_that_is_not_finite_is_left_out(agent, tmp_path, capsys):
+    """And the run goes on: no checkpoint has it."""
+    for updates, resume in ((2, False), (4, True)):
+        made = learner(agent, tmp_path, 1, updates, resume=resume, world=with_returns(np.inf))
+        assert made.run(lambda: False) is True
+        line = "seed 3: none of 5 episodes of an evaluation had a finite return; it is left out"
+        assert line in capsys.readouterr().out
+        results = json.loads((tmp_path / "seed-3/results.json").read_text())
+        assert results["evaluation_return"] is None and results["frames"] == updates * 36
+
+
+def test_what_fails_in_a_chunk_is_told_and_results_are_written(agent, tmp_path, capsys):
+    """The state was given away, so that it cannot be saved."""
+    made = learner(agent, tmp_path, 1, 4)
+
+    def fails(state, updates):
+        for x in jax.tree.leaves(state):
+            x.delete()
+        raise ValueError("out of memory")
+
+    made._chunk = fails
+    with pytest.raises(ValueError, match="out of memory"):
+        made.run(lambda: False)
+    assert "no last checkpoint" in capsys.readouterr().out
+    assert json.loads((tmp_path / "seed-3/results.json").read_text())["complete"] is False

@@ -28,7 +28,8 @@ def test_the_newest_stay_and_are_drawn_alike():
         expected = 3_000 / len(stored)
         assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
         np.testing.assert_array_equal(drawn["y"][:, 0], drawn["x"] + 0.5)
-    assert int(found.appended) == 14
+        assert int(found.appended) < 12  # however long it goes on
+    assert int(found.appended) % 6 == 14 % 6
 
 
 def test_what_does_not_divide_is_refused():

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
+from bmg.launch.config import TrainConfig
+from bmg.launch.presets import PRESETS
+from bmg.launch.runtimes.in_graph import of_seeds
+from bmg.launch.train import prepare_workdir
+from bmg.storage.run_directory import config_file, to_dict
 from tests.launch import commands
 from tests.launch.commands import json_of
 
@@ -61,8 +69,69 @@ def test_what_cannot_be_one_program_is_refused(command):
         (
             "train --game catch --runtime in-graph --hosts.count 2 --hosts.coordinator a:1 "
             "--learner.replay-batch 2",
-            ["one host"],
+            ["has no --hosts"],
+        ),
+        ("train --game catch --runtime in-graph --devices.inference 1", ["--devices.inference"]),
+        ("train --game catch --runtime in-graph --devices.learner 99", ["is 99, and there are"]),
+        (
+            "train --game catch --runtime in-graph --learner.profile-updates 3",
+            ["has no --learner.profile-updates"],
+        ),
+        ("train --game catch --runtime in-graph --learner.platform cuda", ["no 'cuda' device"]),
+        (
+            "train --game catch --runtime in-graph --seed 2147483647 --seeds 3",
+            ["seed is 2147483647", "up to 2147483645"],
         ),
     ):
         line = command.refused(*arguments.split())
         assert all(word in line for word in words), line
+
+
+def two_seeds(folder) -> TrainConfig:
+    config = PRESETS["local"]("catch")
+    return dataclasses.replace(config, runtime="in-graph", seed=1, seeds=2, workdir=str(folder))
+
+
+def save(config: TrainConfig) -> None:
+    config.path.mkdir(parents=True, exist_ok=True)
+    config_file(config.path).write_text(json.dumps(to_dict(config)))
+
+
+def test_a_seed_does_not_begin_where_another_run_is(command, tmp_path):
+    """As a sweep leaves them; nothing of it is touched."""
+    config = two_seeds(tmp_path / "run")
+    there = dataclasses.replace(of_seeds(config)[1], runtime="local-threads")
+    save(there)
+    words = "train --game catch --runtime in-graph --seed 1 --seeds 2 --workdir run".split()
+    assert "run/seed-2 holds a run already" in command.refused(*words)
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["seed-2", "config.json"]
+    save(config)
+    other = dataclasses.replace(there, agent=dataclasses.replace(there.agent, algorithm="stacx"))
+    save(other)
+    line = command.refused("train", "--workdir", "run", "--resume")
+    assert "run/seed-2 holds a run with agent.algorithm = 'stacx'" in line
+
+
+def test_seeds_of_which_one_has_no_checkpoint_begin_again(tmp_path, capsys):
+    config = dataclasses.replace(two_seeds(tmp_path / "run"), resume=True)
+    save(config)
+    for own, there in zip(of_seeds(config), (True, False)):
+        save(own)
+        checkpoints = own.path / "checkpoints"
+        checkpoints.mkdir()
+        if there:
+            (checkpoints / "checkpoint_0000000003.npz").write_bytes(b"")
+    assert prepare_workdir(config) is False
+    out = capsys.readouterr().out
+    assert (
+        out == f"not a checkpoint of every seed in {config.path}: the run begins at frame 0 again\n"
+    )
+    (checkpoints / "checkpoint_0000000003.npz").write_bytes(b"")
+    assert prepare_workdir(config) is True
+
+
+@pytest.mark.parametrize("words", ["evaluate", "watch", "diagnose"])
+def test_a_command_for_one_run_names_the_seeds(command, tmp_path, words):
+    save(two_seeds(tmp_path / "run"))
+    line = command.refused(words, "--workdir", "run")
+    assert "run holds 2 seeds; give one of them, run/seed-1 to seed-2" in line
