@@ -48,6 +48,13 @@ def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_option
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+def short_counts(axis) -> None:
+    """Frames or steps on x as 50k and 2M."""
+    from matplotlib.ticker import EngFormatter
+
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def save_panels(
     path: pathlib.Path,
     panels: Sequence[Panel],

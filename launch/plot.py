@@ -111,9 +111,7 @@ def _late_mean(x, y) -> float:
 
 def _draw(axis, lines, x: str) -> None:
     """Lines and their looks."""
-    from matplotlib.ticker import EngFormatter
-
-    from bmg.experiments.plots import plain
+    from bmg.experiments.plots import plain, short_counts
 
     for line, look in lines:
         marker, color = "o" if len(line.x) < 30 else None, look["color"]
@@ -124,4 +122,4 @@ def _draw(axis, lines, x: str) -> None:
             axis.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, linewidth=0)
     axis.set_xlabel({"frames": "environment frames", "hours": "hours of training"}.get(x, x))
     if x != "hours":
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k, 2M
+        short_counts(axis)

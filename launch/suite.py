@@ -4,7 +4,6 @@ chosen by; tables and pictures."""
 from __future__ import annotations
 
 import itertools
-import pathlib
 import shlex
 
 from bmg.launch import environment
@@ -90,14 +89,19 @@ def _show_sweep(options: TuneOptions, settings: dict[str, tuple[float, float, fl
     from bmg.experiments.comparison.figures import gather
     from bmg.experiments.comparison.table import read_table
 
-    comparison, _ = gather(read_table(options.table), options.games, tuple(settings))
-    returns = comparison.matrix(lambda run: run.late_return)
+    def score(run) -> float:
+        return run.late_return
+
+    comparison, notes = gather(read_table(options.table), options.games, tuple(settings), score)
+    for note in notes:
+        print(note)
+    returns = comparison.matrix(score)
     scores = statistics.normalise(returns, _chance(comparison.games))
     rows = [
         {"learning rate": f"{rate:g}", "entropy cost": f"{entropy:g}", "clip": f"{norm:g}",
          **dict(zip(comparison.games, map(float, returns[name].mean(0)))),
          "score": float(scores[name].mean())}
-        for name, (rate, entropy, norm) in settings.items()
+        for name, (rate, entropy, norm) in settings.items() if name in returns
     ]  # fmt: skip
     print_table(sorted(rows, key=lambda row: -row["score"]))
 
@@ -109,18 +113,24 @@ def figures(arguments: list[str]) -> int:
     from bmg.experiments.comparison.table import read_table
 
     options = parse_options(FiguresOptions, "bmg suite minatar figures", arguments)
-    runs = read_table(pathlib.Path(options.results))
+    runs = read_table(options.table)
     if not runs:
-        raise ValueError(f"no runs in {options.results}; give a table of finished ones, --results.")
-    comparison, notes = shown.gather(runs, options.games, options.methods)
+        raise ValueError(
+            f"no runs in {options.table}; give the --root of a suite that has finished ones, or "
+            "their table, --results."
+        )
+    late = options.score == "late"
+
+    def score(run) -> float:
+        return run.late_return if late else run.evaluation_return
+
+    remedy = "give --score evaluation, or run more steps" if late else "run more steps"
+    comparison, notes = shown.gather(runs, options.games, options.methods, score, remedy)
     environment.clean()
     for note in notes:
         print(note)
     if few := [m for m, seeds in comparison.seeds.items() if len(seeds) < _FEW]:
         print(f"fewer than {_FEW} seeds, whose intervals mean little: {', '.join(few)}")
-
-    def score(run) -> float:
-        return run.late_return if options.score == "late" else run.evaluation_return
 
     print_table(shown.returns_rows(comparison, score))
     scores = statistics.normalise(comparison.matrix(score), _chance(comparison.games))
@@ -129,7 +139,7 @@ def figures(arguments: list[str]) -> int:
     pairs = shown.pairs_of(comparison.methods, minatar.ORDERS)
     improvements = statistics.improvements(scores, pairs, options.resamples)
     print_table(shown.improvement_rows(improvements))
-    folder = pathlib.Path(options.output)
+    folder = options.pictures
     try:
         for path in shown.draw(
             comparison, scores, aggregates, improvements, options.resamples, folder

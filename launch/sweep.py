@@ -107,7 +107,7 @@ def _run(root: pathlib.Path, missing, own, again: str) -> int:
     def at_once() -> None:
         os.write(2, f"bmg: ends at once; go on with: {again}\n".encode())
 
-    with owned(root):
+    with owned(root, "--root"):
         slots = slots_of(own.parallel, own.cores)
         failed, stopped = run_all(root, missing, slots, own.retries, at_once)
     if stopped:

@@ -105,10 +105,26 @@ def is_owned(directory: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def owned(directory: pathlib.Path) -> Iterator[None]:
+def in_turn(path: pathlib.Path) -> Iterator[None]:
+    """Waits until nobody else is in such a block for the same file, which need not be there yet.
+
+    Raises:
+      OSError: its lock cannot be created; it stays beside the file.
+    """
+    with open(path.with_name(f"{path.name}.lock"), "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def owned(directory: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     """Keeps a directory for this process: another one that asks for it meanwhile is refused.
 
     The system gives it free when the process ends, however it ends.
+
+    Args:
+      directory: created where it is missing.
+      option: that names another one.
 
     Raises:
       ValueError: another process has it; one line.
@@ -122,7 +138,7 @@ def owned(directory: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             raise ValueError(
                 f"{directory} is in use by a run that goes on (process {file.read() or '?'}); stop "
-                "that one, or give another --workdir."
+                f"that one, or give another {option}."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

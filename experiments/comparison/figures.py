@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from bmg.experiments.comparison import statistics
 from bmg.experiments.comparison.statistics import Estimate
 from bmg.experiments.comparison.table import META_PARAMETERS, META_POINTS, POINTS, Finished
-from bmg.experiments.plots import Panel, draw_band, line_look, save_panels
+from bmg.experiments.plots import Panel, draw_band, line_look, save_panels, short_counts
 
 _THRESHOLDS = np.linspace(0.0, 1.2, 61)
 _ONE_COLUMN = (6.4, 4.2)  # inches
@@ -42,7 +43,11 @@ class Comparison(NamedTuple):
 
 
 def gather(
-    runs: Sequence[Finished], games: Sequence[str], methods: Sequence[str]
+    runs: Sequence[Finished],
+    games: Sequence[str],
+    methods: Sequence[str],
+    value: Callable[[Finished], float],
+    remedy: str = "run more steps",
 ) -> tuple[Comparison, list[str]]:
     """The runs that can be compared.
 
@@ -50,6 +55,8 @@ def gather(
       runs: of a table.
       games: wanted, in their order.
       methods: wanted, in their order; those without a run are left out.
+      value: the score that is compared; runs without one are left out.
+      remedy: what gives runs one.
 
     Returns:
       Those of the games on which all of the other methods have a seed in common with themselves
@@ -64,26 +71,34 @@ def gather(
             f"the table has runs of {' and '.join(map(str, steps))} steps, which cannot be "
             "compared; leave the lines of one length out."
         )
-    found: dict[tuple[str, str, int], Finished] = {}
+    settings: dict[tuple[str, str], str] = {}
     for run in wanted:
-        before = found.setdefault(run.key[:3], run)
-        if before.settings != run.settings:
+        before = settings.setdefault((run.game, run.method), run.settings)
+        if before != run.settings:
             raise ValueError(
-                f"the table has {run.game}, {run.method}, seed {run.seed} under two settings, "
-                f"{before.settings} and {run.settings}; leave the lines of one out."
+                f"the table has {run.game}, {run.method} under two settings, {before} and "
+                f"{run.settings}; leave the lines of one out."
             )
-    present = tuple(name for name in methods if any(run.method == name for run in wanted))
+    found = {run.key[:3]: run for run in wanted if math.isfinite(value(run))}
+    without = [key for key in (run.key[:3] for run in wanted) if key not in found]
+    notes = [f"left out, as no episode ended: {_listed(without)}; {remedy}"] if without else []
+    present = tuple(name for name in methods if any(m == name for _, m, _ in found))
     of = lambda game, method: {seed for g, m, seed in found if (g, m) == (game, method)}  # noqa: E731
     common = tuple(game for game in games if present and all(of(game, m) for m in present))
     seeds = {m: tuple(sorted(set.intersection(*(of(g, m) for g in common)))) for m in present
              } if common else {}  # fmt: skip
     if not seeds or not all(seeds.values()):
         raise ValueError(
-            "no game has finished runs of all methods, with the same seeds on all games; give "
-            "fewer with --games and --methods, or run more."
+            "no game has finished runs of all methods, with the same seeds on all games"
+            f"{''.join(f' ({note})' for note in notes)}; give fewer with --games and --methods, or "
+            "run more."
         )
-    notes = [f"no run of: {', '.join(missing)}"] if (missing := _others(methods, present)) else []
-    if missing := _others(games, common):
+    if missing := _others(methods, present):
+        notes.append(f"no run of: {', '.join(missing)}")
+    played = {game for game, *_ in found}
+    if missing := _others(games, played):
+        notes.append(f"no run on: {', '.join(missing)}")
+    if missing := [game for game in games if game in played and game not in common]:
         notes.append(f"left out, as not every method has a run there: {', '.join(missing)}")
     kept = {key: run for key, run in found.items() if key[0] in common and key[2] in seeds[key[1]]}
     if len(kept) < sum(run.game in common for run in found.values()):
@@ -91,8 +106,16 @@ def gather(
     return Comparison(common, seeds, kept, steps[0]), notes
 
 
-def _others(names: Sequence[str], known: Sequence[str]) -> list[str]:
+def _others(names: Sequence[str], known: Collection[str]) -> list[str]:
     return [name for name in names if name not in known]
+
+
+def _listed(keys: Sequence[tuple[str, str, int]]) -> str:
+    """Game, method and seeds, such as `breakout impala 0 1, freeway stacx 0`."""
+    seeds: dict[str, list[str]] = {}
+    for game, method, seed in sorted(keys):
+        seeds.setdefault(f"{game} {method}", []).append(str(seed))
+    return ", ".join(" ".join([name, *own]) for name, own in seeds.items())
 
 
 def pairs_of(methods: Sequence[str], orders: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -197,12 +220,16 @@ def _draw_estimates(
     """Points with intervals, the first one on top: (name, look, estimate) of each."""
     for index, (_, look, estimate) in enumerate(reversed(found)):
         color = look["color"]
-        axis.hlines([index], estimate.low, estimate.high, color=color, linewidth=5, alpha=0.4)
+        ends = {"color": color, "solid_capstyle": "butt", "linewidth": 5, "alpha": 0.4}
+        axis.plot([estimate.low, estimate.high], [index, index], **ends)
         axis.plot([estimate.value], [index], "o", color=color)
     axis.set_yticks(range(len(found)), [name for name, *_ in reversed(found)])
+    # No point lies on the frame.
+    axis.set_ylim(-0.6, len(found) - 0.4)
+    axis.margins(x=0.08)
     if middle is not None:
         axis.axvline(middle, color="black", linewidth=0.8)
-        axis.set_xlim(0.0, 1.0)
+        axis.set_xlim(-0.03, 1.03)
 
 
 def draw_profiles(
@@ -225,6 +252,8 @@ def _draw_curves(axis, comparison: Comparison, game: str) -> None:
         values = np.stack([comparison.runs[game, method, seed].curve for seed in seeds])
         draw_band(axis, at, values, method)
     axis.set_xlabel("environment steps")
+    axis.set_ylabel("return")
+    short_counts(axis)
 
 
 def _meta_curves(comparison: Comparison, game: str, name: str) -> dict[str, np.ndarray]:
@@ -242,3 +271,5 @@ def _draw_meta(axis, found: Mapping[str, np.ndarray], looks: Mapping[str, dict])
     """As methods look elsewhere, where all of them are drawn."""
     for method, (at, *values) in found.items():
         draw_band(axis, at, np.stack(values), method, **looks[method])
+    axis.set_xlabel("environment steps")
+    short_counts(axis)

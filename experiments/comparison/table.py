@@ -2,7 +2,8 @@
 can go on on another machine.
 
 A line for each seed of a game and method. Curves are numbers separated by spaces, each the mean
-over one of as many equal stretches of the run; `nan` where nothing is known.
+over one of as many equal stretches of the run; `nan` where nothing is known, and for a return where
+no episode ended.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bmg.storage.files import whole_file
+from bmg.storage.fields import Natural, Pause, Seed, Steps, number, read
+from bmg.storage.files import in_turn, reason, whole_file
 
 POINTS = 40  # of the curve of returns
 META_POINTS = 20  # of each other curve
@@ -46,7 +48,7 @@ class Finished(NamedTuple):
     settings: str  # digest
     evaluation_return: float  # mean over the last evaluation's episodes
     evaluation_episodes: int
-    late_return: float  # mean of the episodes that ended in the last tenth of training
+    late_return: float  # mean of the episodes that ended in the last tenth of training, or NaN
     wall_seconds: float  # of training, with all seeds that ran beside it
     curve: np.ndarray  # [POINTS] returns of training episodes
     meta: dict[str, np.ndarray]  # column -> [META_POINTS]; empty where nothing is meta-learned
@@ -95,8 +97,9 @@ def read_table(path: pathlib.Path) -> list[Finished]:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no table of finished runs: {error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ValueError(f"{path} is no table of finished runs: {why}.") from None
     try:
         names, *lines = [*csv.reader(io.StringIO(text))] or [[]]
         if tuple(names) != COLUMNS:
@@ -107,7 +110,7 @@ def read_table(path: pathlib.Path) -> list[Finished]:
             game, method, seed, _ = twice[0]
             raise ValueError(f"{game}, {method}, seed {seed} is there twice")
         return runs
-    except (ValueError, OverflowError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} is no table of finished runs: {why}.") from None
 
@@ -116,20 +119,32 @@ def _read_line(line: list[str]) -> Finished:
     if len(line) != len(COLUMNS):
         raise ValueError(f"a line has {len(line)} fields, not {len(COLUMNS)}")
     text = dict(zip(COLUMNS, line))
+
+    def given(kind, name: str):
+        return read(kind, number(text[name]), name)
+
     curve = _read_curve(text["curve"], POINTS)
     meta = {name: _read_curve(text[name], META_POINTS) for name in META_CURVES if text[name]}
     return Finished(
-        text["game"], text["method"], int(text["seed"]), int(text["steps"]), text["settings"],
-        float(text["evaluation_return"]), int(text["evaluation_episodes"]),
-        float(text["late_return"]), float(text["wall_seconds"]), curve, meta,
+        text["game"], text["method"], given(Seed, "seed"), given(Steps, "steps"), text["settings"],
+        _read_number(text["evaluation_return"]), given(Natural, "evaluation_episodes"),
+        _read_number(text["late_return"]), given(Pause, "wall_seconds"), curve, meta,
     )  # fmt: skip
 
 
 def _read_curve(text: str, count: int) -> np.ndarray:
-    values = np.array([float(word) for word in text.split()])
+    values = np.array([_read_number(word) for word in text.split()])
     if len(values) != count:
         raise ValueError(f"a curve has {len(values)} points, not {count}")
     return values
+
+
+def _read_number(text: str) -> float:
+    """Finite, or NaN."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"it has the number {text}; allowed are finite ones, and nan for none")
+    return value
 
 
 def write_table(path: pathlib.Path, runs: Iterable[Finished]) -> None:
@@ -148,14 +163,17 @@ def write_table(path: pathlib.Path, runs: Iterable[Finished]) -> None:
 
 
 def add_to_table(path: pathlib.Path, runs: Iterable[Finished]) -> None:
-    """Adds lines to a file, in the place of those with the same key.
+    """Adds lines to a file, in the place of those with the same key; also while others do.
 
     Raises:
       ValueError: it is no such table; one line.
+      OSError: it cannot be written.
     """
     new = list(runs)
     keys = {run.key for run in new}
-    write_table(path, [*(run for run in read_table(path) if run.key not in keys), *new])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_turn(path):
+        write_table(path, [*(run for run in read_table(path) if run.key not in keys), *new])
 
 
 def _short(value: float) -> str:

@@ -20,6 +20,11 @@ from bmg.storage.fields import (
 )
 
 
+def table_of(root: str, results: str) -> pathlib.Path:
+    """The table of finished runs of the suite in a folder, or the one that is named."""
+    return pathlib.Path(results or pathlib.Path(root) / "results.csv")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunsOptions:
     """How many seeds run for how long, and where they are kept."""
@@ -41,7 +46,7 @@ class RunsOptions:
     @property
     def table(self) -> pathlib.Path:
         """Of finished runs."""
-        return pathlib.Path(self.results or pathlib.Path(self.root) / "results.csv")
+        return table_of(self.root, self.results)
 
     def __post_init__(self):
         check_fields(self)
@@ -90,10 +95,13 @@ class TuneOptions(RunsOptions):
 class FiguresOptions:
     """Print what a table of finished runs comes to, and draw it."""
 
-    results: str = "runs/minatar/results.csv"
-    """Table of finished runs, as `bmg suite minatar` leaves it."""
-    output: str = "runs/minatar/figures"
-    """Folder for the pictures."""
+    root: str = "runs/minatar"
+    """Folder of the suite."""
+    results: str = ""
+    """Table of finished runs, as `bmg suite minatar` leaves it; empty for results.csv in the
+    folder."""
+    output: str = ""
+    """Folder for the pictures; empty for figures in the folder."""
     games: tuple[Game, ...] = GAMES
     """Which of them."""
     methods: tuple[Method, ...] = DEFAULT
@@ -103,6 +111,16 @@ class FiguresOptions:
     of those played at the end."""
     resamples: Count = 2_000
     """Of the bootstrap."""
+
+    @property
+    def table(self) -> pathlib.Path:
+        """Of finished runs."""
+        return table_of(self.root, self.results)
+
+    @property
+    def pictures(self) -> pathlib.Path:
+        """Their folder."""
+        return pathlib.Path(self.output or pathlib.Path(self.root) / "figures")
 
     def __post_init__(self):
         check_fields(self)

@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bmg.experiments.comparison.table import (
     META_CURVES,
@@ -32,6 +32,7 @@ from bmg.launch.runs import is_complete
 from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.suites.minatar import digest
 from bmg.launch.suites.options import RunsOptions
+from bmg.storage.files import owned, reason, remove_leftovers, write_json
 from bmg.storage.run_directory import check_declared, config_file
 
 _SUITE = "suite.json"
@@ -53,10 +54,9 @@ def run_all(
       The exit code: 0 complete, 1 some runs failed, 130 stopped by Ctrl-C.
 
     Raises:
-      ValueError: the folder or the table is another suite's; one line, and nothing was written.
+      ValueError: the folder or the table is another suite's, or cannot be written; one line, and
+        nothing was written.
     """
-    from bmg.storage.files import owned
-
     root = pathlib.Path(options.root)
     placed = {
         part: dataclasses.replace(config, workdir=str(root.joinpath(*part)))
@@ -66,13 +66,15 @@ def run_all(
     identity = {"suite": suite, "steps": options.steps, "seeds": options.seeds,
                 "first_seed": options.first_seed}  # fmt: skip
     _check_folder(root, identity, placed)
+    if missing:
+        _check_table(options.table)
     environment.clean()
 
     def at_once() -> None:
         os.write(2, f"bmg: ends at once; go on with: {again}\n".encode())
 
     # Between two runs; a run answers for itself.
-    with signals.orderly(at_once=at_once) as asked, owned(root):
+    with signals.orderly(at_once=at_once) as asked, owned(root, "--root"):
         _keep_identity(root, identity)
         failed = []
         for number, (part, config) in enumerate(placed.items(), start=1):
@@ -85,15 +87,18 @@ def run_all(
             if code == signals.EXIT_CODE:
                 return code
             if is_complete(config):
-                found = harvest(part, config)
-                add_to_table(options.table, found)
-                late, last = (
-                    sum(getattr(run, name) for run in found) / len(found)
-                    for name in ("late_return", "evaluation_return")
-                )
-                print(f"{name}: return {late:.4g} in the last tenth, {last:.4g} in evaluation")
-                for directory in directories(config):  # as large as the ring
-                    shutil.rmtree(directory / "playing", ignore_errors=True)
+                try:
+                    found = harvest(part, config)
+                    add_to_table(options.table, found)
+                except (OSError, ValueError, LookupError) as error:
+                    is_file = isinstance(error, OSError)
+                    why = f"{error.filename}: {reason(error)}" if is_file else error
+                    print(f"bmg: {name} is not in the table: {why}", file=sys.stderr)
+                    failed.append(name)
+                else:
+                    print(f"{name}: {_returns(found)}")
+                    for directory in directories(config):  # as large as the ring
+                        shutil.rmtree(directory / "playing", ignore_errors=True)
             elif not code:  # stopped in its last evaluation
                 print(f"stopped; go on with: {again}")
                 return signals.EXIT_CODE
@@ -105,6 +110,28 @@ def run_all(
     if failed:
         print(f"bmg: failed: {', '.join(failed)}; try again with: {again}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_table(path: pathlib.Path) -> None:
+    """Writes the table as it is: whoever cannot do so learns it before hours of training.
+
+    Raises:
+      ValueError: it cannot be written; one line.
+    """
+    try:
+        add_to_table(path, [])
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written: {reason(error)}; give another --results."
+        ) from None
+
+
+def _returns(found: Sequence[Finished]) -> str:
+    """What a part has come to, in the mean over its seeds."""
+    late = [run.late_return for run in found if not math.isnan(run.late_return)]
+    last = sum(run.evaluation_return for run in found) / len(found)
+    words = f"return {sum(late) / len(late):.4g} in the last tenth" if late else "no episode ended"
+    return f"{words}, {last:.4g} in evaluation"
 
 
 def _missing(options: RunsOptions, configs: Mapping[Part, TrainConfig]) -> set[Part]:
@@ -145,8 +172,6 @@ def _check_folder(
 
 
 def _keep_identity(root: pathlib.Path, identity: Mapping[str, object]) -> None:
-    from bmg.storage.files import remove_leftovers, write_json
-
     remove_leftovers(root)
     write_json(root / _SUITE, identity)
 

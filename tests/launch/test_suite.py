@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -12,6 +13,7 @@ from bmg.experiments.comparison import table
 from bmg.launch.config import TrainConfig
 from bmg.launch.suites import minatar, runs
 from bmg.launch.suites.options import CompareOptions, FiguresOptions
+from bmg.storage.files import owned
 from bmg.storage.run_directory import config_file, select, to_dict
 from tests.experiments.comparison.test_comparison import finished
 from tests.launch import commands
@@ -185,6 +187,75 @@ def test_a_run_that_fails_does_not_end_the_suite(command, trained, tmp_path):
     (tmp_path / "runs/minatar/results.csv").unlink()
     assert command(*words)[0] == 1 and trained == [("minatar/breakout", "stacx")]
     assert len(table.read_table(tmp_path / "runs/minatar/results.csv")) == 2, "from its folder"
+
+
+def test_a_table_that_cannot_be_written_is_found_before_anything_is_trained(
+    command, trained, tmp_path, monkeypatch
+):
+    """Later, it costs its own part alone, which is there when the suite goes on."""
+    words = "suite minatar --games breakout freeway --methods impala --seeds 2 --steps 3000".split()
+    (tmp_path / "file").touch()
+    for results in ("file/x.csv", "/proc/x/results.csv", "."):
+        with named(results):
+            line = command.refused(*words, "--results", results)
+            assert f"{results} " in line and trained == []
+    assert "/proc/x/results.csv cannot be written" in command.refused(
+        *words, "--results", "/proc/x/results.csv"
+    )
+    add, calls = runs.add_to_table, []
+
+    def full(path, found):
+        calls.append(path)
+        if len(calls) == 2:  # the first one is only tried
+            raise OSError(28, "No space left on device", str(path))
+        add(path, found)
+
+    monkeypatch.setattr(runs, "add_to_table", full)
+    code, _, err = command(*words)
+    assert code == 1 and len(trained) == 2
+    assert "bmg: breakout impala is not in the table: runs/minatar/results.csv: No space" in err
+    assert "failed: breakout impala; try again with" in err
+    found = table.read_table(tmp_path / "runs/minatar/results.csv")
+    assert {run.game for run in found} == {"freeway"}
+    assert command(*words)[0] == 0 and len(trained) == 2
+    assert len(table.read_table(tmp_path / "runs/minatar/results.csv")) == 4
+
+
+def test_a_suite_without_an_episode_says_so(command, trained, tmp_path):
+    words = "suite minatar --games breakout --methods impala --seeds 2 --steps 3000".split()
+    assert command(*words)[0] == 0
+    for path in tmp_path.glob("runs/minatar/breakout/impala/seed-*/metrics.jsonl"):
+        path.write_text('{"frames": 1500, "training/loss": 1.0}\n')
+    path = tmp_path / "runs/minatar/results.csv"
+    path.unlink()
+    code, out, err = command(*words)
+    assert code == 0 and "breakout impala: no episode ended, 2 in evaluation" in out, err
+    assert all(math.isnan(run.late_return) for run in table.read_table(path))
+    line = command.refused("suite", "minatar", "figures")
+    assert "no episode ended: breakout impala 0 1; give --score evaluation, or run more" in line
+
+
+def test_figures_of_a_suite_elsewhere(command, tmp_path, pictures):
+    written = [finished("breakout", method, seed, value=seed + 1.0)
+               for method in ("impala", "stacx") for seed in range(3)]  # fmt: skip
+    table.write_table(tmp_path / "other/results.csv", written)
+    code, out, err = command("suite", "minatar", "figures", "--root", "other", "--resamples", "20")
+    assert code == 0, err
+    assert out.splitlines()[-1] == "other/figures/meta_parameters.png"
+    assert "no run on: asterix, freeway, seaquest, space_invaders" in out
+    table.write_table(
+        tmp_path / "x.csv", [*written, finished("breakout", "stacx", 9, settings="x")]
+    )
+    line = command.refused("suite", "minatar", "figures", "--results", "x.csv")
+    assert "breakout, stacx under two settings, 0123456789ab and x" in line
+
+
+def test_two_suites_in_a_folder(command, trained, tmp_path):
+    (tmp_path / "runs/minatar").mkdir(parents=True)
+    with owned(tmp_path / "runs/minatar"):
+        code, _, err = command("suite", "minatar", "--seeds", "2")
+    assert code == 2 and trained == []
+    assert "in use" in err and "give another --root." in err
 
 
 def test_the_sweep_ends_in_a_table(command, trained):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from bmg.experiments.comparison import figures, statistics, table
 from bmg.experiments.comparison.table import META_CURVES, META_POINTS, POINTS, Finished
 from tests.tables import named
+from tests.waiting import DEADLINE
 
 GAMES, METHODS = ("breakout", "freeway"), ("impala", "stacx", "bmg-l1-kl")
 
@@ -24,6 +28,10 @@ def finished(game: str, method: str, seed: int, value: float = 1.0, **changes) -
         game, method, seed, 1_000, "0123456789ab", value + 0.5, 32, value, 60.0, curve, meta
     )
     return run._replace(**changes)
+
+
+def late(run: Finished) -> float:
+    return run.late_return
 
 
 def some_runs(seeds: int = 4) -> list[Finished]:
@@ -63,6 +71,38 @@ def test_a_line_takes_the_place_of_the_one_with_its_key(tmp_path):
     assert found == {(0, "0123456789ab"): 1.0, (1, "0123456789ab"): 3.0, (1, "other"): 1.0}
 
 
+ADD = """
+import pathlib, sys
+import numpy as np
+from bmg.experiments.comparison.table import POINTS, Finished, add_to_table
+print("ready", flush=True)
+sys.stdin.readline()
+for seed in range(30):
+    run = Finished("pong", sys.argv[1], seed, 10, "0", 1.0, 1, 1.0, 1.0, np.zeros(POINTS), {})
+    add_to_table(pathlib.Path("results.csv"), [run])
+"""
+
+
+def test_two_processes_add_to_a_table_and_no_line_is_lost(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ADD, name], cwd=tmp_path, text=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for name in ("a", "b")
+    ]  # fmt: skip
+    try:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        assert [process.wait(DEADLINE) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    found = [run.key[1:3] for run in table.read_table(tmp_path / "results.csv")]
+    assert found == [(name, seed) for name in ("a", "b") for seed in range(30)]
+
+
 def test_what_is_no_table_is_one_line(tmp_path):
     path = tmp_path / "results.csv"
     table.write_table(path, some_runs())
@@ -76,6 +116,13 @@ def test_what_is_no_table_is_one_line(tmp_path):
         (f"{header}\n{first}\n{first}\n", "breakout, bmg-l1-kl, seed 0 is there twice"),
         (whole.replace(" ", "", 1), "points, not"),
         ("\0", "results.csv is no table"),
+        (whole.replace(",1000,", ",0,", 1), "steps is 0; allowed are integers from 1"),
+        (whole.replace(",1000,", f",1{'0' * 60},", 1), "steps is an integer of 200 bits; allowed"),
+        (whole.replace(",0,1000,", ",-1,1000,", 1), "seed is -1; allowed are"),
+        (whole.replace(",32,", ",-32,", 1), "evaluation_episodes is -32; allowed are"),
+        (whole.replace(",60,", ",nan,", 1), "wall_seconds is 'nan'; allowed are"),
+        (re.sub(r",32,[^,]*,", ",32,inf,", whole, count=1), "the number inf; allowed are finite"),
+        (re.sub(r" [^ ]* ", " -inf ", whole, count=1), "the number -inf; allowed are finite"),
     ):
         with named(text[:40]):
             path.write_text(text)
@@ -159,7 +206,7 @@ def test_scores_lie_between_chance_and_the_best_mean():
 
 def test_only_what_can_be_compared_is():
     runs = some_runs(3)
-    comparison, notes = figures.gather(runs, GAMES, METHODS)
+    comparison, notes = figures.gather(runs, GAMES, METHODS, late)
     assert comparison.games == GAMES and comparison.seeds == dict.fromkeys(METHODS, (0, 1, 2))
     assert notes == []
     matrix = comparison.matrix(lambda run: run.late_return)
@@ -167,24 +214,50 @@ def test_only_what_can_be_compared_is():
         run.late_return for run in runs if run.key[:3] == ("breakout", "stacx", 1)
     )
     part = [run for run in runs if run.key[:3] != ("freeway", "stacx", 2)]
-    comparison, notes = figures.gather(part, GAMES, (*METHODS, "bmg-l4-kl"))
+    comparison, notes = figures.gather(part, GAMES, (*METHODS, "bmg-l4-kl"), late)
     assert comparison.seeds["stacx"] == (0, 1) and comparison.seeds["impala"] == (0, 1, 2)
     assert notes[0] == "no run of: bmg-l4-kl" and "does not have on all games" in notes[1]
     part = [run for run in runs if run.key[:2] != ("freeway", "stacx")]
-    comparison, notes = figures.gather(part, GAMES, METHODS)
-    assert comparison.games == ("breakout",) and "freeway" in notes[0]
+    comparison, notes = figures.gather(part, GAMES, METHODS, late)
+    assert comparison.games == ("breakout",)
+    assert notes == ["left out, as not every method has a run there: freeway"]
+    part = [run for run in runs if run.game != "freeway"]
+    comparison, notes = figures.gather(part, GAMES, METHODS, late)
+    assert comparison.games == ("breakout",) and notes == ["no run on: freeway"]
     for wrong, words in (
         ([*runs, finished("breakout", "stacx", 9, steps=5)], "5 and 1000 steps"),
-        ([*runs, finished("breakout", "stacx", 0, settings="x")], "seed 0 under two settings"),
+        ([*runs, finished("breakout", "stacx", 9, settings="x")],
+         "breakout, stacx under two settings, 0123456789ab and x; leave"),
         ([finished("breakout", "stacx", 0), finished("freeway", "impala", 0)], "no game has"),
         ([], "no game has"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
-            figures.gather(wrong, GAMES, METHODS)
+            figures.gather(wrong, GAMES, METHODS, late)
+
+
+def test_a_run_without_a_score_changes_nothing_for_the_others():
+    runs = some_runs(3)
+    runs[0] = runs[0]._replace(late_return=math.nan)
+    assert runs[0].key[:3] == ("breakout", "impala", 0)
+    with_it, notes = figures.gather(runs, GAMES, METHODS, late, "wait")
+    without, _ = figures.gather(runs[1:], GAMES, METHODS, late)
+    assert notes[0] == "left out, as no episode ended: breakout impala 0; wait"
+    assert with_it.seeds == without.seeds and with_it.seeds["impala"] == (1, 2)
+    ours, theirs = (
+        statistics.normalise(each.matrix(late), np.zeros(2)) for each in (with_it, without)
+    )
+    for method in METHODS:
+        np.testing.assert_array_equal(ours[method], theirs[method])
+    evaluated, notes = figures.gather(runs, GAMES, METHODS, lambda run: run.evaluation_return)
+    assert notes == [] and evaluated.seeds["impala"] == (0, 1, 2)
+    none = [run._replace(late_return=math.nan) for run in runs]
+    words = "no episode ended: breakout bmg-l1-kl 0 1 2, breakout impala 0 1 2.*; wait.; give fewer"
+    with pytest.raises(ValueError, match=words):
+        figures.gather(none, GAMES, METHODS, late, "wait")
 
 
 def test_pictures_show_the_numbers(tmp_path, pictures):
-    comparison, _ = figures.gather(some_runs(), GAMES, METHODS)
+    comparison, _ = figures.gather(some_runs(), GAMES, METHODS, late)
     returns = comparison.matrix(lambda run: run.late_return)
     scores = statistics.normalise(returns, np.zeros(2))
     aggregates = statistics.aggregates(scores, 50)
