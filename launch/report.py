@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import json
@@ -10,12 +11,15 @@ import pathlib
 from typing import TYPE_CHECKING, Literal
 
 from bmg.launch import environment
+from bmg.launch.console import duration
 from bmg.launch.options import check_name, parse_options, with_first
 from bmg.launch.pictures import no_picture
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
-from bmg.storage.fields import Count, check_fields
-from bmg.storage.files import found_json
+from bmg.storage.fields import Count, Seed, check_fields, read
+from bmg.storage.files import found_json, reason
+from bmg.storage.rows import is_finite
+from bmg.storage.run_directory import load_json
 
 if TYPE_CHECKING:
     from bmg.experiments.comparison.report import Score
@@ -60,61 +64,96 @@ def main(arguments: list[str]) -> int:
     from bmg.environments.scores import GAMES
     from bmg.experiments.comparison import report
 
+    if not options.folder and not options.scores:
+        raise ValueError("--folder and --scores are empty; give one of them, or both.")
     scores, notes = of_runs(options) if options.folder else ([], [])
     if options.scores:
-        scores += of_table(pathlib.Path(options.scores))
+        given = of_table(pathlib.Path(options.scores))
+        if both := {score.method for score in scores} & {score.method for score in given}:
+            raise ValueError(
+                f"{options.scores} has the method {min(both)!r}, and so has {options.folder}; give "
+                "it another name in the table."
+            )
+        scores += given
     if not scores:
+        for note in notes:
+            print(note)
         raise ValueError(
-            f"no run in {options.folder} has a human-normalised score; give a folder of runs of "
-            "Atari games, or --scores."
+            f"no run in {options.folder} has a score to compare; give a folder of runs of Atari "
+            "games that have results, or --scores."
         )
     compared, missing = report.gather(scores, GAMES)
     baseline = options.baseline or next(iter(compared.scores))
     check_name("method", baseline, compared.scores)
     aggregates = report.aggregates(compared, options.resamples)
     summary = report.summary_rows(compared, aggregates)
+    readable = [_with_time(row) for row in summary]
     games = report.game_rows(compared)
     folder = pathlib.Path(options.output or pathlib.Path(options.folder or ".") / "report")
     try:
         pictures = list(report.draw(compared, baseline, options.resamples, folder))
         report.write_table(folder / "games.csv", games)
         report.write_table(folder / "summary.csv", summary)
-        tables = [("Summary", summary), ("Returns and human-normalised scores", games)]
+        tables = [("Summary", readable), ("Returns and human-normalised scores", games)]
         page = report.page(options.title, [*notes, *missing], tables, pictures)
         (folder / "report.html").write_text(page, "utf-8")
     except OSError as error:
         raise no_picture(folder, error) from None
     for note in (*notes, *missing):
         print(note)
-    print_table(summary)
+    print_table(readable)
     if len(games) <= _SHOWN:
         print_table(games)
     print(folder / "report.html")
     return 0
 
 
+def _with_time(row: dict) -> dict:
+    """A row of the summary, with hours as they are read best."""
+    *others, (_, hours) = row.items()
+    return {**dict(others), "time of a run": None if hours is None else duration(3_600 * hours)}
+
+
 def of_runs(options: ReportConfig) -> tuple[list[Score], list[str]]:
     """Scores of the runs in a folder; lines about those that have none, or are not complete."""
     from bmg.experiments.curves import find_runs, group_runs
+    from bmg.experiments.records import RESULTS
 
     # What runs have in common beside their games and seeds -> those that have a score.
     methods: dict[str, list[tuple[Run, Score]]] = {}
     notes = []
+    unknown: collections.Counter[str] = collections.Counter()  # games -> runs
     for path in find(pathlib.Path(options.folder)):
-        for run in find_runs(path):
-            if run.columns is not None:
-                continue
-            found = _score_of(run, options.score)
+        if (path / RESULTS).exists():  # an experiment's
+            continue
+        try:
+            scored = [(run, _score_of(run, options.score)) for run in find_runs(path)]
+        except OSError as error:
+            notes.append(f"{error.filename or path} cannot be read: {reason(error)}; left out")
+            continue
+        except ValueError as error:
+            notes.append(f"{' '.join(str(error).split()).rstrip('.')}; left out")
+            continue
+        for run, found in scored:
             if isinstance(found, str):
                 notes.append(found)
+                continue
+            if math.isnan(found.score):
+                unknown[found.game] += 1
                 continue
             settings = {k: v for k, v in run.settings.items() if k != "game"}
             members = methods.setdefault(json.dumps(settings, sort_keys=True), [])
             same = [x for x, y in members if (y.game, y.seed) == (found.game, found.seed)]
             if same:
-                notes.append(f"{run.workdir} is the same run as {same[0].workdir}, and left out")
+                notes.append(
+                    f"{_named(run)} has the settings and the seed of {_named(same[0])}; left out"
+                )
             else:
                 members.append((run._replace(settings=settings), found))
+    notes += [
+        f"nobody knows a human's score of {game}: {count} run{'s' * (count > 1)} left out"
+        for game, count in unknown.items()
+    ]
     groups = group_runs([members[0][0] for members in methods.values()])
     labels = [group.label for group in groups]
     if len(groups) == 1:
@@ -127,25 +166,35 @@ def of_runs(options: ReportConfig) -> tuple[list[Score], list[str]]:
     return scores, notes
 
 
+def _named(run: Run) -> str:
+    """A run and its runtime, which is none of the settings that are compared."""
+    return f"{run.workdir} (runtime {load_json(run.workdir).get('runtime')})"
+
+
 def _score_of(run: Run, kind: str) -> Score | str:
-    """Its score, of no method yet, or why it has none."""
+    """Its score, of no method yet, NaN where no human's is known; or why it has none.
+
+    Raises:
+      ValueError: its seed is none; one line.
+      OSError: its metrics cannot be read.
+    """
     from bmg.environments.scores import human_normalized_score
     from bmg.experiments.comparison.report import Score
 
     results = found_json(run.workdir / "results.json")
-    try:
-        game, raw = results["game"], results[f"{kind}_return"]
-        frames, seconds = float(results["frames"]), float(results["wall_seconds"])
-    except (ValueError, LookupError, TypeError):
+    game, raw = results.get("game"), results.get(f"{kind}_return")
+    frames, seconds = results.get("frames"), results.get("wall_seconds")
+    if not isinstance(game, str) or not is_finite(frames) or not is_finite(seconds):
         return f"{run.workdir} has no results yet"
-    if not isinstance(raw, (int, float)):
+    if not is_finite(raw):
         return f"{run.workdir} has no {kind} return yet"
+    seed = read(Seed, run.seed, f"{run.workdir}: seed")
     score = human_normalized_score(game, raw)
     if score is None:
-        return f"{run.workdir}: nobody knows a human's score of {game}"
+        return Score(game, "", seed, math.nan, raw, frames, math.nan)
     x, y = run.points("training/return", "frames")
     curve = (x, human_normalized_score(game, y))
-    return Score(game, "", run.seed, score, float(raw), frames, seconds / 3600, curve)
+    return Score(game, "", seed, score, float(raw), frames, seconds / 3600, curve)
 
 
 def of_table(path: pathlib.Path) -> list[Score]:
@@ -158,20 +207,42 @@ def of_table(path: pathlib.Path) -> list[Score]:
     from bmg.experiments.comparison.report import Score
 
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or "game" not in rows[0]:
-            raise ValueError("its first column is no `game`")
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
+            names, *lines = [line for line in csv.reader(file) if line] or [[]]
+        if "game" not in names or not all(names):
+            raise ValueError("its first line does not name columns, `game` among them")
+        _check_once("column", names)
+        if wrong := [line for line in lines if len(line) != len(names)]:
+            raise ValueError(f"a line has {len(wrong[0])} fields, not {len(names)}")
+        rows = [dict(zip(names, line)) for line in lines]
+        _check_once("game", [row["game"] for row in rows])
         scores = []
         for row in rows:
             if (game := row.pop("game")) not in SCORES:
                 raise ValueError(f"it has the game {game!r}, whose human score nobody knows")
             for method, cell in row.items():
-                if cell:
-                    raw = float(cell)
+                if cell.strip():
+                    raw = _finite(cell)
                     score = human_normalized_score(game, raw)
                     scores.append(Score(game, method, 0, score, raw, math.nan, math.nan))
+        if not scores:
+            raise ValueError(
+                "it has no return; give one in the line of a game, the column of a method"
+            )
         return scores
-    except (OSError, ValueError, csv.Error, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} is no table of returns: {reason(error)}.") from None
+    except (ValueError, csv.Error) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{path} is no table of returns: {why}.") from None
+
+
+def _check_once(kind: str, names: list[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"it has the {kind} {twice[0]!r} twice; leave one out")
+
+
+def _finite(cell: str) -> float:
+    if not math.isfinite(value := float(cell)):
+        raise ValueError(f"it has the return {cell.strip()}; allowed are finite numbers, or none")
+    return value

@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bmg.experiments.comparison import statistics
-from bmg.experiments.comparison.figures import draw_profiles, shown
+from bmg.experiments.comparison.figures import draw_profiles
 from bmg.experiments.comparison.statistics import Estimate
-from bmg.experiments.plots import Panel, draw_band, save_panels
+from bmg.experiments.plots import Panel, draw_band, save_panels, short_counts
 
-_THRESHOLDS = np.linspace(0.0, 8.0, 81)  # human-normalised scores of a profile
+_PROFILE = (-1.0, 8.0)  # human-normalised scores that a profile has at most
+_LINEAR = 10.0  # up to this, relative scores stand on a linear scale
 
 
 class Score(NamedTuple):
@@ -99,7 +100,7 @@ def aggregates(report: Report, resamples: int) -> dict[str, dict[str, Estimate]]
 
 
 def summary_rows(report: Report, found: Mapping[str, Mapping[str, Estimate]]) -> list[dict]:
-    """A row for each method."""
+    """A row for each method; scores in percent, as in `game_rows`."""
     rows = []
     for method, by_game in report.scores.items():
         every = [score for own in by_game.values() for score in own]
@@ -107,16 +108,17 @@ def summary_rows(report: Report, found: Mapping[str, Mapping[str, Estimate]]) ->
         hours = [score.hours for score in every]
         rows.append(
             {"method": method, "games": len(by_game), "seeds": len(report.matrix(method)),
-             **{name: _estimate(estimate) for name, estimate in found[method].items()},
+             **{f"{name}, %": _percent(estimate) for name, estimate in found[method].items()},
              "above human": int(above),
              "hours of a run": None if np.all(np.isnan(hours)) else float(np.nanmean(hours))}
         )  # fmt: skip
     return rows
 
 
-def _estimate(found: Estimate) -> str:
+def _percent(found: Estimate) -> str:
     """With its interval, where several seeds give one."""
-    return shown(found) if found.high > found.low else f"{found.value:.3f}"
+    value, low, high = (f"{100 * x:.1f}" for x in found)
+    return f"{value} [{low}, {high}]" if found.high > found.low else value
 
 
 def game_rows(report: Report) -> list[dict]:
@@ -156,13 +158,15 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
       (caption, path) of each.
     """
     others = [method for method in report.scores if method != baseline]
+    found = {m: values for m in others if (values := relative(report, m, baseline))}
+    most = max((abs(x) for values in found.values() for x in values.values()), default=0.0)
     panels: list[Panel] = [
-        (f"{method} over {baseline}", functools.partial(_draw_relative, values=values))
-        for method in others
-        if (values := relative(report, method, baseline))
-    ]
+        (f"{method} over {baseline}",
+         functools.partial(_draw_relative, values=values, linear=most <= _LINEAR))
+        for method, values in found.items()
+    ]  # fmt: skip
     if panels:
-        height = max(3.8, 0.17 * len(report.games))
+        height = max(2.2, 1.0 + 0.17 * len(report.games))
         path = save_panels(folder / "relative.png", panels, columns=2, size=(5.2, height))
         yield "Human-normalised score minus the baseline's, in units of its size (figure 4)", path
     curves = {
@@ -173,12 +177,13 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
         path = save_panels(folder / "median.png", [("median over games", panel)], size=(6.4, 4.2))
         yield "Median human-normalised score over frames (figure 4)", path
     scores = {method: report.matrix(method) for method in report.scores}
+    thresholds = thresholds_of(scores)
     found = {
-        method: statistics.profiles({method: own}, _THRESHOLDS, resamples)[method]
+        method: statistics.profiles({method: own}, thresholds, resamples)[method]
         for method, own in scores.items()
     }
     panel = functools.partial(
-        draw_profiles, thresholds=_THRESHOLDS, found=found, label="human-normalised score"
+        draw_profiles, thresholds=thresholds, found=found, label="human-normalised score"
     )
     name = "share of runs with a higher score"
     path = save_panels(folder / "profiles.png", [(name, panel)], size=(6.4, 4.2))
@@ -195,6 +200,15 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
     if panels:
         path = save_panels(folder / "games.png", panels, columns=4, size=(4.2, 2.9))
         yield "Returns of each game, mean and one standard deviation (figures 13 to 18)", path
+
+
+def thresholds_of(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of profiles: from 0, or the lowest score, to a little above the highest one; but for scores
+    so far away that they would hide the others."""
+    every = np.concatenate([own.ravel() for own in scores.values()])
+    high = every.max() + 0.05 * abs(every.max())
+    low, high = np.clip([min(every.min(), 0.0), high], *_PROFILE)
+    return np.linspace(low, max(high, low + 0.1), 81)
 
 
 def standardised(report: Report) -> dict[str, np.ndarray]:
@@ -262,19 +276,27 @@ def median_curve(report: Report, method: str) -> tuple[np.ndarray, np.ndarray] |
     return at, np.median(means, axis=0)
 
 
-def _draw_relative(axis, values: Mapping[str, float]) -> None:
+def _draw_relative(axis, values: Mapping[str, float], linear: bool) -> None:
     """Bars from the best to the worst, on a scale that shows both ends."""
+    from matplotlib.ticker import StrMethodFormatter
+
     names = sorted(values, key=values.__getitem__)
     shown_values = np.array([values[name] for name in names])
     axis.barh(range(len(names)), shown_values, color=np.where(shown_values < 0, "C3", "C0"))
     axis.set_yticks(range(len(names)), names, fontsize=6)
-    axis.set_xscale("symlog", linthresh=1.0)
+    if not linear:
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.axvline(0.0, color="black", linewidth=0.8)
+    axis.set_xlabel("in units of the baseline's score")
+    # As wide as three bars at least: one alone would fill the picture.
+    middle, half = (len(names) - 1) / 2, max(len(names), 3) / 2
+    axis.set_ylim(middle - half, middle + half)
 
 
 def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for method, (x, y) in curves.items():
-        axis.plot(x / 1e6, y, label=method)
+        axis.plot(x, y, label=method)
     _name_axes(axis)
 
 
@@ -291,12 +313,13 @@ def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
 
 def _draw_bands(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for method, (at, values) in curves.items():
-        draw_band(axis, at / 1e6, values, method)
+        draw_band(axis, at, values, method)
     _name_axes(axis)
 
 
 def _name_axes(axis) -> None:
-    axis.set_xlabel("environment frames (millions)")
+    axis.set_xlabel("environment frames")
+    short_counts(axis)
     axis.set_ylabel("human-normalised score")
 
 

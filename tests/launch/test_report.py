@@ -39,7 +39,7 @@ def test_the_papers_table_has_the_papers_medians(command, tmp_path, pictures):
     rows = {row["method"]: row for row in table_of(tmp_path / "made/summary.csv")}
     assert list(rows) == list(MEDIANS)
     for method, median in MEDIANS.items():
-        assert float(rows[method]["median"]) == pytest.approx(median / 100, abs=6e-4)
+        assert float(rows[method]["median, %"]) == pytest.approx(median, abs=0.06)
         assert int(rows[method]["above human"]) == ABOVE_HUMAN[method]
     games = table_of(tmp_path / "made/games.csv")
     assert len(games) == 57 and games[0]["game"] == "alien"
@@ -60,11 +60,12 @@ def test_the_papers_table_has_the_papers_medians(command, tmp_path, pictures):
     assert "KL&amp;V" in page and "KL&V<" not in page
 
 
-def leave(folder, game, seed, returned, algorithm="bmg", rows=2):
+def leave(folder, game, seed, returned, algorithm="bmg", rows=2, runtime="auto"):
     """A run that has ended, or one without results."""
     save_run(folder, game=game, seed=seed)
     settings = json.loads((folder / "config.json").read_text())
     settings["agent"]["algorithm"] = algorithm
+    settings["runtime"] = runtime
     (folder / "config.json").write_text(json.dumps(settings))
     if returned is None:
         return
@@ -84,18 +85,36 @@ def test_runs_of_several_games_and_seeds(command, tmp_path, pictures):
                     path = root / f"{algorithm}-{game}-{seed}"
                     leave(path, game, seed, gain + seed, algorithm)
     leave(root / "young", "pong", 2, None)
-    leave(root / "pong-again", "pong", 0, 99.0)
-    leave(root / "snake", "snake", 0, 3.0)
+    leave(root / "pong-again", "pong", 0, 99.0, runtime="in-graph")
+    for seed in (0, 1):
+        leave(root / f"snake-{seed}", "snake", seed, 3.0)
+    for name, file, text in (
+        ("config", "config.json", "[]"), ("seed", "config.json", '{"seed": "x"}'),
+        ("lost", "metrics.jsonl", None), ("nan", "results.json", "{}"),
+    ):  # fmt: skip
+        leave(root / name, "pong", 5, 3.0)
+        path = root / name / file
+        path.unlink() if text is None else path.write_text(text)
     code, out, err = command("report", "runs", "--resamples", "50", "--baseline", "impala")
     assert code == 0 and err == "", err
     assert "runs/young has no results yet" in out
-    assert "runs/pong-again is the same run as runs/bmg-pong-0, and left out" in out
-    assert "runs/snake: nobody knows a human's score of snake" in out
+    assert "runs/nan has no results yet" in out
+    assert (
+        "runs/pong-again (runtime in-graph) has the settings and the seed of runs/bmg-pong-0 "
+        "(runtime auto); left out" in out
+    )
+    assert out.count("snake") == 1
+    assert "nobody knows a human's score of snake: 2 runs left out" in out
+    assert "runs/config/config.json cannot be read: it is a list; allowed" in out
+    assert "runs/seed: seed is 'x'; allowed are integers from 0; left out" in out
+    assert "runs/lost/metrics.jsonl cannot be read: No such file or directory; left out" in out
     assert "impala lacks seeds of breakout: 1" in out
     rows = {row["method"]: row for row in table_of(root / "report/summary.csv")}
     assert list(rows) == ["bmg", "impala"]
     assert (rows["bmg"]["games"], rows["bmg"]["seeds"], rows["impala"]["seeds"]) == ("2", "2", "1")
-    assert float(rows["bmg"]["hours of a run"]) == 2
+    assert float(rows["bmg"]["hours of a run"]) == 2 and "2 h 00 min" in out
+    mean = np.mean([human_normalized_score(g, x) for g in ("pong", "breakout") for x in (10, 11)])
+    assert rows["bmg"]["mean, %"].startswith(f"{100 * mean:.1f} [")
     games = {row["game"]: row for row in table_of(root / "report/games.csv")}
     assert list(games) == ["breakout", "pong"]
     assert float(games["pong"]["bmg"]) == 10.5 and float(games["breakout"]["impala"]) == 0.0
@@ -105,11 +124,11 @@ def test_runs_of_several_games_and_seeds(command, tmp_path, pictures):
     (curves,) = pictures["median.png"]
     end = {label: points[-1] for label, points in curves.lines.items()}
     both = [human_normalized_score(game, 10.5) for game in ("pong", "breakout")]
-    np.testing.assert_allclose(end["bmg"], [0.004, np.median(both)])
+    np.testing.assert_allclose(end["bmg"], [4_000, np.median(both)])
     breakout, pong = pictures["games.png"]
     assert (breakout.title, pong.title) == ("breakout", "pong")
     mean = np.mean([human_normalized_score("pong", x) for x in (10, 11)])
-    np.testing.assert_allclose(pong.lines["bmg"][-1], [0.004, mean])
+    np.testing.assert_allclose(pong.lines["bmg"][-1], [4_000, mean])
     assert set(pong.lines) == {"bmg", "impala"} and "standardised.png" in pictures
     code, out, _ = command("report", "runs", "--score", "training", "--resamples", "50")
     assert code == 0
@@ -152,11 +171,19 @@ def test_seeds_that_a_method_does_not_have_everywhere():
 
 
 WRONG = [
-    ("", "its first column is no `game`"),
-    ("name,a\npong,1\n", "its first column is no `game`"),
+    ("", "its first line does not name columns, `game` among them"),
+    ("name,a\npong,1\n", "its first line does not name columns, `game` among them"),
+    ("game,\npong,1\n", "its first line does not name columns"),
     ("game,a\npnog,1\n", "'pnog'"),
     ("game,a\npong,x\n", "could not convert"),
-    ("game,a\npong,1,2\n", "no table of returns"),
+    ("game,a\npong,1,2\n", "a line has 3 fields, not 2"),
+    ("game,a\npong\n", "a line has 1 fields, not 2"),
+    ("game,a\npong,1\nalien,3\npong,2\n", "the game 'pong' twice"),
+    ("game,a,b,a\npong,1,2,3\n", "the column 'a' twice"),
+    ("game,a\npong,nan\n", "the return nan; allowed are finite"),
+    ("game,a\npong,-inf\n", "the return -inf; allowed are finite"),
+    ("game\npong\n", "it has no return; give one in the line of a game"),
+    ("game,a\npong,\n", "it has no return"),
 ]
 
 
@@ -170,7 +197,27 @@ def test_what_is_no_table_is_one_line(command, tmp_path, text, words):
 def test_nothing_to_compare_is_one_line(command, tmp_path):
     assert "give a folder of runs" in command.refused("report", "nowhere")
     assert "x.csv" in command.refused("report", "--folder", "", "--scores", "x.csv")
+    assert "--folder and --scores are empty" in command.refused("report", "--folder", "")
     (tmp_path / "x.csv").write_text("game,a\npong,1\n")
     options = ("--folder", "", "--scores", "x.csv", "--baseline", "b")
     assert "no method 'b'" in command.refused("report", *options)
     assert [score.raw for score in of_table(tmp_path / "x.csv")] == [1.0]
+    (tmp_path / "x.csv").write_text("\ufeffb,game\n1,pong\n\n", "utf-8")
+    assert [score.method for score in of_table(tmp_path / "x.csv")] == ["b"], "a spreadsheet's"
+    leave(tmp_path / "runs" / "young", "pong", 2, None)
+    code, out, err = command("report")
+    assert code == 2 and out == "runs/young has no results yet\n"
+    assert err.startswith("bmg: no run in runs has a score to compare;") and err.count("\n") == 1
+    leave(tmp_path / "runs" / "old", "pong", 2, 3.0, "b")
+    line = command.refused("report", "--scores", "x.csv")
+    assert "x.csv has the method 'b', and so has runs; give it another name" in line
+
+
+def test_where_profiles_are_drawn():
+    """From 0, or what is lower, to just above the highest score, and at most to 800 %."""
+    for scores, (low, high) in (
+        ([0.1, 2.0], (0.0, 2.1)), ([-0.5, 1.0], (-0.5, 1.05)), ([1.0, 300.0], (0.0, 8.0)),
+        ([-9.0, -4.0], (-1.0, -0.9)), ([0.0], (0.0, 0.1)),
+    ):  # fmt: skip
+        found = report.thresholds_of({"a": np.array([scores]), "b": np.array([scores[:1]])})
+        np.testing.assert_allclose([found[0], found[-1]], [low, high])
