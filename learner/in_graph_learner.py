@@ -167,7 +167,8 @@ class InGraphLearner:
         most = 1
         if self._updates >= self._total:
             frames = self._records[0].frames
-            self._notify(f"the run has {frames:,} frames already; give more --frames to go on")
+            what = "give more --frames to go on" if self._is_evaluated() else "it is evaluated"
+            self._notify(f"the run has {frames:,} frames already; {what}")
         try:
             while self._updates < self._total and not should_stop():
                 count = min(most, self._total - self._updates)
@@ -204,6 +205,11 @@ class InGraphLearner:
         for record in self._records:
             record.check_saved()
         return complete
+
+    def _is_evaluated(self) -> bool:
+        """Whether nothing is missing of a run that has its frames."""
+        found = [record.progress.evaluation or {} for record in self._records]
+        return not self._evaluates or all(x.get("final") is True for x in found)
 
     def _row_is_due(self, chunks: list[tuple[int, Told]], seconds: float) -> bool:
         """So many rows in a run, evenly over its updates, or one after so long a time."""

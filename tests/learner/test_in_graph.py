@@ -271,6 +271,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(agent, tmp_path):
     assert '"complete": true' in results and '"evaluation_return": null' not in results
 
 
+def test_a_run_that_has_its_frames_says_what_is_left_to_do(agent, tmp_path, capsys):
+    """Stopped in its last evaluation, and then complete."""
+    first = learner(agent, tmp_path, 1, 2)
+    first._evaluate = lambda final, should_stop: None
+    first.run(lambda: False)
+    frames = 2 * CONFIG.online_batch * LENGTH
+    for words in ("it is evaluated", "give more --frames to go on"):
+        capsys.readouterr()
+        learner(agent, tmp_path, 1, 2, resume=True).run(lambda: False)
+        assert f"the run has {frames} frames already; {words}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kept", ["all", "the newest"])
 def test_seeds_that_were_saved_at_different_times_go_on_together(agent, tmp_path, kept, capsys):
     """As a process leaves them that is killed between the checkpoints of two seeds."""
