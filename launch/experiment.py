@@ -93,11 +93,11 @@ def evaluate(experiment: Experiment, arguments: list[str]) -> int:
 
 
 def draw(experiment: Experiment, arguments: list[str]) -> int:
-    """Draws the figures that the runs in a folder suffice for."""
+    """Draws the figures that there are runs for."""
     from bmg.experiments.records import load_runs
 
     options = _options(experiment, "figures", experiment.figures, arguments)
-    runs = load_runs(experiment.config, pathlib.Path(options.root))
+    runs = load_runs(experiment.config, pathlib.Path(options.root)) if options.of_runs else []
     _show(experiment.functions.draw(runs, options))
     return 0
 
@@ -109,7 +109,7 @@ def _show(results: Iterable[Shown]) -> None:
         if isinstance(shown, list):
             print_table(shown)
         else:
-            print(shown)
+            print(shown, flush=True)
 
 
 def _options(experiment: Experiment, command: str, default, arguments: list[str]):

@@ -32,11 +32,12 @@ def parse_row(line: bytes | str) -> Row | None:
         return None
     if not isinstance(value, dict):
         return None
-    row = {name: x for name, x in value.items() if _is_finite(x)}
+    row = {name: x for name, x in value.items() if is_finite(x)}
     return row if "frames" in row else None
 
 
-def _is_finite(value) -> bool:
+def is_finite(value) -> bool:
+    """Whether it is a number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
