@@ -133,11 +133,20 @@ def test_the_sweeps_that_come_along_are_the_papers():
         ('games = ["pong"]\n[settings]\na = 1', "settings.a is 1; give a table, [settings.a]"),
         ('games = ["pong"]\n[settings.".."]', "'..' is no name; give one with a letter"),
         ('games = ["pong"]\n[grid]\nframes = 3', "frames is 3; give a list of values"),
-        ('games = ["pong"]\n[grid]\nframes = []', "frames is a list; give a list of values"),
+        ('games = ["pong"]\n[grid]\nframes = []', "frames is empty; give at least one value"),
         (
             'games = ["pong"]\n[settings.x]\nframes = 1\n[settings."x"]\nframes = 2',
             "own.toml cannot be read",
         ),
+        (
+            'games = ["pong"]\nseeds = [7, 0, 5]\n[options]\nruntime = "in-graph"\nseeds = 3',
+            "seeds has 5 and 7, and with the option seeds = 3 a run of seed 5 trains 5 to 7",
+        ),
+        (
+            'games = ["catch"]\n[settings.""]\n[settings."seed-0"]',
+            "the run catch/seed-0/seed-0 would be in the folder of the run catch/seed-0",
+        ),
+        (f'games = ["pong"]\n[settings.{"a" * 300}]', "name has 312 letters, and at most 251"),
         ('games = ["pong"]\n[settings."a b"]\n[settings.a-b]', "two runs would be in pong/a-b"),
     ],
 )
