@@ -9,7 +9,9 @@ import os
 import pathlib
 import shlex
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -238,6 +240,27 @@ def test_a_sweep_is_stopped_and_goes_on(tmp_path):
     code, out, err = commands.bmg("sweep", str(path), cwd=tmp_path)
     assert code == 0 and "2 of 2 runs are complete" in out and "starts" not in out
     assert written_at == [(folder / "results.json").stat().st_mtime_ns for folder in folders]
+
+
+def test_a_run_that_was_stopped_before_it_began_has_not_begun(tmp_path, monkeypatch, capsys):
+    """It has no configuration yet; the other one has."""
+    path = written(tmp_path, CATCH.format(frames=100, evaluators=0))
+    found = declaration.runs_of(declaration.load(path), tmp_path / "runs")
+    asked = threading.Event()
+
+    def start(run, log, cores):
+        if run.config.seed == 0:
+            run.config.path.mkdir(parents=True)
+            config_file(run.config.path).write_text("{}")
+        else:
+            asked.set()
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(local.signals, "orderly", lambda at_once: contextlib.nullcontext(asked))
+    assert local.run_all(tmp_path / "runs", found, [None, None], 0, lambda: None) == ([], True)
+    out = capsys.readouterr().out
+    assert "catch/seed-0: stopped\n" in out and "catch/seed-1: not begun\n" in out
 
 
 # It ends the process the first time that it is made.
