@@ -86,5 +86,10 @@ class FiguresOptions:
         """Where pictures go."""
         return pathlib.Path(self.output or pathlib.Path(self.root) / "figures")
 
+    @property
+    def of_runs(self) -> bool:
+        """Whether any of them shows the runs in that folder."""
+        return True
+
     def __post_init__(self):
         check_fields(self)

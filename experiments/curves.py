@@ -27,6 +27,7 @@ _BESIDES = (
     "preset", "wandb", "devices", "hosts", "actors", "evaluator",
 )  # fmt: skip
 _BESIDES_OF_LEARNER = ("log", "checkpoint", "publish", "profile", "platform")
+_WHAT = ("agent.algorithm", "method", "game")  # what a run is, in a few words
 _MOST_DIFFERENCES = 4  # in a label
 _POINTS = 200  # of a curve over several seeds
 _RESAMPLES = 1_000
@@ -145,14 +146,11 @@ def _label(run: Run, others: Sequence[Run]) -> str:
     """What tells a run from the others; where that is nothing, or too much, what it is, and where
     if another one is the same.
 
-    How agents meta-learn is told where it differs among those of one algorithm.
+    How agents meta-learn is told where it differs among those of one algorithm. What follows from
+    the game, as a network does, is told where it differs within a game.
     """
-    alike = [x for x in others if _algorithm(x) == _algorithm(run)]
-    own = ("agent.meta.", "agent.lpg.")
-    differing = [
-        name for name in dict.fromkeys(name for x in others for name in x.settings)
-        if len({json.dumps(x.settings.get(name)) for x in _among(name, own, alike, others)}) > 1
-    ]  # fmt: skip
+    names = dict.fromkeys(name for x in others for name in x.settings)
+    differing = [name for name in names if _differs(name, run, others)]
     repeated = sum(x.settings == run.settings for x in others) > 1
     if not differing or len(differing) > _MOST_DIFFERENCES or repeated:
         what = _names(run)
@@ -170,16 +168,20 @@ def _label(run: Run, others: Sequence[Run]) -> str:
 
 
 def _names(run: Run) -> list[str]:
-    known = (run.settings.get(name) for name in ("agent.algorithm", "method", "game"))
+    known = (run.settings.get(name) for name in _WHAT)
     return [value for value in known if isinstance(value, str)]
 
 
-def _among(name: str, own: tuple[str, ...], alike: Sequence[Run], others: Sequence[Run]):
-    return alike if name.startswith(own) else others
-
-
-def _algorithm(run: Run) -> Any:
-    return run.settings.get("agent.algorithm")
+def _differs(name: str, run: Run, others: Sequence[Run]) -> bool:
+    """Whether a setting is one that labels tell, by all runs or by those like this one."""
+    if name.startswith(("agent.meta.", "agent.lpg.")):
+        algorithm = run.settings.get("agent.algorithm")
+        others = [x for x in others if x.settings.get("agent.algorithm") == algorithm]
+    found: dict[Any, set[str]] = {}
+    for other in others:
+        game = None if name in _WHAT else json.dumps(other.settings.get("game"))
+        found.setdefault(game, set()).add(json.dumps(other.settings.get(name)))
+    return any(len(values) > 1 for values in found.values())
 
 
 def line_of(

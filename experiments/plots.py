@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ THEMES = {
 _LINES = ("-", "--", ":", "-.")
 # With more of either a legend in each panel would hide what it shows.
 _MANY_LINES, _MANY_PANELS = 6, 8
+_FEW_POINTS = 30  # of a line, each of which is marked
 
 
 def plain(text: str) -> str:
@@ -41,10 +42,28 @@ def line_look(index: int) -> dict[str, str]:
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % len(_LINES)]}
 
 
+def marks(x: np.ndarray) -> dict[str, Any]:
+    """Of a line: each point where there are few, as nothing is known of what is between them."""
+    return {"marker": "o" if len(x) < _FEW_POINTS else None, "markersize": 3}
+
+
+def plain_log(axis) -> None:
+    """Numbers such as 0.94 beside a y that is in powers of ten."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x, pos=None):
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(Plain())
+    axis.yaxis.set_minor_formatter(Plain())
+
+
 def draw_band(axis, x: np.ndarray, values: np.ndarray, label: str, **line_options) -> None:
     """Mean over seeds, [S, n], with one standard deviation."""
     mean, std = values.mean(0), values.std(0)
-    (line,) = axis.plot(x, mean, label=label, **{"linewidth": 1.3, **line_options})
+    (line,) = axis.plot(x, mean, label=label, **{"linewidth": 1.3, **marks(x), **line_options})
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
 
 

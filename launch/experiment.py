@@ -93,12 +93,20 @@ def evaluate(experiment: Experiment, arguments: list[str]) -> int:
 
 
 def draw(experiment: Experiment, arguments: list[str]) -> int:
-    """Draws the figures that the runs in a folder suffice for."""
+    """Draws the figures that there are runs for.
+
+    Raises:
+      ValueError: no runs, or no place for the pictures; one line.
+    """
     from bmg.experiments.records import load_runs
+    from bmg.launch.pictures import no_picture
 
     options = _options(experiment, "figures", experiment.figures, arguments)
-    runs = load_runs(experiment.config, pathlib.Path(options.root))
-    _show(experiment.functions.draw(runs, options))
+    runs = load_runs(experiment.config, pathlib.Path(options.root)) if options.of_runs else []
+    try:
+        _show(experiment.functions.draw(runs, options))
+    except OSError as error:
+        raise no_picture(options.folder, error) from None
     return 0
 
 
@@ -109,7 +117,7 @@ def _show(results: Iterable[Shown]) -> None:
         if isinstance(shown, list):
             print_table(shown)
         else:
-            print(shown)
+            print(shown, flush=True)
 
 
 def _options(experiment: Experiment, command: str, default, arguments: list[str]):

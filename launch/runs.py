@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from bmg.experiments.config import LifetimesConfig
 from bmg.launch.config import TrainConfig
 from bmg.launch.console import duration
 from bmg.launch.options import parse_options, with_first
@@ -76,18 +77,31 @@ def row_of(path: pathlib.Path, root: pathlib.Path) -> dict[str, Any]:
     total = settings.get("frames", settings.get("steps"))
     return {
         "run": str(path.relative_to(root)) if path != root else path.name or str(path),
-        "what": " ".join(
-            str(settings[name])
-            for name in ("game", "agent.algorithm", "agent", "method", "objective")
-            if isinstance(settings.get(name), str)
-        ),
+        "what": _what(settings),
         "seeds": _seeds(settings),
-        "frames": _share(frames, total),
+        "frames": _share(frames, total, _unit(results)),
         "training": _mean(latest, "training/return"),
         "evaluation": _mean(latest, "evaluation/return"),
         "state": _state(path, results, frames, total),
         "age": duration(max(time.time() - _newest(path), 0.0)),
     }
+
+
+def _what(settings: dict[str, Any]) -> str:
+    words = [
+        settings[name]
+        for name in ("game", "agent.algorithm", "agent", "method", "objective")
+        if isinstance(settings.get(name), str)
+    ]
+    # An objective alone, with which a rule is meta-trained, would be taken for an agent.
+    is_lpg = "objective" in settings and "rule.prediction" in settings
+    return ", ".join(["lpg", *words]) if is_lpg else " ".join(words)
+
+
+def _unit(results: dict[str, Any]) -> str:
+    """What an experiment's steps are, where they are no steps of an environment."""
+    counted = results.get("counted")
+    return counted if isinstance(counted, str) and counted != LifetimesConfig.counted else ""
 
 
 def is_complete(config: TrainConfig) -> bool:
@@ -132,12 +146,12 @@ def _seeds(settings: dict[str, Any]) -> str:
     return str(first) if count == 1 else f"{first}-{first + count - 1}"
 
 
-def _share(frames, total) -> str:
+def _share(frames, total, unit: str) -> str:
     if not isinstance(frames, (int, float)):
         return ""
     if not isinstance(total, (int, float)) or not total:
-        return _short(frames)
-    return f"{_short(min(frames, total))} of {_short(total)}"
+        return f"{_short(frames)} {unit}".rstrip()
+    return f"{_short(min(frames, total))} of {_short(total)} {unit}".rstrip()
 
 
 def _short(number: float) -> str:
@@ -161,6 +175,8 @@ def _state(path: pathlib.Path, results: dict[str, Any], frames, total) -> str:
 
 
 def _newest(path: pathlib.Path) -> float:
-    """When something was written there last, seconds since the epoch."""
-    there = [*path.iterdir(), *path.glob(f"seed-*/{METRICS}"), *path.glob("checkpoints/*.npz")]
-    return max((x.lstat().st_mtime for x in there), default=0.0)
+    """When the run wrote there last, seconds since the epoch; what others leave, such as
+    evaluations and videos, does not count."""
+    written = (METRICS, "results.csv", "results.json", f"seed-*/{METRICS}", "checkpoints/*.npz")
+    there = [x for pattern in written for x in path.glob(pattern)] or [config_file(path)]
+    return max(x.lstat().st_mtime for x in there)

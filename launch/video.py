@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 KINDS = (".mp4", ".gif", ".webp", ".png")  # all of them animated
-_HEIGHT = 320  # pixels of the screen
+_HEIGHT = 320  # pixels of the screen, and of a picture whose lines are not more than it holds
 _PANEL = 300  # pixels beside it
 _LINE = 18  # pixels of a line of text
+_TOP, _GAP = 8, _LINE // 3  # pixels above the lines, and between groups of them
 _COLORS = 128  # of a GIF
 _PALETTE_OF = 24  # pictures that its palette is chosen from
 _MOST_ACTIONS = 9  # that have a bar; of more, the likeliest ones
@@ -108,7 +110,10 @@ def _encode(path: pathlib.Path, pictures: list, frames_per_second: float) -> Non
     path.open("ab").close()  # the encoder would not say what is wrong with the path
     size = tuple(side + side % 2 for side in pictures[0].size)
     writer = imageio_ffmpeg.write_frames(str(path), size, fps=frames_per_second, macro_block_size=2)
-    writer.send(None)
+    with warnings.catch_warnings():
+        # JAX's, of any child process: this one begins another program at once.
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        writer.send(None)
     for picture in pictures:
         whole = Image.new("RGB", size)
         whole.paste(picture)
@@ -139,13 +144,16 @@ def picture(moment: Moment, number: int, title: str, facts: Mapping[str, float])
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    shown = np.sort(np.argsort(-moment.probabilities, kind="stable")[:_MOST_ACTIONS])
+    lines = 2 + (moment.value is not None) + len(shown) + len(facts)
+    height = max(_HEIGHT, 2 * _TOP + lines * _LINE + 2 * _GAP)
     screen = Image.fromarray(screen_of(moment.frame))
     width = max(round(screen.width * _HEIGHT / screen.height), 1)
-    whole = Image.new("RGB", (min(width, 2 * _HEIGHT) + _PANEL, _HEIGHT), (24, 24, 28))
+    whole = Image.new("RGB", (min(width, 2 * _HEIGHT) + _PANEL, height), (24, 24, 28))
     screen = screen.resize((min(width, 2 * _HEIGHT), _HEIGHT), Image.Resampling.NEAREST)
     whole.paste(screen, (0, 0))
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(size=13)
-    left, y = screen.width + 12, 8
+    left, y = screen.width + 12, _TOP
 
     def line(text: str, color=(220, 220, 220)) -> None:
         nonlocal y
@@ -156,18 +164,16 @@ def picture(moment: Moment, number: int, title: str, facts: Mapping[str, float])
     line(f"step {number}   return {moment.episode_return:.4g}")
     if moment.value is not None:
         line(f"value {moment.value:.3f}")
-    y += _LINE // 3
-    shown = np.sort(np.argsort(-moment.probabilities, kind="stable")[:_MOST_ACTIONS])
+    y += _GAP
     for action in shown:
         chosen = action == moment.action
         color = (255, 170, 60) if chosen else (110, 140, 190)
         length = round(float(moment.probabilities[action]) * (_PANEL - 110))
         pen.rectangle((left + 62, y + 3, left + 62 + length, y + _LINE - 4), fill=color)
         line(f"action {action}", color if chosen else (220, 220, 220))
-    y += _LINE // 3
+    y += _GAP
     for name, number_ in facts.items():
-        if y + _LINE <= _HEIGHT:
-            line(f"{name} {number_:.5g}", (150, 200, 150))
+        line(f"{name} {number_:.5g}", (150, 200, 150))
     return whole
 
 

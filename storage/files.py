@@ -73,6 +73,8 @@ def _sync(directory: pathlib.Path) -> None:
 
 def reason(error: OSError) -> str:
     """Why something could not be written, in the system's words."""
+    if isinstance(error, FileExistsError) and error.filename:  # where a folder should be made
+        return f"{error.filename} is no folder"
     return error.strerror or str(error)
 
 

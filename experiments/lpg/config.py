@@ -332,6 +332,11 @@ class LpgFiguresOptions(FiguresOptions):
     seed: Seed = 1
     """Of worlds and agents."""
 
+    @property
+    def of_runs(self) -> bool:
+        """Figure 9 shows others."""
+        return set(self.figures) != {"9"}
+
     def __post_init__(self):
         super().__post_init__()
         check_worlds(self, may_be_empty=True)

@@ -30,6 +30,7 @@ from bmg.experiments.records import Run
 __all__ = ["curves", "draw", "evaluate", "keep", "leave", "make_lifetime", "suite", "summarise"]
 
 _LAST = 4  # a quarter of the rows counts for the sum
+_TOLD = {"rule": "the rule", "at first": "the rule as it began"}
 
 DESCRIPTIONS = {
     "loss": "Outer loss: what the rule's meta-gradient lowers.",
@@ -102,29 +103,33 @@ def evaluate(
     over agents and seeds of the rule."""
     worlds = options.worlds or config.worlds
     scale = options.lifetime_scale or config.lifetime_scale
-    rows, draw_rule = [], first_rule(config)
+    rows, draw_rule, tried = [], first_rule(config), trial.timed()
     for world in worlds:
         own = dataclasses.replace(config, worlds=(world,), lifetime_scale=scale)
         updates = own.updates_of_lifetime(world)
         yield f"{world}: lives of {updates:,} updates"
         how = (updates, options.agents, options.seed)
         a2c = trial.best_of(trial.try_out(own, None, *how, options.entropy_weights), 0)
+        yield tried(world, "A2C")
         found = {"rule": [], "at first": []}
         for index, state in enumerate(lifetimes):
+            seed = config.first_seed + index
             # As `init` of the lifetime draws it.
-            key = jax.random.split(jax.random.PRNGKey(config.first_seed + index), 3)[0]
+            key = jax.random.split(jax.random.PRNGKey(seed), 3)[0]
+            which = f" of seed {seed}" if config.seeds > 1 else ""
             for name, rule in (
                 ("rule", state.meta.params), ("at first", draw_rule(key)),
             ):  # fmt: skip
                 made = trial.try_out(own, rule, *how)
                 found[name].append(trial.best_of(made, 0))
+                yield tried(world, f"{_TOLD[name]}{which}")
         rows.append({"world": world, "updates": updates})
         for name, bests in found.items():
             finals = np.array([best.final.mean() for best in bests])
             rows[-1][name] = float(finals.mean())
         rows[-1]["a2c"] = float(a2c.final.mean())
-        rows[-1]["arm"] = str(found["rule"][0].arm)
-        rows[-1]["a2c arm"] = str(a2c.arm)
+        rows[-1]["step sizes"] = str(found["rule"][0].arm)
+        rows[-1]["A2C's step size, entropy weight"] = str(a2c.arm)
     yield rows
 
 
@@ -148,9 +153,9 @@ def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
     """The figures that there are runs for."""
     output = options.folder
     if "9" in options.figures:
-        trained = transfer.find(pathlib.Path(options.trained))
-        yield transfer.draw(trained, output)
-        yield transfer.table(trained)
+        yield from transfer.show(pathlib.Path(options.trained), output)
+    if not options.of_runs:
+        return
     if "7" in options.figures:
         yield figures.draw_figure_7(runs, output)
         yield figures.table_7(runs)
@@ -167,6 +172,11 @@ def draw(runs: Sequence[Run], options: LpgFiguresOptions) -> Iterable[Shown]:
             if name in options.figures:
                 yield from make(first, options, output)
     if rules and "3" in options.figures:
-        outcomes = figures.try_all(rules, options)
+        outcomes = []
+        for found in figures.try_all(rules, options):
+            if isinstance(found, str):
+                yield found
+            else:
+                outcomes.append(found)
         yield figures.draw_figure_3(outcomes, output)
         yield figures.table_of(outcomes)

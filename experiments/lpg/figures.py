@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from bmg.environments import grid, worlds
 from bmg.experiments.lpg import analysis, trial
 from bmg.experiments.lpg.config import LpgConfig, LpgFiguresOptions
 from bmg.experiments.lpg.trial import Best
-from bmg.experiments.plots import draw_band, save_panels
+from bmg.experiments.plots import draw_band, plain_log, save_panels
 from bmg.experiments.records import Run
 
 A2C = "A2C"
@@ -65,27 +65,27 @@ class Outcome(NamedTuple):
     bests: dict[str, Best]  # by method
 
 
-def try_all(rules: Sequence[Learned], options: LpgFiguresOptions) -> list[Outcome]:
-    """New agents in every world: by each rule, and by A2C."""
+def try_all(rules: Sequence[Learned], options: LpgFiguresOptions) -> Iterator[str | Outcome]:
+    """New agents in every world: by each rule, and by A2C; a line about each, as it takes long."""
     names = options.worlds
     if not names:
         own = dict.fromkeys(name for found in rules for name in found.config.worlds)
         names = (*own, *(name for name in worlds.HELD_OUT if name not in own))
-    outcomes = []
+    tried = trial.timed()
     for name in names:
         bests: dict[str, Best] = {}
         for label, config, rule in [*rules, (A2C, rules[0].config, None)]:
             scale = options.lifetime_scale or config.lifetime_scale
             own = dataclasses.replace(config, worlds=(name,), lifetime_scale=scale)
             updates = own.updates_of_lifetime(name)
-            tried = trial.try_out(
+            found = trial.try_out(
                 own, rule, updates, options.agents, options.seed, options.entropy_weights
             )
-            bests[label] = trial.best_of(tried, 0)
+            bests[label] = trial.best_of(found, 0)
+            yield tried(name, label)
         points = bests[A2C].curve.shape[1]
         steps = np.arange(1, points + 1) / points * updates * own.steps_per_update
-        outcomes.append(Outcome(name, steps, bests))
-    return outcomes
+        yield Outcome(name, steps, bests)
 
 
 def table_of(outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
@@ -151,17 +151,22 @@ def draw_figure_4(found: Learned, options: LpgFiguresOptions, output: pathlib.Pa
     rewards = as_pictures(world, _rewards(world))
     values = as_pictures(world, grids.values[0, 0])
 
-    def image(picture, axis, **how):
-        axis.imshow(picture, **how)
+    def image(picture, axis, bar=True, **how):
+        colors = axis.imshow(picture, **how)
         axis.set_xticks([])
         axis.set_yticks([])
+        if bar:
+            beside = axis.inset_axes([1.04, 0, 0.06, 1])
+            axis.figure.colorbar(colors, cax=beside).ax.tick_params(labelsize=7)
 
     panels = [
         ("rewards", functools.partial(image, rewards, cmap="RdYlGn", vmin=-1, vmax=1)),
         ("true values", functools.partial(image, values)),
     ]
+    # They share their colours, and one bar.
+    of_y = functools.partial(image, vmin=0, vmax=np.nanmax(y))
     panels += [
-        (f"y[{index}]", functools.partial(image, picture, vmin=0, vmax=np.nanmax(y)))
+        (f"y[{index}]", functools.partial(of_y, picture, bar=index == size - 1))
         for index, picture in enumerate(pictures)
     ]
     return save_panels(output / "figure_4.png", panels, columns=8, size=_SQUARE)
@@ -206,7 +211,7 @@ def draw_figure_5(
         axis.plot(
             made.updates, errors["TD"][:, index], label="from TD(λ)'s value", color=_COLORS["LPG-V"]
         )
-        axis.set_yscale("log")
+        plain_log(axis)
         axis.set_xlabel("updates")
         axis.set_ylabel("mean squared error")
 
@@ -256,7 +261,7 @@ def draw_figure_6(
     def curve(axis):
         draw_band(axis, np.maximum(updates, 0.5), apart.T, "", color=_COLORS["LPG"])
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        plain_log(axis)
         axis.set_xlabel("updates")
         axis.set_ylabel("KL(y0 || y1), nats")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -158,6 +159,12 @@ def best_of(trial: Trial, world: int, points: int = 40, final: float = 0.2) -> B
     parts = np.array_split(np.arange(episodes.shape[-1]), min(points, episodes.shape[-1]))
     curve = [mean_of(returns[arm][:, p].sum(-1), episodes[arm][:, p].sum(-1)) for p in parts]
     return Best(trial.arms[arm], finals[arm], np.stack(curve, axis=1))
+
+
+def timed() -> Callable[[str, str], str]:
+    """(world, method) -> a line that this was tried, with the time since now."""
+    begin = time.monotonic()
+    return lambda world, method: f"{world}: {method}, {time.monotonic() - begin:.0f} s so far"
 
 
 def mean_of(total: np.ndarray, count: np.ndarray) -> np.ndarray:

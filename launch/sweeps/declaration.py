@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bmg.environments.games import folder_name
@@ -52,6 +53,8 @@ _SUFFIX = ".toml"
 _OWN = ("game", "seed", "workdir", "resume")
 _LARGEST_FILE = 2**20  # bytes
 _MOST_RUNS = 100_000
+_LONGEST_NAME = 255 - len(".log")  # bytes: a run's is that of its log as well
+_LONGEST_SHOWN = 40  # letters of it
 Options = dict[str, Any]  # `group.name` -> TOML value
 
 
@@ -165,16 +168,59 @@ def runs_of(sweep: Sweep, root: pathlib.Path) -> list[Run]:
         except ValueError as error:
             where = f" with {setting}" if setting else ""
             raise ValueError(f"{game}{where}: {error}") from None
+        _check_seeds(declaration.seeds, config.seeds)
         folder = "/".join(filter(None, (folder_name(game), setting)))
         plain.append((folder, game, options, config))
     folders = [folder for folder, *_ in plain]
     if twice := sorted({x for x in folders if folders.count(x) > 1}):
         raise ValueError(f"two runs would be in {twice[0]}; give each game and setting once.")
-    return [
+    runs = [
         _run(root, folder, game, seed, options, config)
         for seed in declaration.seeds
         for folder, game, options, config in plain
     ]
+    _check_names([run.name for run in runs])
+    return runs
+
+
+def _check_seeds(seeds: Sequence[int], each: int) -> None:
+    """Refuses seeds that two runs would train.
+
+    Args:
+      seeds: the first one of each run.
+      each: how many a run has.
+
+    Raises:
+      ValueError: one line.
+    """
+    ordered = sorted(seeds)
+    for one, other in zip(ordered, ordered[1:]):
+        if other - one < each:
+            raise ValueError(
+                f"seeds has {one} and {other}, and with the option seeds = {each} a run of seed "
+                f"{one} trains {one} to {one + each - 1}; leave that option out, or give seeds "
+                f"that are {each} apart."
+            )
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuses a run's folder inside another run's, and names that no file can have.
+
+    Raises:
+      ValueError: one line.
+    """
+    known = set(names)
+    for name in names:
+        if inside := known & set(map(str, pathlib.PurePath(name).parents)):
+            raise ValueError(
+                f"the run {name} would be in the folder of the run {inside.pop()}; give that "
+                "setting another name."
+            )
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise ValueError(
+                f"a run's name has {len(name)} letters, and at most {_LONGEST_NAME} may be in a "
+                f"file's; give a shorter setting than that of {name[:_LONGEST_SHOWN]}..."
+            )
 
 
 def _run(
@@ -209,7 +255,9 @@ def _cells(tables: Mapping[str, Any]) -> Iterator[tuple[str, Options]]:
     """(name, options) of each setting with each combination of the grid."""
     grid = _options(tables["grid"], "grid")
     for name, values in grid.items():
-        if not isinstance(values, list) or not values:
+        if values == []:
+            raise ValueError(f"grid: {name} is empty; give at least one value.")
+        if not isinstance(values, list):
             raise ValueError(f"grid: {name} is {shown(values)}; give a list of values.")
     shorts = [name.rpartition(".")[2] for name in grid]
     shorts = [x if shorts.count(x) == 1 else name for x, name in zip(shorts, grid)]

@@ -15,6 +15,7 @@ from bmg.launch.console import duration
 from bmg.launch.runs import is_complete
 from bmg.launch.sweeps.declaration import Run
 from bmg.launch.sweeps.job import goes_again, log_of, open_log, start
+from bmg.storage.run_directory import config_file
 
 _LOOK = 0.2  # seconds between looks at the processes
 
@@ -88,7 +89,8 @@ def run_all(
                         done += 1
                         print(f"{name}: complete after {took} ({done} of {len(runs)})", flush=True)
                     elif asked.is_set():
-                        print(f"{name}: stopped", flush=True)
+                        began = config_file(each.run.config.path).exists()
+                        print(f"{name}: {'stopped' if began else 'not begun'}", flush=True)
                     elif each.tries and goes_again(code):
                         left = f"{each.tries} tries left"
                         print(f"{name}: failed (exit code {code}), goes on; {left}", flush=True)

@@ -58,6 +58,28 @@ def test_seeds_of_one_run_are_a_group(tmp_path):
     assert alone.label == "bmg, catch"
 
 
+def test_what_follows_from_the_game_tells_no_runs_apart(tmp_path):
+    """Such as a network; unless it differs within a game as well."""
+
+    def leave(name, game, torso, features, rate):
+        agent = {**AGENT, "network": {"torso": torso}, "optimizer": {"rate": rate}}
+        return leave_run(tmp_path / name, 0, agent, game=game, features=features)
+
+    one = leave("a", "snake", "auto", 128, 1), leave("b", "catch", "mlp", 64, 1)
+    assert [group.label for group in group_runs(runs_of(*one))] == ["snake", "catch"]
+    both = *one, leave("c", "catch", "mlp", 64, 2)
+    assert [group.label for group in group_runs(runs_of(*both))] == [
+        "snake, rate 1", "catch, rate 1", "catch, rate 2"
+    ]  # fmt: skip
+    torsos = *one, leave("d", "catch", "auto", 64, 1)
+    assert [group.label for group in group_runs(runs_of(*torsos))] == [
+        "snake, torso auto", "catch, torso mlp", "catch, torso auto"
+    ]  # fmt: skip
+    other = leave_run(tmp_path / "e", 0, {**AGENT, "algorithm": "impala"}, game="catch")
+    labels = [group.label for group in group_runs(runs_of(one[0], other))]
+    assert labels == ["snake, bmg", "catch, impala"]
+
+
 def test_the_same_run_once_more_is_another_line(tmp_path):
     """With the same seeds: by another version of the program, perhaps."""
     for name in "ab":

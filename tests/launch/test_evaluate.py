@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 
 import imageio_ffmpeg
 import jax
@@ -164,6 +165,35 @@ def test_what_an_agent_thinks_is_told(saved):
         np.testing.assert_allclose(moment.probabilities, jax.nn.softmax(logits[0]), atol=1e-5)
         np.testing.assert_allclose(moment.value, saved.agent.value(params, frame)[0], atol=1e-5)
         assert 0 <= moment.action < 3
+
+
+def test_all_lines_are_in_the_picture():
+    """However many actions and facts there are; they begin where the screen's own height ends."""
+    frame, facts = np.zeros((4, 4, 1), np.uint8), {f"fact_{i}": float(i) for i in range(8)}
+    heights = []
+    for actions in (2, 9, 18):
+        moment = video.Moment(frame, np.full(actions, 1 / actions), 0, 0.5, 0.0)
+        whole = np.asarray(video.picture(moment, 0, "title", facts))
+        green = np.all(whole[:, 320:] == (150, 200, 150), axis=-1).any(axis=1)
+        lines = np.count_nonzero(np.diff(np.flatnonzero(green)) > 5) + 1
+        assert lines == len(facts) and not green[-4:].any()
+        heights.append(len(whole))
+    assert heights[0] == 320 < heights[1] == heights[2], "the likeliest nine alone have a bar"
+
+
+def test_a_child_process_that_encodes_is_no_warning(tmp_path, monkeypatch, recwarn):
+    """JAX warns of any."""
+
+    def write_frames(*_, **__):
+        warnings.warn("os.fork() was called. JAX is multithreaded.", RuntimeWarning, stacklevel=1)
+        warnings.warn("another", RuntimeWarning, stacklevel=1)
+        yield
+        yield
+
+    monkeypatch.setattr("imageio_ffmpeg.write_frames", write_frames)
+    moment = video.Moment(np.zeros((4, 4, 1), np.uint8), np.ones(1), 0, None, 0.0)
+    video.write(tmp_path / "a.mp4", [moment], "title", {})
+    assert [str(each.message) for each in recwarn] == ["another"]
 
 
 def test_screens_of_any_kind():

@@ -9,6 +9,7 @@ import pytest
 from bmg.agents.rule_file import load_rule, save_rule
 from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.experiments.records import read_csv
+from tests.experiments.lpg.test_figures import trained
 from tests.launch import commands
 from tests.launch.commands import files, json_of
 
@@ -42,6 +43,9 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
     code, out, _ = command("lpg", "evaluate", "--workdir", "run", "--agents", 1, "--worlds",
                            "chain-short")  # fmt: skip
     assert code == 0 and "chain-short" in out and "cliff" not in out
+    for method in ("A2C", "the rule", "the rule as it began"):
+        assert f"chain-short: {method}, " in out
+    assert "step sizes" in out and "arm" not in out
 
 
 @pytest.mark.heavy
@@ -78,6 +82,17 @@ def test_all_goes_on_and_is_drawn(command, tmp_path):
     assert code == 0 and "fixed step sizes" in out and (tmp_path / "drawn/figure_7.png").exists()
     assert "grid" in command.refused("lpg", "figures", "--root", "suite", "--grid", "chain-short")
     assert "methods" in command.refused("lpg", "all", "--root", "other", "--methods", "ppo")
+
+
+def test_figure_9_needs_no_meta_training(command, tmp_path):
+    """In the folder of runs that other figures are of."""
+    trained(tmp_path / "agents" / "a", "catch", 0.25, ("cliff",))
+    code, out, err = command("lpg", "figures", "--figures", 9, "--trained", "agents")
+    assert code == 0 and "0.25 (-)" in out, err
+    assert (tmp_path / "runs/lpg/figures/figure_9.png").exists()
+    assert "no runs in runs/lpg" in command.refused(
+        "lpg", "figures", "--figures", 7, 9, "--trained", "agents"
+    )
 
 
 @pytest.mark.heavy

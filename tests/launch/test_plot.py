@@ -57,10 +57,69 @@ def test_what_is_printed_is_what_was_written(command, run, tmp_path, output, wri
     assert (tmp_path / written).read_bytes().startswith(start)
 
 
+def test_a_folder_of_runs_is_searched(command, tmp_path):
+    """However deep; what cannot be drawn there is named, and a folder inside a run is its own."""
+    row = json.dumps({"frames": 40, "training/return": 1.0})
+    for name in ("mine/a/seed-0", "mine/b", "mine/b/checkpoints"):
+        save_run(tmp_path / name, frames=len(name))
+        (tmp_path / name / "metrics.jsonl").write_text(row)
+    save_run(tmp_path / "mine/young")
+    (tmp_path / "mine/broken").mkdir()
+    (tmp_path / "mine/broken/config.json").write_text("{")
+    code, out, err = command("plot", "--workdirs", "mine", "--output", "x.png")
+    assert code == 0 and err == "", err
+    lines = out.splitlines()
+    assert lines[0].startswith("mine/broken is left out: mine/broken/config.json cannot be read")
+    assert lines[1] == "mine/young is left out: it has no metrics yet"
+    assert sum("training/return" in line for line in lines) == 2
+    assert "no run in mine/young can be drawn" not in command.refused(
+        "plot", "--workdirs", "mine/young"
+    ), "one that is named is refused as such"
+    (tmp_path / "others/young").mkdir(parents=True)
+    (tmp_path / "mine/broken").rename(tmp_path / "others/broken")
+    line = command.refused("plot", "--workdirs", "others")
+    assert "no run in others can be drawn: others/broken is left out" in line
+    assert "no run in nowhere" in command.refused("plot", "--workdirs", "nowhere")
+
+
+def test_metrics_that_nobody_named_may_be_missing(command, run, pictures):
+    """An evaluation comes late; what --metrics names must be there."""
+    code, _, err = command("plot", "--workdirs", "run", "--output", "x.png")
+    assert code == 0 and [panel.title for panel in pictures["x.png"]] == [METRIC], err
+    line = command.refused("plot", "--workdirs", "run", "--metrics", METRIC, "evaluation/return")
+    assert "no run has the metric 'evaluation/return'" in line
+    (run / "metrics.jsonl").write_text('{"frames": 1, "loss": 2.0}')
+    line = command.refused("plot", "--workdirs", "run")
+    assert "no run has training/return or evaluation/return yet" in line and "--metrics" in line
+
+
+def test_panels_share_the_axis_of_frames_from_0_on(command, run, monkeypatch):
+    """Also one with a single point, whose own axis would be narrow."""
+    ends = []
+
+    def record(path, panels, **how):
+        for _, draw in panels:
+            axis = Figure().add_subplot()
+            draw(axis)
+            ends.append(axis.get_xlim())
+
+    monkeypatch.setattr(plots, "save_panels", record)
+    rows = [{"frames": 100 * i, METRIC: 1.0} for i in range(1, 11)]
+    rows.append({"frames": 900, "evaluation/return": 2.0})
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert command("plot", "--workdirs", "run")[0] == 0
+    assert ends == [(0, 1020)] * 2
+    (run / "metrics.jsonl").write_text(json.dumps({"frames": 0, METRIC: 1.0}))
+    assert command("plot", "--workdirs", "run")[0] == 0
+    low, high = ends[2]
+    assert low < 0 < high, "nothing but a point at 0"
+
+
 IMPOSSIBLE = [
     ("x.pngg", ["'.pngg'", ".png, ", "Did you mean .png?"]),
     ("x.7", ["'.7'", ".pdf"]),
     ("run/config.json/x.png", ["run/config.json/x.png", "--output"]),
+    ("/dev/null/x.png", ["no picture at /dev/null/x.png: /dev/null is no folder", "--output"]),
     ("/proc/nowhere/x.png", ["/proc/nowhere/x.png", "--output"]),
 ]
 

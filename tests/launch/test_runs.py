@@ -95,6 +95,30 @@ def test_seeds_of_one_program_and_experiments(command, tmp_path):
     assert found["broken"][:6] == ["", "", "", "", "", "stopped"]
 
 
+def test_meta_training_of_a_rule_is_no_agent_and_counts_no_frames(command, tmp_path):
+    (tmp_path / "rule").mkdir()
+    config = {"objective": "a2c", "rule": {"prediction": "distribution"}, "steps": 20, "seeds": 1}
+    (tmp_path / "rule/config.json").write_text(json.dumps({**config, "first_seed": 0}))
+    results = {"complete": True, "steps": 20, "counted": "meta-updates"}
+    (tmp_path / "rule/results.json").write_text(json.dumps(results))
+    found = table(command, ".")
+    assert found["rule"][:3] == ["lpg, a2c", "0", "20 of 20 meta-updates"]
+
+
+def test_the_age_is_that_of_what_the_run_wrote(command, tmp_path):
+    """What is made of a run later, in its folder, is no sign of life; a checkpoint is one."""
+    leave(tmp_path / "run", 1_000, False, "stopped")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    hours_ago = time.time() - 7_200
+    for path in (tmp_path / "run").rglob("*"):
+        os.utime(path, (hours_ago, hours_ago))
+    (tmp_path / "run/evaluation.json").write_text("{}")
+    (tmp_path / "run/videos").mkdir()
+    assert table(command, "run")["run"][6] == "2 h 00 min"
+    (tmp_path / "run/checkpoints/1.npz").write_bytes(b"")
+    assert table(command, "run")["run"][6] == "0 s"
+
+
 @pytest.mark.parametrize("arguments", [["nowhere"], ["--folder", "nowhere"], []])
 def test_no_runs_are_one_line(command, arguments):
     assert "give a folder of run directories" in command.refused("runs", *arguments)

@@ -9,7 +9,9 @@ import os
 import pathlib
 import shlex
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -133,11 +135,20 @@ def test_the_sweeps_that_come_along_are_the_papers():
         ('games = ["pong"]\n[settings]\na = 1', "settings.a is 1; give a table, [settings.a]"),
         ('games = ["pong"]\n[settings.".."]', "'..' is no name; give one with a letter"),
         ('games = ["pong"]\n[grid]\nframes = 3', "frames is 3; give a list of values"),
-        ('games = ["pong"]\n[grid]\nframes = []', "frames is a list; give a list of values"),
+        ('games = ["pong"]\n[grid]\nframes = []', "frames is empty; give at least one value"),
         (
             'games = ["pong"]\n[settings.x]\nframes = 1\n[settings."x"]\nframes = 2',
             "own.toml cannot be read",
         ),
+        (
+            'games = ["pong"]\nseeds = [7, 0, 5]\n[options]\nruntime = "in-graph"\nseeds = 3',
+            "seeds has 5 and 7, and with the option seeds = 3 a run of seed 5 trains 5 to 7",
+        ),
+        (
+            'games = ["catch"]\n[settings.""]\n[settings."seed-0"]',
+            "the run catch/seed-0/seed-0 would be in the folder of the run catch/seed-0",
+        ),
+        (f'games = ["pong"]\n[settings.{"a" * 300}]', "name has 312 letters, and at most 251"),
         ('games = ["pong"]\n[settings."a b"]\n[settings.a-b]', "two runs would be in pong/a-b"),
     ],
 )
@@ -229,6 +240,27 @@ def test_a_sweep_is_stopped_and_goes_on(tmp_path):
     code, out, err = commands.bmg("sweep", str(path), cwd=tmp_path)
     assert code == 0 and "2 of 2 runs are complete" in out and "starts" not in out
     assert written_at == [(folder / "results.json").stat().st_mtime_ns for folder in folders]
+
+
+def test_a_run_that_was_stopped_before_it_began_has_not_begun(tmp_path, monkeypatch, capsys):
+    """It has no configuration yet; the other one has."""
+    path = written(tmp_path, CATCH.format(frames=100, evaluators=0))
+    found = declaration.runs_of(declaration.load(path), tmp_path / "runs")
+    asked = threading.Event()
+
+    def start(run, log, cores):
+        if run.config.seed == 0:
+            run.config.path.mkdir(parents=True)
+            config_file(run.config.path).write_text("{}")
+        else:
+            asked.set()
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(local.signals, "orderly", lambda at_once: contextlib.nullcontext(asked))
+    assert local.run_all(tmp_path / "runs", found, [None, None], 0, lambda: None) == ([], True)
+    out = capsys.readouterr().out
+    assert "catch/seed-0: stopped\n" in out and "catch/seed-1: not begun\n" in out
 
 
 # It ends the process the first time that it is made.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bmg.agents.rule_file import save_rule
 from bmg.agents.update_rule import RuleConfig, init_rule
 from bmg.environments import worlds
+from bmg.experiments import plots
 from bmg.experiments.lpg import experiment, figures
 from bmg.experiments.lpg.config import METHODS, LpgConfig, LpgFiguresOptions, LpgSuiteOptions
 from bmg.experiments.records import Run
+from tests.tables import named
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RULE = RuleConfig(units=4, prediction_size=3, embedding=2)
@@ -113,10 +117,12 @@ def test_figures_3_to_6_of_a_rule(tmp_path, pictures):
         grids=4, updates=10, agents=2, worlds=("cliff",), entropy_weights=(0.01,),
     )  # fmt: skip
     shown = [*experiment.draw([LPG._replace(config=config)], options)]
-    names = [x.name for x in shown if not isinstance(x, list)]
+    names = [x.name for x in shown if isinstance(x, pathlib.Path)]
     assert names == ["figure_4.png", "figure_5.png", "figure_6.png", "figure_3.png"]
     titles = [panel.title for panel in pictures["figure_4.png"]]
     assert titles == ["rewards", "true values", "y[0]", "y[1]", "y[2]"]
+    lines = [x for x in shown if isinstance(x, str)]
+    assert [x.rpartition(",")[0] for x in lines] == ["cliff: LPG", "cliff: A2C"]
     tables = [x for x in shown if isinstance(x, list)]
     assert [row["discount"] for row in tables[0]] == ["0.995", "0.99", "0.98", "0.95", "0.9"]
     assert tables[1][0]["updates"] == "0" and tables[1][-1]["updates"] == "10"
@@ -152,13 +158,17 @@ def test_figure_9_is_scores_over_the_worlds_that_rules_come_from(tmp_path, pictu
     options = LpgFiguresOptions(
         figures=("9",), trained=str(tmp_path), output=str(tmp_path / "figures")
     )
-    picture, rows = experiment.draw([], options)
+    *notes, picture, rows = experiment.draw([], options)
     assert picture == tmp_path / "figures/figure_9.png"
+    assert notes == [
+        f"{tmp_path / 'e'} is left out: its rule does not name the worlds that it comes from",
+        f"{tmp_path / 'f'} is left out: it has no evaluation yet",
+    ]
     assert [tuple(row.values()) for row in rows] == [
         ("catch", "lpg", "1", "2", "0.5 (0.25)"),
-        ("catch", "lpg", "2", "1", "0.5 (0)"),
-        ("catch", "impala", "", "1", "0.9 (0)"),
-        ("pong", "lpg", "1", "1", "-20 (0)"),
+        ("catch", "lpg", "2", "1", "0.5 (-)"),
+        ("catch", "impala", "", "1", "0.9 (-)"),
+        ("pong", "lpg", "1", "1", "-20 (-)"),
     ]
     pictures.assert_full("figure_9.png")
     catch, pong = pictures["figure_9.png"]
@@ -166,6 +176,72 @@ def test_figure_9_is_scores_over_the_worlds_that_rules_come_from(tmp_path, pictu
     np.testing.assert_allclose(catch.lines["impala"][:, 1], 0.9)
     assert catch.title == "catch" and pong.title == "pong"
     np.testing.assert_allclose(pong.lines["LPG"], [[1, -20]])
+
+
+def damage(folder: pathlib.Path, name: str, value) -> None:
+    """A good run's folder, of which a file is another one; None for none."""
+    trained(folder, "catch", 0.5, ("cliff",))
+    (folder / name).unlink()
+    if value is not None:
+        (folder / name).write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+DAMAGED = [
+    ("config.json", None, "config.json is missing"),
+    ("config.json", "{", "config.json cannot be read"),
+    ("config.json", [], "config.json cannot be read"),
+    ("config.json", {"game": "catch"}, "it is no run of `bmg train`"),
+    ("config.json", {"agent": {"algorithm": "lpg"}}, "it is no run of `bmg train`"),
+    ("config.json", {"game": ["catch"], "agent": {"algorithm": "lpg"}}, "it is no run of"),
+    ("config.json", {"game": "catch", "agent": {"algorithm": [1]}}, "it is no run of"),
+    ("results.json", {"evaluation_return": [1.0]}, "is a list, no finite number"),
+    ("results.json", {"evaluation_return": "x"}, "is 'x', no finite number"),
+    ("results.json", {"evaluation_return": True}, "is True, no finite number"),
+    ("results.json", {"evaluation_return": float("nan")}, "is nan, no finite number"),
+    ("results.json", {"evaluation_return": 10**400}, "no finite number"),
+    ("results.json", "{", "it has no evaluation yet"),
+    ("rule.npz", None, "9/rule.npz cannot be opened"),
+    ("rule.npz", "no rule", "rule.npz"),
+]
+
+
+def test_figure_9_leaves_out_what_is_no_run_or_damaged(tmp_path, pictures):
+    root = tmp_path / "runs"
+    trained(root / "good", "catch", 0.25, ("cliff",))
+    for name, value, _ in DAMAGED:
+        damage(root / "9", name, value)
+        (root / "9").rename(root / f"bad-{len(list(root.iterdir())):02}")
+    odd = root / "odd"
+    trained(odd, "catch", 0.5)
+    save_rule(odd / "rule.npz", init_rule(RULE, jax.random.PRNGKey(0)), RULE, {"worlds": 3})
+    options = LpgFiguresOptions(figures=("9",), trained=str(root), output=str(tmp_path / "f"))
+    *notes, _, rows = experiment.draw([], options)
+    assert [tuple(row.values()) for row in rows] == [("catch", "lpg", "1", "1", "0.25 (-)")]
+    assert len(notes) == len(DAMAGED) + 1 and "does not name the worlds" in notes[-1]
+    for note, (name, value, why) in zip(notes, DAMAGED):
+        with named(name, value):
+            assert why.replace("9/", "") in note and "\n" not in note
+            assert note.startswith(f"{root}/bad-") and " is left out: " in note
+    np.testing.assert_allclose(pictures["figure_9.png"][0].lines["LPG"], [[1, 0.25]])
+
+
+def test_axes_in_powers_of_ten_have_plain_numbers():
+    """Also within one power, where they are between two of them."""
+    for low, high, expected in ((0.76, 0.94, "0.8"), (0.01, 100, "0.1"), (0.1, 30, "10")):
+        axis = Figure().add_subplot()
+        axis.plot([1, 2], [low, high])
+        plots.plain_log(axis)
+        axis.figure.draw_without_rendering()
+        ticks = axis.yaxis.get_ticklabels(which="both")
+        labels = [tick.get_text() for tick in ticks if tick.get_text()]
+        assert expected in labels and not any("times" in x or "^" in x for x in labels), labels
+
+
+def test_records_are_marked_where_there_are_few():
+    for count, marker in ((2, "o"), (200, "None")):
+        axis = Figure().add_subplot()
+        plots.draw_band(axis, np.arange(count), np.zeros([2, count]), "")
+        assert axis.lines[0].get_marker() == marker
 
 
 def test_figure_9_without_runs(tmp_path):
