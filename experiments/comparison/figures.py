@@ -270,6 +270,6 @@ def _meta_curves(comparison: Comparison, game: str, name: str) -> dict[str, np.n
 def _draw_meta(axis, found: Mapping[str, np.ndarray], looks: Mapping[str, dict]) -> None:
     """As methods look elsewhere, where all of them are drawn."""
     for method, (at, *values) in found.items():
-        draw_band(axis, at, np.stack(values), method, **looks[method])
+        draw_band(axis, at, np.stack(values), method, marker="", **looks[method])
     axis.set_xlabel("environment steps")
     short_counts(axis)
