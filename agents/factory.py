@@ -6,7 +6,7 @@ import inspect
 
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import ALGORITHMS, AgentConfig
-from bmg.storage.modules import load_function
+from bmg.storage.modules import load_function, raised
 
 
 def make_agent(config: AgentConfig, spec: Spec) -> Agent:
@@ -21,7 +21,10 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
         inspect.signature(make).bind(config, spec)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} cannot be called as make(config, spec): {error}.") from None
-    agent = make(config, spec)
+    try:
+        agent = make(config, spec)
+    except SystemExit as error:
+        raise ValueError(f"{name} cannot be made: {raised(error)}") from error
     if not isinstance(agent, Agent):
         raise ValueError(f"{name} gives a {type(agent).__name__}, not an Agent.")
     return agent

@@ -24,7 +24,7 @@ from bmg.agents.config import TORSOS, NetworkConfig
 from bmg.agents.convolution import conv3x3
 from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
-from bmg.storage.modules import load_function, raised
+from bmg.storage.modules import FAILURES, load_function, raised
 
 
 class Predictions(NamedTuple):
@@ -226,7 +226,7 @@ def _check_own_torso(name: str, init: Callable[[jax.Array], hk.Params]) -> None:
     """
     try:
         jax.eval_shape(init, jax.ShapeDtypeStruct((2,), np.uint32))
-    except Exception as error:  # there is no end to what such a function may raise
+    except FAILURES as error:
         raise ValueError(f"torso {name} cannot be built: {raised(error)}") from error
 
 

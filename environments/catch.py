@@ -7,38 +7,48 @@ The rules are bsuite's (Osband et al., 2020, "Behaviour Suite for Reinforcement 
     . . . . .     not past the walls. When the ball reaches the bottom row the episode ends with
     . . = . .     reward +1 if the paddle is there, else -1; every other reward is 0.
 
-All episodes last rows - 1 steps, so all environments begin and end together. The same game inside
-of a compiled program is `in_graph_catch`.
+All episodes last rows - 1 steps, so all environments begin and end together. A board has up to 10
+rows and 5 columns; a smaller one is in the observation's upper left. The same game inside of a
+compiled program is `in_graph_catch`.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from bmg.environments import base
+from bmg.storage.fields import Range, read
 
 ROWS, COLUMNS = 10, 5  # bsuite's
 NUM_ACTIONS = 3
 
 
+def check_board(rows: int, columns: int) -> None:
+    """Refuses a board without room for the game, or that does not fit into the observation.
+
+    Raises:
+        ValueError: one line.
+    """
+    read(Annotated[int, Range(2, ROWS)], rows, "rows")
+    read(Annotated[int, Range(1, COLUMNS)], columns, "columns")
+
+
 class Catch:
     """N games of Catch; see `base.VectorEnvironment`.
 
-    Frames are uint8 [N, rows, columns, 1], 255 at the ball and at the paddle, else 0.
+    Frames are uint8 [N, 10, 5, 1], 255 at the ball and at the paddle, else 0.
     """
 
     def __init__(
         self, num_envs: int, seed: int | np.ndarray, rows: int = ROWS, columns: int = COLUMNS
     ):
         """Args: `seed` is an integer or an array of integers (such as `base.spaced_seeds`)."""
-        if num_envs < 1 or rows < 2 or columns < 1:
-            raise ValueError(
-                f"Catch is given num_envs={num_envs}, rows={rows}, columns={columns}; allowed are "
-                "num_envs >= 1, rows >= 2, columns >= 1; give larger ones"
-            )
+        check_board(rows, columns)
         self.num_envs = num_envs
         self.spec = base.EnvironmentSpec(
-            frame_shape=(rows, columns, 1), num_actions=NUM_ACTIONS, num_stack=1, action_repeat=1
+            frame_shape=(ROWS, COLUMNS, 1), num_actions=NUM_ACTIONS, num_stack=1, action_repeat=1
         )
         self._rows, self._columns = rows, columns
         self._random = np.random.default_rng(seed)

@@ -17,17 +17,23 @@ A function takes the game's options by name, and `seed` and `num_envs` where it 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bmg.environments import atari, base, catch, games, separate
-from bmg.storage.modules import load_function, raised
+import numpy as np
+
+from bmg.environments import atari, base, catch, checked, games, separate
+from bmg.storage.fields import shown
+from bmg.storage.modules import FAILURES, load_function, raised
 
 if TYPE_CHECKING:
     from bmg.environments import in_graph
+
+_TRIED_STEPS = 10  # of a user's environment, before anything starts
 
 
 def make(
@@ -50,7 +56,7 @@ def make(
         config: how Atari is played; unused by others.
         num_threads: of Atari's emulators; 0 takes one for each core.
         first: number of the first one among the worker's, where it makes them in parts.
-        options: JSON object, of Gymnasium's `make` or of the function.
+        options: JSON object, of Gymnasium's `make`, of the function, or of a game that has some.
 
     Raises:
         ValueError: for an unknown game, what does not fit, or numbers out of range; one line.
@@ -58,7 +64,7 @@ def make(
     seeds = base.spaced_seeds(seed, worker_index, first + num_envs)[first:]
     kind = games.kind_of(game)
     if kind == "catch":
-        return catch.Catch(num_envs, seeds)
+        return _built_in(game, functools.partial(catch.Catch, num_envs, seeds), options)
     if kind == "atari":
         return atari.Atari(game, num_envs, seeds, config, num_threads)
     arguments = games.read_options(options)
@@ -105,20 +111,22 @@ def make_drawn(game: str, seed: int, options: str) -> Any | None:
 
 
 def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.EnvironmentSpec:
-    """The spec of `make(game, ..., config)`; Atari's and Catch's without starting environments.
+    """The spec of `make(game, ..., config)`; Atari's without starting an emulator.
+
+    An environment of Gymnasium, dm_env or the user's own is tried out: a reset and a few steps.
 
     Raises:
-        ValueError: as `make`.
+        ValueError: as `make`, or the environment fails in these; one line.
     """
     kind = games.kind_of(game)
-    if kind == "catch":
-        return catch.Catch(1, 0).spec
     if kind == "atari":
         return atari.make_spec(game, config)
     if kind == "in-graph":
         return make_world(game, options).spec
     environment = make(game, 1, 0, 0, config, 1, options=options)
     try:
+        if isinstance(environment, (separate.SeparateEnvironments, checked.CheckedVector)):
+            _try_out(environment)
         return environment.spec
     finally:
         environment.close()
@@ -134,8 +142,8 @@ def make_world(game: str, options: str = "") -> in_graph.World:
     Raises:
         ValueError: it is none of these, or has no such options; one line.
     """
-    arguments = games.read_options(options)
     if games.kind_of(game) == "own":
+        arguments = games.read_options(options)
         function = load_function(game)
         takes_others = {"num_envs", "seed"} & _parameters(function)
         found = None if takes_others else _call(game, function, arguments)
@@ -150,7 +158,7 @@ def make_world(game: str, options: str = "") -> in_graph.World:
     from bmg.environments.in_graph import World
 
     module = importlib.import_module(f"bmg.environments.{games.IN_GRAPH[game]}")
-    return World(module, _call(game, module.make_params, arguments))
+    return World(module, _built_in(game, module.make_params, options))
 
 
 def _is_world(found: Any) -> bool:
@@ -183,7 +191,7 @@ def _checked_world(game: str, world: in_graph.World) -> in_graph.World:
         before, after, numbers = jax.eval_shape(
             played, jax.ShapeDtypeStruct((2,), jax.numpy.uint32)
         )
-    except Exception as error:  # there is no end to what such functions may raise
+    except FAILURES as error:
         raise ValueError(f"{game} cannot be played: {raised(error)}") from error
     kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (before, after)]
     if kinds[0] != kinds[1]:
@@ -218,19 +226,39 @@ def _parameters(function: Callable[..., Any]) -> set[str]:
 def _call(game: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
         return function(**arguments)
-    except Exception as error:  # there is no end to what such a function may raise
+    except FAILURES as error:
         raise ValueError(f"{game} cannot be made: {raised(error)}") from error
+
+
+def _built_in(game: str, function: Callable[..., Any], options: str) -> Any:
+    """Calls a function of this package, which checks the values of its arguments itself."""
+    arguments, known = games.read_options(options), inspect.signature(function).parameters
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"{game} has no option {shown(name)}; allowed are {', '.join(known)}.")
+    try:
+        return function(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{game} cannot be made: {error}") from error
+
+
+def _try_out(environment: base.VectorEnvironment) -> None:
+    """A reset and a few steps, with every action where there are few."""
+    environment.reset()
+    for number in range(_TRIED_STEPS):
+        action = number % environment.spec.num_actions
+        environment.step(np.full(environment.num_envs, action, np.int32))
 
 
 def _checked_vector(game: str, found: Any, num_envs: int) -> base.VectorEnvironment:
     spec = getattr(found, "spec", None)
-    if not isinstance(spec, base.EnvironmentSpec) or found.num_envs != num_envs:
+    if not isinstance(spec, base.EnvironmentSpec) or getattr(found, "num_envs", 0) != num_envs:
         raise ValueError(
             f"{game} gives a {type(found).__name__}; a function of num_envs gives a vector of as "
             "many environments, as bmg/environments/base.py describes it."
         )
     _check_spec(game, spec)
-    return found
+    return checked.CheckedVector(found, game)
 
 
 def _check_spec(game: str, spec: base.EnvironmentSpec) -> None:

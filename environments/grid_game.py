@@ -7,10 +7,13 @@ once for all environments; elsewhere each episode draws its own. It keeps the pr
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 
 from bmg.environments import grid, worlds
 from bmg.environments.grid import OBSERVATION_SHAPE, draw, observe, reset, step
+from bmg.storage.fields import Seed, read
 
 __all__ = ["NUM_ACTIONS", "OBSERVATION_SHAPE", "draw", "make_params", "observe", "reset", "step"]
 
@@ -22,10 +25,9 @@ def make_params(world: str = "random-dense", seed: int = 0) -> grid.Params:
     """The paper's worlds, or the ones that are held out.
 
     Raises:
-      ValueError: no grid has that name; one line.
+      ValueError: no grid has that name, or the seed is none; one line.
     """
-    if world not in _GRIDS:
-        raise ValueError(f"world is {world!r}; allowed are {', '.join(_GRIDS)}.")
-    found = _GRIDS[world]
+    found = _GRIDS[read(Literal[tuple(_GRIDS)], world, "world")]
+    seed = read(Seed, seed, "seed")
     key = jax.random.PRNGKey(seed) if found.tabular else None
     return grid.make_params(found.rows, found.kinds, found.time_limit, key=key)

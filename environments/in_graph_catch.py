@@ -1,7 +1,6 @@
 """Catch in the compiled program: the game of `catch`, which has the rules.
 
-It keeps the protocol of `in_graph`. A board has up to 10 rows and 5 columns; a smaller one is in
-the observation's upper left.
+It keeps the protocol of `in_graph`.
 """
 
 from __future__ import annotations
@@ -32,11 +31,7 @@ def make_params(rows: int = catch.ROWS, columns: int = catch.COLUMNS) -> Params:
     Raises:
       ValueError: it has no room for the game, or does not fit into the observation; one line.
     """
-    if not (2 <= rows <= catch.ROWS and 1 <= columns <= catch.COLUMNS):
-        raise ValueError(
-            f"Catch is given rows={rows}, columns={columns}; allowed are 2 to {catch.ROWS} rows "
-            f"and 1 to {catch.COLUMNS} columns."
-        )
+    catch.check_board(rows, columns)
     return Params(np.int32(rows), np.int32(columns))
 
 

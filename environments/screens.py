@@ -40,8 +40,13 @@ class Screen:
           actions: int [1].
           step: what it brought there.
         """
-        if self.alike:
+        if not self.alike:
+            return
+        try:
             own = self._environment.step(actions)
+        except ValueError:  # it fails where it has to draw
+            self.alike = False
+        else:
             self.alike = own.reward[0] == step.reward[0] and own.first[0] == step.first[0]
             self._see(own)
 

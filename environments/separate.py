@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bmg.environments import base
+from bmg.environments import base, checked
+from bmg.environments.checked import short
 
 
 class Outcome(NamedTuple):
@@ -70,13 +71,13 @@ class SeparateEnvironments:
         reset, over = self._cut.copy(), self._cut.copy()
         for n, environment in enumerate(self._environments):
             if not reset[n]:
-                outcome = environment.step(int(actions[n]))
-                reward[n] = outcome.reward
-                self._returns[n] += float(outcome.reward)
+                outcome = checked.call(environment.name, environment, "step", int(actions[n]))
+                reward[n] = given = checked.rewards(environment.name, outcome.reward)
+                self._returns[n] += given
                 over[n] = outcome.terminated
                 self._cut[n] = outcome.truncated and not outcome.terminated
                 if not over[n]:
-                    frame[n] = self._checked(environment, outcome.observation)
+                    frame[n] = self._frame(environment, outcome.observation)
             if over[n]:
                 frame[n] = self._begin(n)
         self._cut &= ~reset
@@ -89,25 +90,15 @@ class SeparateEnvironments:
     def close(self) -> None:
         """See `base.VectorEnvironment`."""
         for environment in self._environments:
-            environment.close()
+            checked.call(environment.name, environment, "close")
 
     def _begin(self, n: int) -> np.ndarray:
         seed, self._seeds[n] = self._seeds[n], None
-        return self._checked(self._environments[n], self._environments[n].reset(seed))
+        environment = self._environments[n]
+        return self._frame(environment, checked.call(environment.name, environment, "reset", seed))
 
-    def _checked(self, environment: Separate, observation: Any) -> np.ndarray:
-        """A frame, which has to be what the environment said.
-
-        Raises:
-          ValueError: of another shape; one line.
-        """
-        found = np.asarray(observation)
-        if found.size != np.prod(self.spec.frame_shape) or found.dtype.kind not in "buif":
-            raise ValueError(
-                f"{environment.name} observes {found.dtype}{list(found.shape)}, and said "
-                f"{self.spec.dtype}{list(self.spec.frame_shape)}; make it observe the same always."
-            )
-        return found.reshape(self.spec.frame_shape)
+    def _frame(self, environment: Separate, observation: Any) -> np.ndarray:
+        return checked.frames(environment.name, observation, self.spec)
 
 
 def wrap(environment: Any, name: str) -> Separate:
@@ -170,9 +161,8 @@ class _DmEnv:
 
     def step(self, action: int) -> Outcome:
         timestep = self._environment.step(action)
-        reward = timestep.reward or 0.0
         over = timestep.last() and not timestep.discount
-        return Outcome(timestep.observation, reward, over, timestep.last() and not over)
+        return Outcome(timestep.observation, timestep.reward, over, timestep.last() and not over)
 
     def close(self) -> None:
         self._environment.close()
@@ -190,17 +180,12 @@ def _make_spec(name: str, num_actions: int, shape: Sequence[int], dtype: Any):
 
 def _wrong_actions(name: str, found: Any) -> ValueError:
     return ValueError(
-        f"{name} has actions {_short(found)}; allowed are discrete ones; wrap it so that it has."
+        f"{name} has actions {short(found)}; allowed are discrete ones; wrap it so that it has."
     )
 
 
 def _wrong_observations(name: str, found: Any) -> ValueError:
     return ValueError(
-        f"{name} has observations {_short(found)}; allowed is one array, an image [H, W, C] or a "
+        f"{name} has observations {short(found)}; allowed is one array, an image [H, W, C] or a "
         "vector; wrap it, as with gymnasium.wrappers.FlattenObservation."
     )
-
-
-def _short(found: Any) -> str:
-    text = " ".join(str(found).split())
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -25,6 +25,7 @@ import numpy as np
 from jumanji.environments.routing import snake as jumanji_snake
 
 from bmg.environments.in_graph import GameTransition, begun_anew
+from bmg.storage.fields import Count, read
 
 SIZE = 12  # cells along an edge
 NUM_ACTIONS = 4  # up, right, down, left
@@ -42,8 +43,12 @@ class Params(NamedTuple):
 
 
 def make_params(time_limit: int = TIME_LIMIT) -> Params:
-    """The paper's variant, or another."""
-    return Params(np.int32(time_limit))
+    """The paper's variant, or another.
+
+    Raises:
+      ValueError: the limit is no number of steps; one line.
+    """
+    return Params(np.int32(read(Count, time_limit, "time_limit")))
 
 
 class State(NamedTuple):

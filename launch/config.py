@@ -33,11 +33,12 @@ class TrainConfig:
     """Where the other defaults come from: local fits two cores; paper is BMG Table 2 in full, read
     as its Table 3 suggests; paper-mean-loss and paper-mean read it otherwise; docs/readings.md."""
     game: str = "pong"
-    """Atari ROM name, such as pong or ms_pacman; catch, snake, minatar/breakout and the other
+    """Atari ROM name, such as pong or ms_pacman; catch, snake, grid, minatar/breakout and the other
     MinAtar games; gymnasium:ID, any environment that is registered with Gymnasium; or
     package.module:function for your own; docs/environments.md."""
     game_options: str = ""
-    """JSON object of options for gymnasium's make or your own function, such as '{"size": 9}'."""
+    """JSON object of options for gymnasium's make, your own function, or a game other than Atari's,
+    such as '{"size": 9}'."""
     frames: Steps = 2_000_000
     """Environment frames to train for (agent steps times the action repeat)."""
     workdir: str = ""

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+# Whatever a user's module or function may raise, except for what stops the program by intent.
+FAILURES = (Exception, SystemExit)
+
 
 def is_qualified(name: str) -> bool:
     """Whether it has the form `package.module:name`."""
@@ -30,11 +33,11 @@ def load_named(name: str) -> Any:
         _look_in_this_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        hint = ""
+    except FAILURES as error:
+        told = str(error) if isinstance(error, (ImportError, AttributeError)) else raised(error)
         if isinstance(error, ModuleNotFoundError) and error.name == first:
-            hint = "; give the command in that module's folder, or install it"
-        raise ValueError(f"{name} cannot be imported: {error}{hint}.") from error
+            told += "; give the command in that module's folder, or install it"
+        raise ValueError(f"{name} cannot be imported: {told}.") from error
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -49,7 +52,7 @@ def load_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """What such a function raised, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.environments.in_graph import GameTransition, begun_anew
+from bmg.storage.fields import Share, read
 
 SIZE = 10  # cells along an edge
 
@@ -24,7 +25,12 @@ class Params(NamedTuple):
 
 
 def make_params(sticky: float = 0.1, ramping: bool = True) -> Params:
-    """MinAtar's own settings, or others."""
+    """MinAtar's own settings, or others.
+
+    Raises:
+      ValueError: `sticky` is no probability, or `ramping` is not true or false; one line.
+    """
+    sticky, ramping = read(Share, sticky, "sticky"), read(bool, ramping, "ramping")
     return Params(np.float32(sticky), np.bool_(ramping))
 
 

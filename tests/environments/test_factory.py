@@ -30,6 +30,50 @@ def test_catch_is_catch():
     assert environment.spec.frame_shape == (10, 5, 1)
 
 
+def test_catch_has_the_same_options_in_the_compiled_program():
+    """A board of two rows ends with every step, in one column the ball is always caught."""
+    options = '{"rows": 2, "columns": 1}'
+    world = factory.make_world("catch", options)
+    environment = factory.make("catch", 3, 0, 0, atari.LIGHT, 1, 0, options)
+    assert environment.spec == world.spec == factory.make_spec("catch", atari.LIGHT, options)
+    frame = np.asarray(world.frame(world.reset(np.zeros(2, np.uint32))))
+    for step in (environment.reset(), environment.step(np.array([0, 1, 2]))):
+        np.testing.assert_array_equal(step.frame, np.stack([frame] * 3))
+    np.testing.assert_array_equal(step.reward, np.ones(3))
+    assert step.first.all()
+
+
+@pytest.mark.parametrize(
+    "game, options, words",
+    [
+        ("catch", '{"rows": 6, "nonsense": 1}', "no option 'nonsense'; allowed are rows, columns"),
+        ("catch", '{"rows": 6.5}', "rows is 6.5; allowed are integers from 2 to 10"),
+        ("catch", "[1]", "give an object"),
+        ("minatar/breakout", '{"stick": 1}', "no option 'stick'; allowed are sticky, ramping"),
+        ("minatar/breakout", '{"sticky": 7}', "sticky is 7; allowed are numbers from 0 to 1"),
+        ("minatar/breakout", '{"sticky": -1}', "sticky is -1"),
+        ("minatar/breakout", '{"sticky": NaN}', "sticky is nan"),
+        ("minatar/breakout", '{"sticky": [0.1, 0.2]}', "sticky is a list"),
+        ("minatar/freeway", '{"ramping": "false"}', "ramping is 'false'; allowed are true and fal"),
+        ("minatar/freeway", '{"ramping": 0}', "ramping is 0"),
+        ("snake", '{"time_limit": 0}', "time_limit is 0; allowed are integers from 1"),
+        ("snake", '{"time_limit": 1e3}', "time_limit is 1000.0"),
+        ("grid", '{"seed": "x"}', "seed is 'x'; allowed are integers from 0"),
+        ("grid", '{"seed": -1}', "seed is -1"),
+        ("grid", '{"world": ["rooms"]}', "world is a list; allowed are dense, .*rooms"),
+    ],
+)
+def test_options_that_a_game_does_not_have_are_refused(game, options, words):
+    for call in (
+        lambda: factory.make(game, 2, 0, 0, atari.LIGHT, 1, 0, options),
+        lambda: factory.make_spec(game, atari.LIGHT, options),
+        lambda: factory.make_world(game, options),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
 def test_action_sets():
     full = dataclasses.replace(atari.LIGHT, full_action_space=True)
     assert factory.make_spec("pong", atari.LIGHT).num_actions == 6

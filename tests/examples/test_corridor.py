@@ -33,6 +33,12 @@ def test_what_does_not_fit_is_refused_before_anything_starts(command, folder):
         "  made = corridor.make()\n"
         "  made.action_space = gymnasium.spaces.Box(-1, 1, (2,))\n"
         "  return made\n"
+        "def leaves():\n"
+        "  raise SystemExit(3)\n"
+        "class Unseeded(corridor.Corridor):\n"
+        "  def reset(self): return super().reset()\n"
+        "def unseeded(): return Unseeded(8)\n"
+        "def agent(config, spec): raise SystemExit(3)\n"
         "def torso(x, config):\n"
         "  raise ValueError('too deep')\n"
     )
@@ -40,11 +46,15 @@ def test_what_does_not_fit_is_refused_before_anything_starts(command, folder):
         ("--game gymnasium:CartPol-v1", ["cannot be made", "CartPole"]),
         ("--game corridor:maze", ["corridor:maze cannot be imported"]),
         ("--game own:continuous", ["own:continuous has actions Box", "discrete"]),
+        ("--game own:leaves", ["own:leaves cannot be made: SystemExit: 3"]),
+        ("--game own:unseeded", ["own:unseeded fails in reset: TypeError", "seed"]),
+        ("--game corridor:make --agent.algorithm own:agent", ["own:agent", "SystemExit: 3"]),
         ("--game corridor:make --game-options {", ["game_options", "no JSON"]),
         (
             '--game corridor:make --game-options {"size":3}',
             ["cannot be made", "size"],
         ),
+        ('--game catch --game-options {"size":3}', ["no option 'size'", "rows, columns"]),
         ('--game pong --game-options {"size":3}', ["pong has none"]),
         ("--game corridor:make --agent.network.torso dqn", ["'dqn' needs images", "[2]"]),
         ("--game corridor:make --agent.network.torso own:none", ["own:none", "none"]),

@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 import pytest
 
+from bmg.environments.games import IN_GRAPH
 from bmg.launch import cli, console, preflight, train
 from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
@@ -299,6 +300,8 @@ def test_help_of_a_command_shows_meaning_and_default(command):
     text = " ".join(out.replace("│", " ").split())
     assert "Environment frames to train for" in text
     assert "(default: 2000000)" in text and "--agent.meta.matching" in text
+    meaning = text[text.index("Atari ROM name") : text.index("docs/environments.md")]
+    assert all(name in meaning for name in IN_GRAPH if "/" not in name), meaning
     for name in ("evaluate", "plot"):
         assert command(name, "--help")[0] == 0
     assert "pipeline" in command("benchmark")[1]
