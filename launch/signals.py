@@ -54,6 +54,7 @@ class _Watch:
 
     def __init__(self):
         self.scope: _Scope | None = None
+        self._raised = -float("inf")  # when the main thread was interrupted last
         self._writer, self._reader = socket.socketpair()
         self._writer.setblocking(False)
         self._lock = threading.Lock()  # signals, a parent that is gone: one at a time
@@ -83,6 +84,7 @@ class _Watch:
         scope = self.scope
         if scope is not None and scope.raises and not scope.over.is_set():
             scope.raises = False
+            self._raised = time.monotonic()
             raise KeyboardInterrupt
 
     def _serve(self) -> None:
@@ -103,7 +105,10 @@ class _Watch:
         with self._lock:
             scope, now = self.scope, time.monotonic()
             if scope is None:
-                os._exit(EXIT_CODE)
+                # The main thread may have been interrupted, and out of its block, before this one.
+                if now - self._raised > _SAME_SIGNAL:
+                    os._exit(EXIT_CODE)
+                return
             if not scope.asked.is_set():
                 scope.first = now
                 scope.asked.set()

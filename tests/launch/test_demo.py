@@ -145,7 +145,7 @@ def test_ctrl_c_ends_the_real_command(tmp_path):
     printed = re.search(r"stopped after ([\d,]+) of 1,000,000,000 steps", out)[1]
     steps, columns = read_csv(tmp_path / "runs" / "demo" / "demo.csv")
     assert steps[-1] == int(printed.replace(",", ""))
-    assert f"BMG {columns['bmg_reward'].mean():.2f}" in out
+    assert f"BMG {columns['bmg_reward'].mean():.3f}" in out
     assert (tmp_path / "runs" / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
