@@ -76,10 +76,9 @@ def make(
     if kind == "own" and "num_envs" in _parameters(function):
         found = _call(game, function, {"num_envs": num_envs, "seeds": seeds, **arguments})
         return _checked_vector(game, found, num_envs)
-    takes_seed = kind == "own" and "seed" in _parameters(function)
     several = []
     for own_seed in seeds:
-        own = {"seed": int(own_seed)} if takes_seed else {}
+        own = _own_seed(kind, function, int(own_seed))
         found = _call(game, function, {**own, **arguments})
         if _is_world(found):
             from bmg.environments.compiled import CompiledEnvironments
@@ -105,9 +104,8 @@ def make_drawn(game: str, seed: int, options: str) -> Any | None:
     takes = _parameters(function)
     if kind == "own" and ("render_mode" not in takes or "num_envs" in takes):
         return None
-    own = {"seed": seed} if kind == "own" and "seed" in takes else {}
     arguments = {**games.read_options(options), "render_mode": "rgb_array"}
-    return _call(game, function, {**own, **arguments})
+    return _call(game, function, {**_own_seed(kind, function, seed), **arguments})
 
 
 def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.EnvironmentSpec:
@@ -214,6 +212,11 @@ def _function(game: str, kind: str) -> Callable[..., Any]:
     import gymnasium  # here, so that configurations load without it
 
     return lambda **options: gymnasium.make(game.partition(":")[2], **options)
+
+
+def _own_seed(kind: str, function: Callable[..., Any], seed: int) -> dict[str, int]:
+    """The argument that seeds an environment of a user's function, where it takes one."""
+    return {"seed": seed} if kind == "own" and "seed" in _parameters(function) else {}
 
 
 def _parameters(function: Callable[..., Any]) -> set[str]:

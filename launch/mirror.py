@@ -123,10 +123,11 @@ class _Mirror:
     ):  # fmt: skip
         import wandb
 
+        from bmg.storage.files import found_json
         from bmg.storage.run_directory import flatten, load_json
 
         self._path = workdir / _STATE.format(seed)
-        state = self._load()
+        state = found_json(self._path)
         self._id, self._sent = state.get("id") or secrets.token_hex(4), state.get("sent", 0)
         self._last = state.get("last", "")
         name = workdir.relative_to(root) if workdir != root else workdir.absolute().name
@@ -161,11 +162,6 @@ class _Mirror:
 
         self._run.finish()
         write_json(self._path, {"id": self._id, "sent": self._sent, "last": self._last})
-
-    def _load(self) -> dict[str, Any]:
-        from bmg.storage.files import found_json
-
-        return found_json(self._path)
 
 
 def _digest(row: dict[str, Any]) -> str:

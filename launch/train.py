@@ -15,7 +15,7 @@ from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes.choice import choose_runtime
-from bmg.launch.runtimes.in_graph import directories, of_seeds
+from bmg.launch.runtimes.in_graph import directories, folders, of_seeds
 from bmg.launch.runtimes.status import clear_statuses
 from bmg.launch.supervise import supervise
 from bmg.storage.fields import number
@@ -62,9 +62,9 @@ def run(config: TrainConfig, open_network: str = "", whole: str = "") -> int:
         mirror.check_installed()
     plan = check(config)
     check_root(config)  # before anything is written
-    with contextlib.ExitStack() as folders:
-        for folder in dict.fromkeys([config.path, *directories(config)]):
-            folders.enter_context(owned(folder))
+    with contextlib.ExitStack() as kept:
+        for folder in folders(config):
+            kept.enter_context(owned(folder))
         resume = prepare_workdir(config)
         project = "" if config.hosts.index else config.wandb
         with mirror.beside(project, config.path):
@@ -190,14 +190,14 @@ def prepare_workdir(config: TrainConfig) -> bool:
     check_root(config)
     workdir = config.path
     if config.agent.algorithm == "lpg" and not config.resume:
-        for own in (config, *(of_seeds(config) if config.seeds > 1 else ())):
-            own.path.mkdir(parents=True, exist_ok=True)
-            copy_rule(rule_path(config.agent.lpg.rule), kept_rule(own))
-    folders = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        for folder in folders(config):
+            folder.mkdir(parents=True, exist_ok=True)
+            copy_rule(rule_path(config.agent.lpg.rule), folder / kept_rule(config).name)
+    parts = [workdir / name for name in ("checkpoints", "logs", "nodes", "tensorboard")]
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
     clear_statuses(workdir)
-    remove_leftovers(workdir, *folders)
+    remove_leftovers(workdir, *parts)
     there = all(list_checkpoints(folder / "checkpoints") for folder in directories(config))
     if config.resume and not there and not config.hosts.index:
         none = "no checkpoint" if config.seeds == 1 else "not a checkpoint of every seed"

@@ -116,9 +116,7 @@ class InGraphLearner:
         def play_anew(learner, key):
             """[pieces, ...]"""
             key = jax.random.fold_in(key, 1)
-            if self._shards == 1:
-                return jax.tree.map(lambda x: x[None], program.play_anew(learner, key))
-            pieces = jax.random.split(key, self._shards)
+            pieces = jax.random.split(key, self._shards) if self._shards > 1 else key[None]
             return jax.vmap(program.play_anew, in_axes=(None, 0))(learner, pieces)
 
         playing = jax.jit(jax.vmap(play_anew))(learners, keys)

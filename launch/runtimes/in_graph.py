@@ -42,6 +42,11 @@ def directories(config: TrainConfig) -> list[pathlib.Path]:
     return [own.path for own in of_seeds(config)]
 
 
+def folders(config: TrainConfig) -> list[pathlib.Path]:
+    """All that a run writes into: its own, and that of each of several seeds."""
+    return list(dict.fromkeys([config.path, *directories(config)]))
+
+
 class InGraph:
     """The running program: a thread that says on a board how it is."""
 
