@@ -126,6 +126,10 @@ def _run(arguments: list[str]) -> int:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         return fail(str(error))
+    except RuntimeError as error:  # an accelerator that JAX cannot use
+        if "Unable to initialize backend" not in str(error):
+            raise
+        return fail(str(error))
 
 
 def fail(message: str) -> int:

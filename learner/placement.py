@@ -27,11 +27,15 @@ def local_devices(platform: str) -> list[jax.Device]:
     """This host's devices of a platform; of the best there is if it is empty.
 
     Raises:
-      ValueError: there is none; one line.
+      ValueError: there is none, or JAX cannot use the best one; one line.
     """
     try:
         return jax.local_devices(backend=platform or None)
-    except RuntimeError:
+    except RuntimeError as error:
+        if not platform:  # asked once more, JAX would give the CPU
+            raise ValueError(
+                f"{error} Is its memory full, or does another process hold it?"
+            ) from None
         there = ", ".join(sorted({device.platform for device in jax.local_devices()}))
         raise ValueError(
             f"no {platform!r} device here; there is {there}. Change --learner.platform, or "

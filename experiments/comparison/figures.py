@@ -220,8 +220,8 @@ def _draw_estimates(
     """Points with intervals, the first one on top: (name, look, estimate) of each."""
     for index, (_, look, estimate) in enumerate(reversed(found)):
         color = look["color"]
-        ends = {"color": color, "solid_capstyle": "butt", "linewidth": 5, "alpha": 0.4}
-        axis.plot([estimate.low, estimate.high], [index, index], **ends)
+        bar = {"color": color, "solid_capstyle": "butt", "linewidth": 5, "alpha": 0.4}
+        axis.plot([estimate.low, estimate.high], [index, index], "-", **bar)
         axis.plot([estimate.value], [index], "o", color=color)
     axis.set_yticks(range(len(found)), [name for name, *_ in reversed(found)])
     # No point lies on the frame.

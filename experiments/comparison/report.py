@@ -20,7 +20,7 @@ import numpy as np
 from bmg.experiments.comparison import statistics
 from bmg.experiments.comparison.figures import draw_profiles
 from bmg.experiments.comparison.statistics import Estimate
-from bmg.experiments.plots import Panel, draw_band, save_panels, short_counts
+from bmg.experiments.plots import Panel, draw_band, line_look, save_panels, short_counts
 
 _PROFILE = (-1.0, 8.0)  # human-normalised scores that a profile has at most
 _LINEAR = 10.0  # up to this, relative scores stand on a linear scale
@@ -302,11 +302,12 @@ def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> N
 
 def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
     """Runs, their quartiles and their median; the first method on top."""
-    for index, (name, own) in enumerate(reversed(values.items())):
+    for index, own in enumerate(reversed(values.values())):
         low, middle, high = np.quantile(own, [0.25, 0.5, 0.75])
-        (line,) = axis.plot([low, high], [index, index], linewidth=9, alpha=0.3, label=f"_{name}")
-        axis.plot(own, np.full(len(own), index), ".", color=line.get_color(), alpha=0.4)
-        axis.plot([middle], [index], "o", color=line.get_color())
+        color = line_look(index)["color"]
+        axis.plot([low, high], [index, index], "-", color=color, linewidth=9, alpha=0.3)
+        axis.plot(own, np.full(len(own), index), ".", color=color, alpha=0.4)
+        axis.plot([middle], [index], "o", color=color)
     axis.set_yticks(range(len(values)), reversed(values))
     axis.set_xlabel("standard deviations from the game's mean")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bmg.experiments import records
-from bmg.experiments.plots import draw_band, save_panels
+from bmg.experiments.plots import draw_band, line_look, save_panels
 from bmg.experiments.two_colors.config import ActorCriticConfig, TwoColorsConfig
 
 _EARLY = 1 / 30  # of a cycle: figure 8 looks at the policy 3,333 steps after a flip
@@ -154,13 +154,14 @@ def cycle_ends(run: Run, column: str, early: int) -> tuple[np.ndarray, np.ndarra
 
 def draw_range(axis, runs: Sequence[Run], column: str, label: str, early: int) -> None:
     """Shaded between a quantity's means early and late in each cycle."""
-    for run in runs:
+    for index, run in enumerate(runs):
+        look = line_look(index)
         ends, begin, end = cycle_ends(run, column, early)
-        (line,) = axis.plot(ends / 1e6, begin.mean(0), linewidth=1.0)
-        axis.plot(ends / 1e6, end.mean(0), linewidth=1.0, color=line.get_color())
+        for edge in (begin, end):
+            axis.plot(ends / 1e6, edge.mean(0), linewidth=1.0, **look)
         axis.fill_between(
             ends / 1e6, begin.mean(0), end.mean(0),
-            color=line.get_color(), alpha=0.25, linewidth=0, label=run.label,
+            color=look["color"], alpha=0.25, linewidth=0, label=run.label,
         )  # fmt: skip
     axis.set_xlabel("environment steps (millions)")
     axis.set_ylabel(label)

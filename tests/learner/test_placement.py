@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -67,3 +71,42 @@ def test_a_platform_that_is_not_there_is_refused(platform):
         place(DevicesConfig(), platform, central_inference=False)
     text = fakes.one_line(caught.value)
     assert repr(platform) in text and "cpu" in text and "--learner.platform" in text
+
+
+BROKEN = """
+import sys
+from jax._src import xla_bridge
+
+def fails():
+    raise RuntimeError("no memory is left")
+
+xla_bridge.register_backend_factory("abacus", fails, priority=500, fail_quietly=False)
+"""
+
+
+def with_a_broken_accelerator(code: str, *arguments: str) -> tuple[int, str]:
+    """The exit code and the last line of errors."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN + code, *arguments],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"},
+    )
+    return ended.returncode, ended.stderr.strip().splitlines()[-1]
+
+
+def test_the_cpu_does_not_stand_in_for_an_accelerator_that_cannot_be_used():
+    code, last = with_a_broken_accelerator(
+        "from bmg.learner.placement import local_devices; local_devices('')"
+    )
+    assert code and last.startswith("ValueError: Unable to initialize backend"), last
+    assert "abacus" in last and "no memory is left" in last and "another process" in last
+
+
+def test_an_experiment_says_in_one_line_that_an_accelerator_cannot_be_used(tmp_path):
+    code, last = with_a_broken_accelerator(
+        "from bmg.launch.cli import main; main()",
+        *("two-colors", "--steps", "100", "--seeds", "1", "--workdir", str(tmp_path / "run")),
+    )
+    assert code == 2 and last.startswith("bmg: Unable to initialize backend"), last
+    assert "abacus" in last and "no memory is left" in last
