@@ -6,9 +6,10 @@ import contextlib
 import math
 import os
 import pathlib
+import shlex
 import time
-from collections.abc import Iterable
-from typing import IO
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -107,11 +108,11 @@ class RunConsole:
         """Gives the terminal its cursor back, from wherever the program is."""
         self._text.restore()
 
-    def close(self) -> None:
-        """Ends the live lines; the last state stays on screen."""
+    def close(self, last_line: bool = True) -> None:
+        """Ends the live lines; the last state stays on screen, unless another line will say it."""
         self._read()
         self._text.close()
-        if self._latest:
+        if self._latest and last_line:
             elapsed = time.monotonic() - self._started
             self.print(progress_line(self._latest, self._total, elapsed, self._seeds))
 
@@ -181,6 +182,35 @@ def live_lines(latest: Row, total: int, elapsed: float, seeds: int = 1) -> str:
     first = " | ".join([_frames(latest, total), _rate(latest, seeds), _left(latest, total)])
     second = " | ".join([*_returns(latest), *_problems(latest)])
     return f"{first}\n{second or 'no episode has ended yet'}"
+
+
+def closing_lines(results: Mapping[str, Any], seeds: list[pathlib.Path]) -> str:
+    """What a complete run came to, and what can be done with it.
+
+    Args:
+      results: of the run, as in results.json.
+      seeds: the folder of the run, or of each of its seeds.
+    """
+    several = f" x {len(seeds)} seeds" if len(seeds) > 1 else ""
+    parts = [
+        f"complete: {results['frames']:,} frames{several} in {duration(results['wall_seconds'])}",
+        *_returns({
+            name: results[key] for name, key in _CLOSING.items() if results.get(key) is not None
+        }),
+    ]  # fmt: skip
+    whole = seeds[0].parent if several else seeds[0]
+    first, folder = shlex.quote(str(seeds[0])), shlex.quote(str(whole))
+    return (
+        f"{' | '.join(parts)}\n{whole / 'results.json'} | bmg plot {folder} | "
+        f"bmg evaluate --workdir {first} --video play.gif"
+    )
+
+
+_CLOSING = {
+    "training/return": "training_return",
+    "evaluation/return": "evaluation_return",
+    "evaluation/human_normalized_score": "human_normalized_score",
+}
 
 
 def _has_begun(latest: Row) -> bool:

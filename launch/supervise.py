@@ -73,6 +73,7 @@ def supervise(
             for line in notes.new(program.board.statuses()):
                 console.print(line)
 
+        state = "failed"
         try:
             while (state := program.poll()) == "running" and not asked.is_set():
                 print_notes()
@@ -85,7 +86,7 @@ def supervise(
         finally:
             print_notes()
             all_left = program.stop()
-            console.close()
+            console.close(last_line=state != "finished")
         code = report_end(config, state, program.failed, program.board.statuses(), whole)
         if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
             sys.stdout.flush()
@@ -124,7 +125,9 @@ def report_end(
     results = statuses.get(LEARNER, {}).get("results")
     if state == "finished":
         if results and not whole:
-            print(json.dumps(results, indent=2))
+            from bmg.launch.console import closing_lines
+
+            print(closing_lines(results, directories(config)))
         return 0
     if state == "interrupted":
         from bmg.storage.checkpoint import list_checkpoints

@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-from bmg.launch.console import RunConsole, progress_line
+from bmg.launch.console import RunConsole, closing_lines, progress_line
 from bmg.learner.metrics import MetricsWriter
 from tests.launch.test_cli import ROW
 from tests.tables import named
@@ -30,6 +30,39 @@ def replace(path: pathlib.Path, text: str) -> None:
     """As a learner does that abandons rows: under another name first."""
     path.with_name("new").write_text(text)
     os.replace(path.with_name("new"), path)
+
+
+RESULTS = {
+    "frames": 20_000, "wall_seconds": 300.0, "training_return": 1.25, "evaluation_return": 2_000.4,
+    "human_normalized_score": 0.275,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "seeds", "lines"),
+    [
+        (
+            {}, ["runs/it"],
+            ["complete: 20,000 frames in 5 min | training 1.25 | evaluation 2,000 (28 % human)",
+             "runs/it/results.json | bmg plot runs/it | "
+             "bmg evaluate --workdir runs/it --video play.gif"],
+        ),
+        (
+            {"human_normalized_score": None}, ["my runs/seed-0", "my runs/seed-1"],
+            ["complete: 20,000 frames x 2 seeds in 5 min | training 1.25 | evaluation 2,000",
+             "my runs/results.json | bmg plot 'my runs' | "
+             "bmg evaluate --workdir 'my runs/seed-0' --video play.gif"],
+        ),
+        (
+            dict.fromkeys(["training_return", "evaluation_return", "human_normalized_score"]),
+            ["it"],
+            ["complete: 20,000 frames in 5 min",
+             "it/results.json | bmg plot it | bmg evaluate --workdir it --video play.gif"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_complete_run_says_what_came_of_it_and_what_can_be_done_with_it(changes, seeds, lines):
+    assert closing_lines(RESULTS | changes, list(map(pathlib.Path, seeds))).splitlines() == lines
 
 
 def last_line(shown: RunConsole, capsys) -> str:
