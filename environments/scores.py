@@ -24,6 +24,10 @@ class ReferenceScores(NamedTuple):
     random: float  # mean raw return of uniformly random play
     human: float  # mean raw return of a human tester
 
+    def normalise(self, score: float) -> float:
+        """(score - random) / (human - random): 0 is random play and 1 is human (not per cent)."""
+        return (score - self.random) / (self.human - self.random)
+
 
 def _read() -> dict[str, ReferenceScores]:
     with _CSV.open(newline="") as file:
@@ -45,7 +49,7 @@ SCORES: dict[str, ReferenceScores] = {**_ATARI, CATCH: ReferenceScores(-0.6, 1.0
 
 
 def human_normalized_score(game: str, score: float) -> float | None:
-    """(score - random) / (human - random): 0 is random play and 1 is human (not per cent).
+    """As of `ReferenceScores.normalise`.
 
     Args:
         game: one of `GAMES`, or "catch" (where 1 is optimal play).
@@ -54,7 +58,4 @@ def human_normalized_score(game: str, score: float) -> float | None:
     Returns:
         None for a game whose reference scores are not known.
     """
-    if game not in SCORES:
-        return None
-    random, human = SCORES[game]
-    return (score - random) / (human - random)
+    return SCORES[game].normalise(score) if game in SCORES else None

@@ -1,8 +1,9 @@
-"""`bmg report`: human-normalised scores of the runs in a folder: a page, tables, pictures."""
+"""`bmg report`: normalised scores of the runs in a folder: a page, tables, pictures."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import json
@@ -22,6 +23,9 @@ from bmg.storage.rows import is_finite
 from bmg.storage.run_directory import load_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bmg.environments.scores import ReferenceScores
     from bmg.experiments.comparison.report import Score
     from bmg.experiments.curves import Run
 
@@ -30,14 +34,18 @@ _SHOWN = 20  # games of the table on the console; files have all
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Compare runs over games by human-normalised scores: tables, intervals, pictures, and a page
-    of HTML with all of it; also as `bmg report FOLDER`."""
+    """Compare runs over games by normalised scores: tables, intervals, pictures, and a page of HTML
+    with all of it; also as `bmg report FOLDER`."""
 
     folder: str = "runs"
     """Where runs of `bmg train` are, however deep; empty for none."""
     scores: str = ""
     """Table of more returns (.csv), with a line for each game and a column for each method, such as
     published ones."""
+    references: str = ""
+    """Table (.csv) of the returns that are 0 and 1, with columns game, random and human; for games
+    of your own, or other scores of Atari's. Of games without any, if there are no others, 0 and 1
+    are the lowest and the highest return of the runs."""
     output: str = ""
     """Folder for what is made; empty for `report` in the folder of the runs."""
     score: Literal["evaluation", "training"] = "evaluation"
@@ -61,14 +69,22 @@ def main(arguments: list[str]) -> int:
     """
     options = parse_options(ReportConfig, "bmg report", with_first("--folder", arguments))
     environment.clean()
-    from bmg.environments.scores import GAMES
+    from bmg.environments.scores import GAMES, SCORES
     from bmg.experiments.comparison import report
 
     if not options.folder and not options.scores:
         raise ValueError("--folder and --scores are empty; give one of them, or both.")
-    scores, notes = of_runs(options) if options.folder else ([], [])
+    known = dict(SCORES)
+    if options.references:
+        known |= references_of(pathlib.Path(options.references))
+    scores, notes, human = of_runs(options, known) if options.folder else ([], [], True)
     if options.scores:
-        given = of_table(pathlib.Path(options.scores))
+        given = of_table(pathlib.Path(options.scores), known)
+        if scores and not human:
+            raise ValueError(
+                f"nobody knows a human's score of {scores[0].game}, which runs in {options.folder} "
+                f"play, so {options.scores} cannot stand beside them; give --references."
+            )
         if both := {score.method for score in scores} & {score.method for score in given}:
             raise ValueError(
                 f"{options.scores} has the method {min(both)!r}, and so has {options.folder}; give "
@@ -79,10 +95,10 @@ def main(arguments: list[str]) -> int:
         for note in notes:
             print(note)
         raise ValueError(
-            f"no run in {options.folder} has a score to compare; give a folder of runs of Atari "
-            "games that have results, or --scores."
+            f"no run in {options.folder} has a score to compare; give a folder of runs of `bmg "
+            "train` that have results, or --scores."
         )
-    compared, missing = report.gather(scores, GAMES)
+    compared, missing = report.gather(scores, GAMES, human)
     baseline = options.baseline or next(iter(compared.scores))
     check_name("method", baseline, compared.scores)
     aggregates = report.aggregates(compared, options.resamples)
@@ -94,7 +110,7 @@ def main(arguments: list[str]) -> int:
         pictures = list(report.draw(compared, baseline, options.resamples, folder))
         report.write_table(folder / "games.csv", games)
         report.write_table(folder / "summary.csv", summary)
-        tables = [("Summary", readable), ("Returns and human-normalised scores", games)]
+        tables = [("Summary", readable), (f"Returns, and {compared.measure}s in percent", games)]
         page = report.page(options.title, [*notes, *missing], tables, pictures)
         (folder / "report.html").write_text(page, "utf-8")
     except OSError as error:
@@ -114,15 +130,21 @@ def _with_time(row: dict) -> dict:
     return {**dict(others), "time of a run": None if hours is None else duration(3_600 * hours)}
 
 
-def of_runs(options: ReportConfig) -> tuple[list[Score], list[str]]:
-    """Scores of the runs in a folder; lines about those that have none, or are not complete."""
+def of_runs(
+    options: ReportConfig, known: Mapping[str, ReferenceScores]
+) -> tuple[list[Score], list[str], bool]:
+    """Scores of the runs in a folder; lines about those that have none, or are not complete; and
+    whether they are human-normalised.
+
+    Args:
+      options: of the report.
+      known: returns that are 0 and 1, of games.
+    """
     from bmg.experiments.curves import find_runs, group_runs
     from bmg.experiments.records import RESULTS
 
-    # What runs have in common beside their games and seeds -> those that have a score.
-    methods: dict[str, list[tuple[Run, Score]]] = {}
+    there: list[tuple[Run, Score]] = []
     notes = []
-    unknown: collections.Counter[str] = collections.Counter()  # games -> runs
     for path in find(pathlib.Path(options.folder)):
         if (path / RESULTS).exists():  # an experiment's
             continue
@@ -138,22 +160,32 @@ def of_runs(options: ReportConfig) -> tuple[list[Score], list[str]]:
             if isinstance(found, str):
                 notes.append(found)
                 continue
-            if math.isnan(found.score):
-                unknown[found.game] += 1
-                continue
-            settings = {k: v for k, v in run.settings.items() if k != "game"}
-            members = methods.setdefault(json.dumps(settings, sort_keys=True), [])
-            same = [x for x, y in members if (y.game, y.seed) == (found.game, found.seed)]
-            if same:
-                notes.append(
-                    f"{_named(run)} has the settings and the seed of {_named(same[0])}; left out"
-                )
-            else:
-                members.append((run._replace(settings=settings), found))
-    notes += [
-        f"nobody knows a human's score of {game}: {count} run{'s' * (count > 1)} left out"
-        for game, count in unknown.items()
-    ]
+            there.append((run, found))
+    human = not there or any(found.game in known for _, found in there)
+    if human:
+        unknown = collections.Counter(x.game for _, x in there if x.game not in known)
+        notes += [
+            f"nobody knows a human's score of {game}: {count} run{'s' * (count > 1)} left out; "
+            "give --references"
+            for game, count in unknown.items()
+        ]
+    else:
+        known = _ranges([found for _, found in there])
+        notes.append("no human's scores are known: 0 and 1 are the lowest and the highest return")
+    # What runs have in common beside their games and seeds -> those that have a score.
+    methods: dict[str, list[tuple[Run, Score]]] = {}
+    for run, found in there:
+        if found.game not in known:
+            continue
+        settings = {k: v for k, v in run.settings.items() if k != "game"}
+        members = methods.setdefault(json.dumps(settings, sort_keys=True), [])
+        same = [x for x, y in members if (y.game, y.seed) == (found.game, found.seed)]
+        if same:
+            notes.append(
+                f"{_named(run)} has the settings and the seed of {_named(same[0])}; left out"
+            )
+        else:
+            members.append((run._replace(settings=settings), _normalised(found, known)))
     groups = group_runs([members[0][0] for members in methods.values()])
     labels = [group.label for group in groups]
     if len(groups) == 1:
@@ -163,7 +195,28 @@ def of_runs(options: ReportConfig) -> tuple[list[Score], list[str]]:
         for label, members in zip(labels, methods.values())
         for _, score in members
     ]
-    return scores, notes
+    return scores, notes, human
+
+
+def _ranges(scores: list[Score]) -> dict[str, ReferenceScores]:
+    """game -> the lowest and the highest return of its runs, which are apart."""
+    from bmg.environments.scores import ReferenceScores
+
+    returns: dict[str, list[float]] = {}
+    for score in scores:
+        returns.setdefault(score.game, []).append(score.raw)
+    return {
+        game: ReferenceScores(min(own), max(own) if max(own) > min(own) else min(own) + 1.0)
+        for game, own in returns.items()
+    }
+
+
+def _normalised(score: Score, known: Mapping[str, ReferenceScores]) -> Score:
+    """With returns, its own and those of its curve, as scores."""
+    reference = known[score.game]
+    x, y = score.curve
+    curve = (x, reference.normalise(y))
+    return score._replace(score=reference.normalise(score.raw), curve=curve)
 
 
 def _named(run: Run) -> str:
@@ -172,13 +225,12 @@ def _named(run: Run) -> str:
 
 
 def _score_of(run: Run, kind: str) -> Score | str:
-    """Its score, of no method yet, NaN where no human's is known; or why it has none.
+    """Its return, of no method yet, and not yet normalised; or why it has none.
 
     Raises:
       ValueError: its seed is none; one line.
       OSError: its metrics cannot be read.
     """
-    from bmg.environments.scores import human_normalized_score
     from bmg.experiments.comparison.report import Score
 
     results = found_json(run.workdir / "results.json")
@@ -189,23 +241,72 @@ def _score_of(run: Run, kind: str) -> Score | str:
     if not is_finite(raw):
         return f"{run.workdir} has no {kind} return yet"
     seed = read(Seed, run.seed, f"{run.workdir}: seed")
-    score = human_normalized_score(game, raw)
-    if score is None:
-        return Score(game, "", seed, math.nan, raw, frames, math.nan)
-    x, y = run.points("training/return", "frames")
-    curve = (x, human_normalized_score(game, y))
-    return Score(game, "", seed, score, float(raw), frames, seconds / 3600, curve)
+    curve = run.points("training/return", "frames")
+    return Score(game, "", seed, math.nan, float(raw), frames, seconds / 3600, curve)
 
 
-def of_table(path: pathlib.Path) -> list[Score]:
+def of_table(path: pathlib.Path, known: Mapping[str, ReferenceScores]) -> list[Score]:
     """Scores of a table: a line for each game, a column of mean returns for each method.
+
+    Args:
+      path: of the table.
+      known: returns that are 0 and 1, of games.
 
     Raises:
       ValueError: it is no such table; one line.
     """
-    from bmg.environments.scores import SCORES, human_normalized_score
     from bmg.experiments.comparison.report import Score
 
+    scores = []
+    with _table_of_games(path, "returns") as rows:
+        for row in rows:
+            if (game := row.pop("game")) not in known:
+                raise ValueError(
+                    f"it has the game {game!r}, whose human score nobody knows; give --references"
+                )
+            for method, cell in row.items():
+                if cell.strip():
+                    raw = _finite(cell)
+                    score = known[game].normalise(raw)
+                    scores.append(Score(game, method, 0, score, raw, math.nan, math.nan))
+        if not scores:
+            raise ValueError(
+                "it has no return; give one in the line of a game, the column of a method"
+            )
+    return scores
+
+
+def references_of(path: pathlib.Path) -> dict[str, ReferenceScores]:
+    """Of a table: game -> returns that are 0 and 1.
+
+    Raises:
+      ValueError: it is no such table; one line.
+    """
+    from bmg.environments.scores import ReferenceScores
+
+    found = {}
+    with _table_of_games(path, "reference returns") as rows:
+        for row in rows:
+            if row.keys() != {"game", *ReferenceScores._fields}:
+                raise ValueError(
+                    f"it has the columns {', '.join(row)}; allowed are game, random and human"
+                )
+            own = ReferenceScores(_finite(row["random"]), _finite(row["human"]))
+            if own.random == own.human:
+                raise ValueError(f"{row['game']} has the same return for random and human")
+            found[row["game"]] = own
+        if not found:
+            raise ValueError("it has no game")
+    return found
+
+
+@contextlib.contextmanager
+def _table_of_games(path: pathlib.Path, what: str) -> Iterator[list[dict[str, str]]]:
+    """The rows of a CSV file, each of a game of its own; names the file in what is wrong with them.
+
+    Raises:
+      ValueError: it is no such file, or its reader finds something wrong; one line.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
             names, *lines = [line for line in csv.reader(file) if line] or [[]]
@@ -216,25 +317,12 @@ def of_table(path: pathlib.Path) -> list[Score]:
             raise ValueError(f"a line has {len(wrong[0])} fields, not {len(names)}")
         rows = [dict(zip(names, line)) for line in lines]
         _check_once("game", [row["game"] for row in rows])
-        scores = []
-        for row in rows:
-            if (game := row.pop("game")) not in SCORES:
-                raise ValueError(f"it has the game {game!r}, whose human score nobody knows")
-            for method, cell in row.items():
-                if cell.strip():
-                    raw = _finite(cell)
-                    score = human_normalized_score(game, raw)
-                    scores.append(Score(game, method, 0, score, raw, math.nan, math.nan))
-        if not scores:
-            raise ValueError(
-                "it has no return; give one in the line of a game, the column of a method"
-            )
-        return scores
+        yield rows
     except OSError as error:
-        raise ValueError(f"{path} is no table of returns: {reason(error)}.") from None
+        raise ValueError(f"{path} is no table of {what}: {reason(error)}.") from None
     except (ValueError, csv.Error) as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{path} is no table of returns: {why}.") from None
+        raise ValueError(f"{path} is no table of {what}: {why}.") from None
 
 
 def _check_once(kind: str, names: list[str]) -> None:

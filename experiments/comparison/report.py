@@ -1,4 +1,4 @@
-"""Human-normalised scores of methods over games: tables, pictures, and one page with all of it.
+"""Normalised scores of methods over games: tables, pictures, and one page with all of it.
 
 References: table 9's layout and figure 4 of Flennerhag et al., "Bootstrapped Meta-Learning", ICLR
 2022; intervals as in `statistics`.
@@ -32,11 +32,11 @@ class Score(NamedTuple):
     game: str
     method: str
     seed: int
-    score: float  # human-normalised: 1 is a human's
+    score: float  # normalised: 1 is a human's, where it is known
     raw: float  # mean return
     frames: float  # environment frames; NaN where nobody says
     hours: float  # wall time; NaN where nobody says
-    curve: tuple[np.ndarray, np.ndarray] | None = None  # frames and human-normalised scores
+    curve: tuple[np.ndarray, np.ndarray] | None = None  # frames and normalised scores
 
 
 class Report(NamedTuple):
@@ -44,6 +44,8 @@ class Report(NamedTuple):
 
     games: tuple[str, ...]  # of any method, in their order
     scores: dict[str, dict[str, list[Score]]]  # method -> game -> its seeds
+    measure: str  # what a score is called
+    human: bool  # whether 1 is a human's score
 
     def matrix(self, method: str) -> np.ndarray:
         """[N, G] of the games that the method has; the seeds that it has on all of them, or on each
@@ -58,12 +60,15 @@ class Report(NamedTuple):
         )  # fmt: skip
 
 
-def gather(scores: Sequence[Score], order: Sequence[str]) -> tuple[Report, list[str]]:
+def gather(
+    scores: Sequence[Score], order: Sequence[str], human: bool = True
+) -> tuple[Report, list[str]]:
     """Scores by method and game.
 
     Args:
       scores: of any seeds.
       order: of games; others come behind.
+      human: whether they are human-normalised.
 
     Returns:
       The report, and a line about everything that is missing in it.
@@ -88,7 +93,8 @@ def gather(scores: Sequence[Score], order: Sequence[str]) -> tuple[Report, list[
         for game, own in by_game.items():
             if lacking := sorted(every - {x.seed for x in own}):
                 notes.append(f"{method} lacks seeds of {game}: {', '.join(map(str, lacking))}")
-    return Report(games, found), notes
+    measure = "human-normalised score" if human else "normalised score"
+    return Report(games, found, measure, human), notes
 
 
 def aggregates(report: Report, resamples: int) -> dict[str, dict[str, Estimate]]:
@@ -109,7 +115,7 @@ def summary_rows(report: Report, found: Mapping[str, Mapping[str, Estimate]]) ->
         rows.append(
             {"method": method, "games": len(by_game), "seeds": len(report.matrix(method)),
              **{f"{name}, %": _percent(estimate) for name, estimate in found[method].items()},
-             "above human": int(above),
+             **({"above human": int(above)} if report.human else {}),
              "hours of a run": None if np.all(np.isnan(hours)) else float(np.nanmean(hours))}
         )  # fmt: skip
     return rows
@@ -122,8 +128,8 @@ def _percent(found: Estimate) -> str:
 
 
 def game_rows(report: Report) -> list[dict]:
-    """A row for each game, in table 9's layout: mean return of each method, and its
-    human-normalised score in percent."""
+    """A row for each game, in table 9's layout: mean return of each method, and its normalised
+    score in percent."""
     rows = []
     for game in report.games:
         row: dict = {"game": game}
@@ -157,6 +163,7 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
     Returns:
       (caption, path) of each.
     """
+    measure = report.measure[0].upper() + report.measure[1:]
     others = [method for method in report.scores if method != baseline]
     found = {m: values for m in others if (values := relative(report, m, baseline))}
     most = max((abs(x) for values in found.values() for x in values.values()), default=0.0)
@@ -168,14 +175,14 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
     if panels:
         height = max(2.2, 1.0 + 0.17 * len(report.games))
         path = save_panels(folder / "relative.png", panels, columns=2, size=(5.2, height))
-        yield "Human-normalised score minus the baseline's, in units of its size (figure 4)", path
+        yield f"{measure} minus the baseline's, in units of its size (figure 4)", path
     curves = {
         method: points for method in report.scores if (points := median_curve(report, method))
     }
     if curves:
-        panel = functools.partial(_draw_curves, curves=curves)
+        panel = functools.partial(_draw_curves, curves=curves, measure=report.measure)
         path = save_panels(folder / "median.png", [("median over games", panel)], size=(6.4, 4.2))
-        yield "Median human-normalised score over frames (figure 4)", path
+        yield f"Median {report.measure} over frames (figure 4)", path
     scores = {method: report.matrix(method) for method in report.scores}
     thresholds = thresholds_of(scores)
     found = {
@@ -183,7 +190,7 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
         for method, own in scores.items()
     }
     panel = functools.partial(
-        draw_profiles, thresholds=thresholds, found=found, label="human-normalised score"
+        draw_profiles, thresholds=thresholds, found=found, label=report.measure
     )
     name = "share of runs with a higher score"
     path = save_panels(folder / "profiles.png", [(name, panel)], size=(6.4, 4.2))
@@ -193,13 +200,13 @@ def draw(report: Report, baseline: str, resamples: int, folder: pathlib.Path) ->
         path = save_panels(folder / "standardised.png", [("over games", panel)], size=(6.4, 4.2))
         yield "Returns, standardised within each game: runs, quartiles and median (figure 12)", path
     panels = [
-        (game, functools.partial(_draw_bands, curves=own))
+        (game, functools.partial(_draw_bands, curves=own, measure=report.measure))
         for game in report.games
         if (own := game_curves(report, game))
     ]
     if panels:
         path = save_panels(folder / "games.png", panels, columns=4, size=(4.2, 2.9))
-        yield "Returns of each game, mean and one standard deviation (figures 13 to 18)", path
+        yield f"{measure} in each game, mean and one standard deviation (figures 13 to 18)", path
 
 
 def thresholds_of(scores: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -294,34 +301,35 @@ def _draw_relative(axis, values: Mapping[str, float], linear: bool) -> None:
     axis.set_ylim(middle - half, middle + half)
 
 
-def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw_curves(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], measure: str) -> None:
     for method, (x, y) in curves.items():
         axis.plot(x, y, label=method)
-    _name_axes(axis)
+    _name_axes(axis, measure)
 
 
 def _draw_spread(axis, values: Mapping[str, np.ndarray]) -> None:
     """Runs, their quartiles and their median; the first method on top."""
-    for index, own in enumerate(reversed(values.values())):
+    for index, (name, own) in enumerate(reversed(values.items())):
         low, middle, high = np.quantile(own, [0.25, 0.5, 0.75])
         color = line_look(index)["color"]
-        axis.plot([low, high], [index, index], "-", color=color, linewidth=9, alpha=0.3)
+        bar = {"color": color, "linewidth": 9, "alpha": 0.3, "label": f"_{name}"}
+        axis.plot([low, high], [index, index], "-", **bar)
         axis.plot(own, np.full(len(own), index), ".", color=color, alpha=0.4)
         axis.plot([middle], [index], "o", color=color)
     axis.set_yticks(range(len(values)), reversed(values))
     axis.set_xlabel("standard deviations from the game's mean")
 
 
-def _draw_bands(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw_bands(axis, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], measure: str) -> None:
     for method, (at, values) in curves.items():
         draw_band(axis, at, values, method)
-    _name_axes(axis)
+    _name_axes(axis, measure)
 
 
-def _name_axes(axis) -> None:
+def _name_axes(axis, measure: str) -> None:
     axis.set_xlabel("environment frames")
     short_counts(axis)
-    axis.set_ylabel("human-normalised score")
+    axis.set_ylabel(measure)
 
 
 def page(

@@ -104,7 +104,7 @@ def test_runs_of_several_games_and_seeds(command, tmp_path, pictures):
         "(runtime auto); left out" in out
     )
     assert out.count("snake") == 1
-    assert "nobody knows a human's score of snake: 2 runs left out" in out
+    assert "nobody knows a human's score of snake: 2 runs left out; give --references" in out
     assert "runs/config/config.json cannot be read: it is a list; allowed" in out
     assert "runs/seed: seed is 'x'; allowed are integers from 0; left out" in out
     assert "runs/lost/metrics.jsonl cannot be read: No such file or directory; left out" in out
@@ -194,6 +194,83 @@ def test_what_is_no_table_is_one_line(command, tmp_path, text, words):
     assert words in line and "x.csv" in line
 
 
+def games_of_ones_own(root):
+    """Two methods with two seeds of two games, of which nobody knows a human's score."""
+    for algorithm, gain in (("bmg", 10.0), ("impala", 0.0)):
+        for game, scale in (("minatar/breakout", 1.0), ("minatar/freeway", -2.0)):
+            for seed in (0, 1):
+                name = f"{algorithm}-{game.replace('/', '-')}-{seed}"
+                leave(root / name, game, seed, scale * (gain + seed), algorithm)
+
+
+def test_games_without_a_humans_score_are_compared_between_their_own_lowest_and_highest_return(
+    command, tmp_path, pictures
+):
+    games_of_ones_own(tmp_path / "runs")
+    code, out, err = command("report", "runs", "--resamples", "50", "--baseline", "impala")
+    assert code == 0 and err == "", err
+    assert "no human's scores are known: 0 and 1 are the lowest and the highest return" in out
+    rows = {row["method"]: row for row in table_of(tmp_path / "runs/report/summary.csv")}
+    # Breakout: 10, 11 of 0 to 11. Freeway: -20, -22 of -22 to 0.
+    ours, theirs = [10 / 11, 1.0, 2 / 22, 0.0], [0.0, 1 / 11, 1.0, 20 / 22]
+    for method, values in (("bmg", ours), ("impala", theirs)):
+        shown = float(rows[method]["mean, %"].split()[0])
+        assert shown == pytest.approx(100 * np.mean(values), abs=0.06)
+    assert "above human" not in rows["bmg"]
+    assert "profiles.png" in pictures
+    curve = pictures["games.png"][0].lines["bmg"]
+    np.testing.assert_allclose(curve[-1], [4_000, 10.5 / 11], rtol=1e-6)
+    page = (tmp_path / "runs/report/report.html").read_text()
+    assert "uman" not in page.replace("no human&#x27;s scores are known", "")
+
+
+def test_references_of_ones_own(command, tmp_path):
+    games_of_ones_own(tmp_path / "runs")
+    (tmp_path / "mine.csv").write_text(
+        "game,random,human\nminatar/breakout,1,21\nminatar/freeway,-30,-10\npong,0,2\n"
+    )
+    code, out, err = command("report", "runs", "--resamples", "20", "--references", "mine.csv")
+    assert code == 0 and err == "" and "left out" not in out
+    rows = {row["game"]: row for row in table_of(tmp_path / "runs/report/games.csv")}
+    assert float(rows["minatar/breakout"]["bmg, %"]) == pytest.approx(100 * 9.5 / 20)
+    assert float(rows["minatar/freeway"]["impala, %"]) == pytest.approx(100 * 29 / 20)
+    (tmp_path / "scores.csv").write_text("game,paper\nminatar/freeway,-20\npong,1\n")
+    options = ("--scores", "scores.csv", "--references", "mine.csv", "--folder", "")
+    assert command("report", *options)[0] == 0
+    rows = {row["game"]: row for row in table_of(tmp_path / "report/games.csv")}
+    assert float(rows["minatar/freeway"]["paper, %"]) == 50.0
+    assert float(rows["pong"]["paper, %"]) == 50.0, "in place of a human's"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("game,random\npong,1\n", ["game, random", "allowed are game, random and human"]),
+        ("game,random,human\npong,1,1\n", ["pong has the same return"]),
+        ("game,random,human\npong,1,x\n", ["mine.csv", "'x'"]),
+        ("game,random,human\npong,1,inf\n", ["inf", "finite"]),
+        ("game,random,human\npong,1,2\npong,1,2\n", ["'pong' twice"]),
+        ("game,random,human\n", ["no game"]),
+        ("", ["first line"]),
+        (None, ["No such file"]),
+    ],
+)
+def test_references_that_are_none_are_one_line(command, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "mine.csv").write_text(text)
+    line = command.refused("report", "runs", "--references", "mine.csv")
+    assert all(word in line for word in words), line
+
+
+def test_published_scores_cannot_stand_beside_games_that_have_none(command, tmp_path):
+    games_of_ones_own(tmp_path / "runs")
+    (tmp_path / "x.csv").write_text("game,paper\npong,1\n")
+    line = command.refused("report", "runs", "--scores", "x.csv")
+    assert "minatar/breakout" in line and "--references" in line
+    (tmp_path / "x.csv").write_text("game,paper\nminatar/freeway,1\n")
+    assert "give --references" in command.refused("report", "--folder", "", "--scores", "x.csv")
+
+
 def test_nothing_to_compare_is_one_line(command, tmp_path):
     assert "give a folder of runs" in command.refused("report", "nowhere")
     assert "x.csv" in command.refused("report", "--folder", "", "--scores", "x.csv")
@@ -201,9 +278,11 @@ def test_nothing_to_compare_is_one_line(command, tmp_path):
     (tmp_path / "x.csv").write_text("game,a\npong,1\n")
     options = ("--folder", "", "--scores", "x.csv", "--baseline", "b")
     assert "no method 'b'" in command.refused("report", *options)
-    assert [score.raw for score in of_table(tmp_path / "x.csv")] == [1.0]
+    assert [score.raw for score in of_table(tmp_path / "x.csv", SCORES)] == [1.0]
     (tmp_path / "x.csv").write_text("\ufeffb,game\n1,pong\n\n", "utf-8")
-    assert [score.method for score in of_table(tmp_path / "x.csv")] == ["b"], "a spreadsheet's"
+    assert [score.method for score in of_table(tmp_path / "x.csv", SCORES)] == ["b"], (
+        "a spreadsheet's"
+    )
     leave(tmp_path / "runs" / "young", "pong", 2, None)
     code, out, err = command("report")
     assert code == 2 and out == "runs/young has no results yet\n"
