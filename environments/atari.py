@@ -69,6 +69,20 @@ def make_spec(game: str, config: AtariConfig) -> base.EnvironmentSpec:
     Raises:
         ValueError: for an unknown game.
     """
+    return base.EnvironmentSpec(
+        frame_shape=frame_shape(config),
+        num_actions=len(action_names(game, config)),
+        num_stack=config.num_stack,
+        action_repeat=config.action_repeat,
+    )
+
+
+def action_names(game: str, config: AtariConfig) -> tuple[str, ...]:
+    """What the actions do, in their order, such as "up right fire"; from the ROM alone.
+
+    Raises:
+        ValueError: for an unknown game.
+    """
     import ale_py  # here, so that configurations load without it
 
     _check_game(game)
@@ -76,12 +90,12 @@ def make_spec(game: str, config: AtariConfig) -> base.EnvironmentSpec:
     ale = ale_py.ALEInterface()
     ale.loadROM(ale_py.roms.get_rom_path(game))
     actions = ale.getLegalActionSet() if config.full_action_space else ale.getMinimalActionSet()
-    return base.EnvironmentSpec(
-        frame_shape=frame_shape(config),
-        num_actions=len(actions),
-        num_stack=config.num_stack,
-        action_repeat=config.action_repeat,
-    )
+    words = ("up", "down", "left", "right", "fire")  # of names such as UPRIGHTFIRE
+    found = []
+    for action in actions:
+        own = [word for word in words if word in action.name.lower()]
+        found.append(" ".join(own) or "none")
+    return tuple(found)
 
 
 class Atari:

@@ -22,7 +22,8 @@ from bmg.environments import base
 from bmg.storage.fields import Range, read
 
 ROWS, COLUMNS = 10, 5  # bsuite's
-NUM_ACTIONS = 3
+ACTIONS = ("left", "stay", "right")
+NUM_ACTIONS = len(ACTIONS)
 
 
 def check_board(rows: int, columns: int) -> None:

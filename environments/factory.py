@@ -130,6 +130,21 @@ def make_spec(game: str, config: atari.AtariConfig, options: str = "") -> base.E
         environment.close()
 
 
+def action_names(game: str, config: atari.AtariConfig) -> tuple[str, ...]:
+    """What the actions of a game do, in their order; empty where nobody says so.
+
+    Args:
+        game: its name.
+        config: how Atari is played.
+    """
+    if games.kind_of(game) == "atari":
+        return atari.action_names(game, config)
+    if game not in games.IN_GRAPH:
+        return ()
+    module = importlib.import_module(f"bmg.environments.{games.IN_GRAPH[game]}")
+    return getattr(module, "ACTIONS", ())
+
+
 def make_world(game: str, options: str = "") -> in_graph.World:
     """A game as pure functions.
 

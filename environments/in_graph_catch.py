@@ -14,7 +14,7 @@ import numpy as np
 from bmg.environments import catch
 from bmg.environments.in_graph import GameTransition, begun_anew
 
-NUM_ACTIONS = catch.NUM_ACTIONS
+ACTIONS, NUM_ACTIONS = catch.ACTIONS, catch.NUM_ACTIONS
 OBSERVATION_SHAPE = (catch.ROWS, catch.COLUMNS, 1)
 
 

@@ -28,7 +28,8 @@ from bmg.environments.in_graph import GameTransition, begun_anew
 from bmg.storage.fields import Count, read
 
 SIZE = 12  # cells along an edge
-NUM_ACTIONS = 4  # up, right, down, left
+ACTIONS = ("up", "right", "down", "left")
+NUM_ACTIONS = len(ACTIONS)
 OBSERVATION_SHAPE = (SIZE, SIZE, 5)
 TIME_LIMIT = 5_000  # steps of an episode
 MAX_RETURN = SIZE * SIZE - 1

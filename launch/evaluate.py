@@ -125,13 +125,14 @@ def draw(
     """
     import jax
 
-    from bmg.environments.factory import make
+    from bmg.environments.factory import action_names, make
     from bmg.environments.screens import make_screen
 
     game = make(config.game, 1, seed, 1, config.atari, num_threads=1, options=config.game_options)
     params, key = agent.acting_params(found.state.agent), jax.random.PRNGKey(seed)
     screen = make_screen(config.game, seed, 1, config.atari, config.game_options)
-    moments = list(video.play(game, agent, params, key, most_steps, screen))
+    names = action_names(config.game, config.atari)
+    moments = list(video.play(game, agent, params, key, most_steps, screen, names))
     game.close()
     if screen:
         screen.close()

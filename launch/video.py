@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +28,12 @@ class Moment(NamedTuple):
     action: int
     value: float | None  # what the agent expects
     episode_return: float  # so far
+    names: Sequence[str] = ()  # of the actions; empty for numbers
 
 
-def play(environment, agent, params, key, most_steps: int, screen=None) -> Iterator[Moment]:
+def play(
+    environment, agent, params, key, most_steps: int, screen=None, names: Sequence[str] = ()
+) -> Iterator[Moment]:
     """The first episode of a single environment, or its first steps.
 
     Args:
@@ -39,6 +43,7 @@ def play(environment, agent, params, key, most_steps: int, screen=None) -> Itera
       key: random key; actions are drawn, as in training.
       most_steps: after which it ends.
       screen: an `environments.screens.Screen` that is to follow; None for none.
+      names: of the actions, for the moments.
     """
     import jax
 
@@ -61,6 +66,7 @@ def play(environment, agent, params, key, most_steps: int, screen=None) -> Itera
             int(actions[0]),
             float(value_of(params, stack.stack)[0]) if value_of else None,
             total,
+            names,
         )
         step = environment.step(np.asarray(actions))
         if screen:
@@ -165,12 +171,14 @@ def picture(moment: Moment, number: int, title: str, facts: Mapping[str, float])
     if moment.value is not None:
         line(f"value {moment.value:.3f}")
     y += _GAP
+    names = moment.names or [f"action {action}" for action in range(len(moment.probabilities))]
+    indent = 14 + math.ceil(max(font.getlength(names[action]) for action in shown))
     for action in shown:
         chosen = action == moment.action
         color = (255, 170, 60) if chosen else (110, 140, 190)
-        length = round(float(moment.probabilities[action]) * (_PANEL - 110))
-        pen.rectangle((left + 62, y + 3, left + 62 + length, y + _LINE - 4), fill=color)
-        line(f"action {action}", color if chosen else (220, 220, 220))
+        length = round(float(moment.probabilities[action]) * (_PANEL - indent - 48))
+        pen.rectangle((left + indent, y + 3, left + indent + length, y + _LINE - 4), fill=color)
+        line(names[action], color if chosen else (220, 220, 220))
     y += _GAP
     for name, number_ in facts.items():
         line(f"{name} {number_:.5g}", (150, 200, 150))

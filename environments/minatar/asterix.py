@@ -22,7 +22,8 @@ from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
 from bmg.environments.minatar.common import SIZE, Params
 
-NUM_ACTIONS = 5  # none, left, up, right, down
+ACTIONS = ("none", "left", "up", "right", "down")
+NUM_ACTIONS = len(ACTIONS)
 OBSERVATION_SHAPE = (SIZE, SIZE, 4)
 
 make_params = common.make_params

@@ -24,7 +24,8 @@ from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
 from bmg.environments.minatar.common import SIZE, Params
 
-NUM_ACTIONS = 3  # none, left, right
+ACTIONS = ("none", "left", "right")
+NUM_ACTIONS = len(ACTIONS)
 OBSERVATION_SHAPE = (SIZE, SIZE, 4)
 
 make_params = common.make_params

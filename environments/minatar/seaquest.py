@@ -31,7 +31,8 @@ from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
 from bmg.environments.minatar.common import SIZE, Params
 
-NUM_ACTIONS = 6  # none, left, up, right, down, fire
+ACTIONS = ("none", "left", "up", "right", "down", "fire")
+NUM_ACTIONS = len(ACTIONS)
 OBSERVATION_SHAPE = (SIZE, SIZE, 10)
 
 make_params = common.make_params

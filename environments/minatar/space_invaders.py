@@ -25,7 +25,8 @@ from bmg.environments.in_graph import GameTransition
 from bmg.environments.minatar import common
 from bmg.environments.minatar.common import SIZE, Params
 
-NUM_ACTIONS = 4  # none, left, right, fire
+ACTIONS = ("none", "left", "right", "fire")
+NUM_ACTIONS = len(ACTIONS)
 OBSERVATION_SHAPE = (SIZE, SIZE, 6)
 
 make_params = common.make_params

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import ale_py
+import gymnasium
 import numpy as np
 import pytest
 
-from bmg.environments import atari, catch, factory, scores
+from bmg.environments import atari, catch, factory, games, scores
 
 
 @pytest.mark.parametrize("game", ["catch", "pong", "breakout"])
@@ -110,3 +112,20 @@ def test_every_game_has_a_rom_with_the_papers_screen():
         ale = ale_py.ALEInterface()
         ale.loadROM(ale_py.roms.get_rom_path(game))
         assert tuple(ale.getScreenDims()) == atari.frame_shape(atari.PAPER)[:2], game
+
+
+def test_actions_have_the_names_that_their_emulators_give_them():
+    gymnasium.register_envs(ale_py)
+    words = {"up": "UP", "down": "DOWN", "left": "LEFT", "right": "RIGHT", "fire": "FIRE"}
+    for game, name in (("seaquest", "Seaquest"), ("pong", "Pong")):
+        for full in (False, True):
+            theirs = gymnasium.make(f"ALE/{name}-v5", full_action_space=full).unwrapped
+            ours = factory.action_names(game, atari.AtariConfig(full_action_space=full))
+            joined = ["".join(words[x] for x in own.split() if x in words) for own in ours]
+            assert [own or "NOOP" for own in joined] == theirs.get_action_meanings()
+    assert factory.action_names("catch", atari.AtariConfig()) == ("left", "stay", "right")
+    assert factory.action_names("grid", atari.AtariConfig()) == ()
+    assert factory.action_names("gymnasium:CartPole-v1", atari.AtariConfig()) == ()
+    for game in set(games.IN_GRAPH) - {"grid"}:
+        names = factory.action_names(game, atari.AtariConfig())
+        assert len(names) == factory.make_spec(game, atari.AtariConfig()).num_actions

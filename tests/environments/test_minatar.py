@@ -51,7 +51,8 @@ class Original:
         self.environment = Environment(name, sticky, ramping)
         self.game = self.environment.env
         self.actions = self.environment.minimal_action_set()
-        assert len(self.actions) == minatar.GAMES[name].NUM_ACTIONS
+        letters = "".join(self.game.action_map[action] for action in self.actions)
+        assert letters == "".join(action[0] for action in minatar.GAMES[name].ACTIONS)
         first = []
         if name == "breakout":
             first = [int(state.column != 0)]
