@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 
+import jax
+import jax.numpy as jnp
+
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import ALGORITHMS, AgentConfig
-from bmg.storage.modules import load_function, raised
+from bmg.storage.modules import FAILURES, load_function, raised
 
 
 def make_agent(config: AgentConfig, spec: Spec) -> Agent:
@@ -23,8 +26,42 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
         raise ValueError(f"{name} cannot be called as make(config, spec): {error}.") from None
     try:
         agent = make(config, spec)
-    except SystemExit as error:
+    except FAILURES as error:
+        if isinstance(error, ValueError):  # of settings that it does not take
+            raise
         raise ValueError(f"{name} cannot be made: {raised(error)}") from error
     if not isinstance(agent, Agent):
         raise ValueError(f"{name} gives a {type(agent).__name__}, not an Agent.")
     return agent
+
+
+def check_agent(name: str, agent: Agent, spec: Spec, dtype: str) -> None:
+    """Traces how an agent begins and acts, without any array.
+
+    Args:
+      name: of the agent.
+      agent: what it made.
+      spec: that it was made for.
+      dtype: of observations.
+
+    Raises:
+      ValueError: a function of it fails, or gives something else than `Agent` says; one line.
+    """
+
+    def traced(method: str, *arguments):
+        try:
+            return jax.eval_shape(getattr(agent, method), *arguments)
+        except FAILURES as error:
+            raise ValueError(f"{name} fails in {method}: {raised(error)}") from error
+
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    params = traced("acting_params", traced("init", key))
+    observations = jax.ShapeDtypeStruct((2, *spec.observation_shape), dtype)
+    found = traced("act", params, observations, jax.ShapeDtypeStruct((2, 2), jnp.uint32))
+    shapes = [getattr(x, "shape", None) for x in found] if isinstance(found, tuple) else []
+    if shapes != [(2,), (2, spec.num_actions)] or not jnp.issubdtype(found[0].dtype, jnp.integer):
+        given = ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(found))
+        raise ValueError(
+            f"{name} gives {given or 'nothing'} in act for two observations; allowed are two "
+            f"actions, int32[2], and their logits, float32[2, {spec.num_actions}]."
+        )

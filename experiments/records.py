@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bmg.storage.files import whole_file
+from bmg.storage.files import reason, whole_file
 from bmg.storage.run_directory import load_config
 
 RESULTS = "results.csv"
@@ -150,16 +150,25 @@ class Run(NamedTuple):
     columns: dict[str, np.ndarray]  # [S, n] means over each stretch
 
 
-def load_runs(config: type, root: pathlib.Path) -> list[Run]:
+def load_runs(config: type, root: pathlib.Path) -> tuple[list[Run], list[str]]:
     """What is left of the runs in a folder, whose configurations are of that class.
+
+    Returns:
+      The runs, and a line about each that cannot be read.
 
     Raises:
       ValueError: there is none; one line.
     """
-    runs = [
-        Run(path.parent.name, load_config(path.parent, config), *read_csv(path))
-        for path in sorted(root.glob(f"*/{RESULTS}"))
-    ]
+    runs, problems = [], []
+    for path in sorted(root.glob(f"*/{RESULTS}")):
+        try:
+            own = load_config(path.parent, config)
+            runs.append(Run(path.parent.name, own, *read_csv(path)))
+        except OSError as error:
+            problems.append(f"{error.filename or path} cannot be read: {reason(error)}")
+        except ValueError as error:
+            problems.append(" ".join(str(error).split()).rstrip("."))
     if not runs:
-        raise ValueError(f"no runs in {root} (a folder of run directories is meant).")
-    return runs
+        why = problems[0] if problems else f"no runs in {root}"
+        raise ValueError(f"{why} (a folder of run directories is meant).")
+    return runs, problems

@@ -102,7 +102,11 @@ def draw(experiment: Experiment, arguments: list[str]) -> int:
     from bmg.launch.pictures import no_picture
 
     options = _options(experiment, "figures", experiment.figures, arguments)
-    runs = load_runs(experiment.config, pathlib.Path(options.root)) if options.of_runs else []
+    runs = []
+    if options.of_runs:
+        runs, problems = load_runs(experiment.config, pathlib.Path(options.root))
+        for problem in problems:
+            print(f"{problem}; left out")
     try:
         _show(experiment.functions.draw(runs, options))
     except OSError as error:

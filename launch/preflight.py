@@ -33,12 +33,16 @@ def check(config: TrainConfig) -> Plan:
     if config.learner.replay_batch and not config.replay.replay_capacity:
         raise ValueError("replay_batch needs replay; give --replay.replay-capacity.")
     from bmg.actors.rollout import agent_spec
-    from bmg.agents.factory import make_agent
+    from bmg.agents.config import ALGORITHMS
+    from bmg.agents.factory import check_agent, make_agent
     from bmg.learner.hosts import check_port
     from bmg.learner.placement import split
     from bmg.learner.update import check_batch
 
-    agent = make_agent(config.agent, agent_spec(spec))
+    made_for = agent_spec(spec)
+    agent = make_agent(config.agent, made_for)
+    if config.agent.algorithm not in ALGORITHMS:
+        check_agent(config.agent.algorithm, agent, made_for, spec.dtype)
     if config.runtime == "in-graph":
         return _check_in_graph(config, agent, spec)
     threads = choose_runtime(config.runtime)[0] == "local-threads"

@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +55,20 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def raised(error: BaseException) -> str:
-    """What such a function raised, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """What such a function raised, in one line, and where in the user's files."""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + _place(error)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line outside of this package and of libraries; empty where there is none."""
+    libraries = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        ours = frame.f_globals.get("__name__", "").partition(".")[0] == "bmg"
+        if not ours and os.path.isfile(file) and not file.startswith(libraries):
+            place = f" ({os.path.relpath(file) if file.startswith(os.getcwd()) else file}:{line})"
+    return place
 
 
 def _look_in_this_folder() -> None:

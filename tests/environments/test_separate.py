@@ -346,7 +346,9 @@ def test_an_environment_that_fails_is_named_before_a_run(mine, method, error):
     for name in ("mine:one", "mine:several"):
         with pytest.raises(ValueError) as caught:
             factory.make_spec(name, CONFIG)
-        assert str(caught.value) == f"{name} fails in {method}: {told}"
+        message, _, place = str(caught.value).rpartition(" (")
+        assert message == f"{name} fails in {method}: {told}"
+        assert "test_separate.py:" in place
     mine.one = lambda: failing(method, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         factory.make_spec("mine:one", CONFIG)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import types
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_all_its_methods_and_their_figure(command, tmp_path, pictures, monkeypat
     (panel,) = pictures["rates.png"]
     assert set(panel.lines) == {"k1", "k2"}
     assert "no runs in nowhere" in command.refused(NAME, "figures", "--root", "nowhere")
+    # One that cannot be read does not keep the others from being drawn.
+    for broken, text in (("config.json", "[]"), ("results.csv", "seed,step\n")):
+        shutil.copytree(folder / "k2", folder / "copy", dirs_exist_ok=True)
+        (folder / "copy" / broken).write_text(text)
+        code, out, _ = command(NAME, "figures")
+        (line,) = (line for line in out.splitlines() if "left out" in line)
+        assert code == 0 and line.startswith(f"runs/quadratic/copy/{broken}") and "rates.png" in out
+    for name in ("k1", "k2"):
+        shutil.rmtree(folder / name)
+    assert "copy/results.csv is no table" in command.refused(NAME, "figures")
 
 
 def test_it_has_no_command_that_it_does_not_declare(command):

@@ -73,6 +73,39 @@ def test_what_cannot_be_imported_is_refused_in_one_line(command, tmp_path):
         assert all(word in line for word in words), line
 
 
+def test_an_agent_that_fails_or_gives_something_else_is_refused_before_a_run(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses, jax, reinforce\n"
+        "def changed(**functions):\n"
+        "  return lambda config, spec: reinforce.make(config, spec)._replace(**functions)\n"
+        "def raises(config, spec):\n"
+        "  return config.no_such_field\n"
+        "def begin(key):\n"
+        "  return {}['key']\n"
+        "def act(params, observations, keys):\n"
+        "  return observations @ keys\n"
+        "begins = changed(init=begin)\n"
+        "acts = changed(act=act)\n"
+        "alone = changed(act=lambda params, observations, keys: observations)\n"
+        "floats = changed(act=lambda params, observations, keys: (\n"
+        "  jax.numpy.zeros(2), jax.numpy.zeros((2, 3))))\n"
+        "narrow = changed(act=lambda params, observations, keys: (\n"
+        "  jax.numpy.zeros(2, int), jax.numpy.zeros((2, 4))))\n"
+    )
+    shutil.copy(FOLDER / "reinforce.py", tmp_path)
+    expected = "allowed are two actions, int32[2], and their logits, float32[2, 3]"
+    for name, words in [
+        ("raises", ["mine:raises cannot be made: AttributeError", "no_such_field", "(mine.py:5)"]),
+        ("begins", ["mine:begins fails in init: KeyError: 'key' (mine.py:7)"]),
+        ("acts", ["mine:acts fails in act: TypeError", "(mine.py:9)"]),
+        ("alone", ["mine:alone gives uint8[2, 10, 5, 1] in act", expected]),
+        ("floats", ["float32[2], float32[2, 3] in act", expected]),
+        ("narrow", ["int32[2], float32[2, 4] in act", expected]),
+    ]:
+        line = command.refused("train", "--game", "catch", "--agent.algorithm", f"mine:{name}")
+        assert all(word in line for word in words), line
+
+
 def test_no_file_of_the_folder_takes_the_place_of_a_library(folder):
     """Nor does a folder that is gone keep the package's own agents from being found."""
     for name in ("haiku", "optax", "rich", "tyro"):

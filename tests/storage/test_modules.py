@@ -33,6 +33,22 @@ def test_a_module_that_cannot_be_imported_is_told(write, source, words):
     assert "install it" not in str(error.value), "the module itself is there"
 
 
+def test_the_place_is_the_innermost_line_of_the_users(write, tmp_path):
+    write(
+        "import json\n"
+        "def parse(text):\n"
+        "  return json.loads(text)\n"
+        "def make():\n"
+        "  return parse('{')\n"
+    )
+    with pytest.raises(ValueError) as caught:
+        modules.load_named("own_module:make")()
+    assert modules.raised(caught.value).endswith(f" ({tmp_path / 'own_module.py'}:3)")
+    with pytest.raises(ValueError) as caught:
+        modules.load_named("no name")
+    assert "test_modules.py:" in modules.raised(caught.value), "not the package's own"
+
+
 def test_who_stops_the_program_stops_it(write):
     write("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
