@@ -158,11 +158,14 @@ def _label(run: Run, others: Sequence[Run]) -> str:
             return ", ".join(what)
         folder = run.workdir.parent if run.workdir.name.startswith("seed-") else run.workdir
         return " ".join([", ".join(what), f"({folder.name})"]).strip()
+    lasts = [name.rpartition(".")[2] for name in names]
     parts = []
     for name in differing:
         value = run.settings.get(name)
-        short = name.rpartition(".")[2]
-        plain = isinstance(value, str) and short in ("algorithm", "game", "method")
+        path = name.split(".")
+        plain = isinstance(value, str) and path[-1] in ("algorithm", "game", "method")
+        # The optimiser has a learning rate, and so has the meta-learner.
+        short = " ".join(path[-2:] if lasts.count(path[-1]) > 1 else path[-1:])
         parts.append(value if plain else f"{short.replace('_', ' ')} {value}")
     return ", ".join(parts)
 

@@ -341,7 +341,7 @@ def page(
     """A page of HTML that needs no other file."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if notes:
-        parts.append("<h2>Missing</h2><ul>")
+        parts.append("<h2>Notes</h2><ul>")
         parts += [f"<li>{html.escape(note)}</li>" for note in notes]
         parts.append("</ul>")
     for caption, rows in tables:
@@ -374,8 +374,8 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; }}
 table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: 3px 9px; text-align: right;
-  white-space: nowrap; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: 3px 9px; text-align: right; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
 th {{ border-bottom: 2px solid #888; }}
 img {{ max-width: 100%; }}

@@ -52,6 +52,14 @@ def test_seeds_of_one_run_are_a_group(tmp_path):
         "bmg, target steps 1, discount 0.9", "bmg, target steps 4, discount 0.9"
     ]  # fmt: skip
     assert [group.label for group in groups[2:]] == ["stacx, discount 0.9", "stacx, discount 0.5"]
+    # Where two settings end alike, their group says which one it is.
+    rates = {**AGENT, "meta": {"learning_rate": 0.0}, "optimizer": {"learning_rate": 0.1}}
+    faster = {**rates, "meta": {"learning_rate": 0.5}}
+    groups = group_runs(
+        runs_of(leave_run(tmp_path / "f", 0, rates), leave_run(tmp_path / "g", 0, faster))
+    )
+    labels = ["meta learning rate 0.0", "meta learning rate 0.5"]
+    assert [group.label for group in groups] == labels
     each = group_runs(runs[:3:2], each_seed=True)
     assert [group.label for group in each] == ["seed 0", "seed 1"]
     (alone,) = group_runs(runs[:1])

@@ -107,7 +107,7 @@ def test_the_sweeps_that_come_along_are_the_papers():
     ablations = runs_of(declaration.path_of("ablations"))
     settings = [run.config.agent for run in ablations if run.config.seed == 0]
     assert len({json.dumps(to_dict(agent)) for agent in settings}) == len(settings) == 18
-    assert len(runs_of(declaration.path_of("small"))) == 18
+    assert len(runs_of(declaration.path_of("small"))) == 24
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_dry_run_prints_commands(command, tmp_path):
     code, out, err = command("sweep", "small", "--dry-run", "--root", "some where")
     assert code == 0 and err == "" and not list(tmp_path.iterdir())
     lines = [shlex.split(line) for line in out.splitlines()]
-    assert len(lines) == 18 and all(line[:2] == ["bmg", "train"] for line in lines)
+    assert len(lines) == 24 and all(line[:2] == ["bmg", "train"] for line in lines)
     assert "some where/minatar-asterix/bmg/seed-2" in lines[-1]
 
 
