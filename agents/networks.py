@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.agents.config import TORSOS, NetworkConfig
-from bmg.agents.convolution import conv3x3
+from bmg.agents.convolution import conv3x3, strided
 from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
 from bmg.storage.modules import FAILURES, load_function, raised
@@ -86,32 +86,35 @@ _DQN = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al., Nature 2015
 _SHALLOW = ((16, 8, 4), (32, 4, 2))  # Mnih et al., 2013, and A3C: a third of DQN's cost
 
 
+def _kernel(name: str, shape: tuple[int, ...], config: NetworkConfig) -> tuple[jax.Array, ...]:
+    """Weights [K, K, C, F] and biases [F], as of Haiku's Conv2D."""
+    with hk.experimental.name_scope(name):
+        w = hk.get_parameter("w", shape, init=_weights(config.weight_scale))
+        return w, hk.get_parameter("b", shape[-1:], init=jnp.zeros)
+
+
 def _convolutions(
-    x: jax.Array, layers: tuple[tuple[int, int, int], ...], weight_scale: float
+    x: jax.Array, layers: tuple[tuple[int, int, int], ...], config: NetworkConfig
 ) -> jax.Array:
     """Plain convolutions without padding, a ReLU after each."""
-    w_init = _weights(weight_scale)
-    for index, (depth, kernel, stride) in enumerate(layers):
-        name = f"conv_{index}"
-        layer = hk.Conv2D(depth, kernel, stride, padding="VALID", w_init=w_init, name=name)
-        x = jax.nn.relu(layer(x))
+    on_cpu = config.precision != "bfloat16"  # what accelerators are given, unless told otherwise
+    for index, (depth, size, stride) in enumerate(layers):
+        w, b = _kernel(f"conv_{index}", (size, size, x.shape[-1], depth), config)
+        x = jax.nn.relu(strided(x, w, stride, space_to_depth=on_cpu) + b)
     return x
 
 
 def _minatar(x: jax.Array, config: NetworkConfig) -> jax.Array:
     """A convolution 3x3 of 16 channels without padding (Young & Tian, MinAtar, 2019), as one
     product: XLA's own is slow inside of loops on CPUs."""
-    shape = (3, 3, x.shape[-1], 16)
-    with hk.experimental.name_scope("conv_0"):
-        w = hk.get_parameter("w", shape, init=_weights(config.weight_scale))
-        b = hk.get_parameter("b", shape[-1:], init=jnp.zeros)
+    w, b = _kernel("conv_0", (3, 3, x.shape[-1], 16), config)
     return jax.nn.relu(conv3x3(x, w, "im2col", "VALID") + b)
 
 
 _TORSOS = {
     "resnet": _resnet,
-    "dqn": lambda x, config: _convolutions(x, _DQN, config.weight_scale),
-    "shallow": lambda x, config: _convolutions(x, _SHALLOW, config.weight_scale),
+    "dqn": lambda x, config: _convolutions(x, _DQN, config),
+    "shallow": lambda x, config: _convolutions(x, _SHALLOW, config),
     "minatar": _minatar,
     "mlp": lambda x, config: x,
 }

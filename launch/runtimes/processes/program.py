@@ -12,6 +12,7 @@ from bmg.environments.base import EnvironmentSpec
 from bmg.launch.config import TrainConfig
 from bmg.launch.runtimes import status
 from bmg.launch.runtimes.processes import nodes
+from bmg.storage.memory import keeping_freed_memory
 from bmg.storage.processes import name_of
 
 # Only the learner sees the accelerator. An actor's batch is small: one thread each, so that many
@@ -74,9 +75,10 @@ def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
         launcher = {nodes.LAUNCHER: name_of(os.getpid())}
         return PythonProcess(env={**_QUIET, **launcher, **environment})
 
+    memory = keeping_freed_memory(os.environ)
     return {
         status.REPLAY: process({"JAX_PLATFORMS": "cpu"}),
-        status.LEARNER: process(learner),
-        status.ACTOR: process(_ACTING_ENVIRONMENT),
-        status.EVALUATOR: process(_ACTING_ENVIRONMENT),
+        status.LEARNER: process({**memory, **learner}),
+        status.ACTOR: process({**memory, **_ACTING_ENVIRONMENT}),
+        status.EVALUATOR: process({**memory, **_ACTING_ENVIRONMENT}),
     }
