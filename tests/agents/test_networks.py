@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bmg.agents.config import NetworkConfig
-from bmg.agents.networks import main_task_params, make_network
+from bmg.agents.convolution import strided
+from bmg.agents.networks import choose_torso, main_task_params, make_network
 from tests.agents import oracle
 
 PAPER_SHAPE = (210, 160, 12)
@@ -198,3 +201,68 @@ def test_weight_scale_scales_the_torsos_initial_weights_alone(torso):
     for name, module in one.items():
         factor = 2.5 if name.startswith("torso/") else 1.0
         np.testing.assert_allclose(two[name]["w"], factor * module["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size, stride", [(8, 4), (4, 2), (3, 1), (3, 2), (5, 5)])
+def test_space_to_depth_has_the_sums_of_the_plain_convolution_and_their_derivatives(size, stride):
+    """Up to the second ones, which meta-gradients take; where sides leave a rest, and without."""
+    rng = np.random.default_rng(0)
+    with jax.experimental.enable_x64():
+        for height, width in ((20, 20), (22, 21), (size, size + 1)):
+            x = jnp.asarray(rng.normal(size=(3, height, width, 2)))
+            w = jnp.asarray(rng.normal(size=(size, size, 2, 5)))
+            tangent = jnp.asarray(rng.normal(size=w.shape))
+
+            def value(x, w, space_to_depth):
+                y = strided(x, w, stride, space_to_depth)
+                return jnp.sum(jnp.sin(y)), y
+
+            def curvature(x, w, space_to_depth):
+                gradient = jax.grad(value, argnums=(0, 1), has_aux=True)
+                return jax.jvp(lambda w: gradient(x, w, space_to_depth)[0], (w,), (tangent,))
+
+            plain, other = (value(x, w, way)[1] for way in (False, True))
+            rows, columns = height - size + 1, width - size + 1
+            expected = sum(
+                x[:, i : rows + i : stride, j : columns + j : stride] @ w[i, j]
+                for i in range(size) for j in range(size)
+            )  # fmt: skip
+            np.testing.assert_allclose(plain, expected, atol=1e-12)
+            np.testing.assert_allclose(other, expected, atol=1e-12)
+            for one, same in zip(
+                jax.tree.leaves(curvature(x, w, False)), jax.tree.leaves(curvature(x, w, True))
+            ):
+                np.testing.assert_allclose(one, same, atol=1e-10)
+
+
+@pytest.mark.parametrize("torso", ["dqn", "shallow"])
+def test_plain_torsos_are_haikus_convolutions(torso):
+    """The same parameters from the same key, on either device: checkpoints fit both."""
+    layers = {"dqn": [(32, 8, 4), (64, 4, 2), (64, 3, 1)], "shallow": [(16, 8, 4), (32, 4, 2)]}
+
+    def haikus(x):
+        with hk.experimental.name_scope("torso"):
+            for index, (depth, size, stride) in enumerate(layers[torso]):
+                w_init = hk.initializers.TruncatedNormal(1 / np.sqrt(size * size * x.shape[-1]))
+                conv = hk.Conv2D(
+                    depth, size, stride, padding="VALID", w_init=w_init, name=f"conv_{index}"
+                )
+                x = jax.nn.relu(conv(x))
+        return x
+
+    shape, key = (44, 44, 4), jax.random.PRNGKey(3)
+    x = np.random.default_rng(0).random((2, *shape), np.float32)
+    theirs = hk.without_apply_rng(hk.transform(haikus))
+    expected = theirs.init(key, x)
+    for precision in ("auto", "float32", "bfloat16"):
+        config = NetworkConfig(torso=torso, features=8, head_hidden=(), precision=precision)
+        found = make_network(config, shape, 3, 1).init(key)
+        for name, own in expected.items():
+            jax.tree.map(np.testing.assert_array_equal, own, found[name])
+
+        def ours(x, config=config):
+            with hk.experimental.name_scope("torso"):
+                return choose_torso(config, shape)(x, config)
+
+        y = hk.without_apply_rng(hk.transform(ours)).apply(expected, x)
+        np.testing.assert_allclose(y, theirs.apply(expected, x), atol=1e-5)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from bmg.storage.memory import keeping_freed_memory
 
 _PASSES = """
 import resource, sys
@@ -19,14 +22,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def _page_faults(how: str) -> int:
+def _page_faults(how: str, **variables: str) -> int:
     """Of the last of many large arrays, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", _PASSES, how], capture_output=True, text=True, check=True, timeout=60
-    )
+        [sys.executable, "-c", _PASSES, how], capture_output=True, text=True, check=True,
+        timeout=60, env={**os.environ, **variables},
+    )  # fmt: skip
     return int(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_a_large_array_comes_from_the_memory_of_the_one_before():
     assert _page_faults("kept") < 100 < 10_000 < _page_faults("as it is")
+    by_variable = keeping_freed_memory({})
+    assert _page_faults("as it is", **by_variable) < 100
+
+
+def test_settings_of_the_users_stay():
+    (name,) = keeping_freed_memory({})
+    own = f"{name.partition('_')[0].lower()}.malloc.mmap_threshold=4096"
+    assert keeping_freed_memory({name: own})[name].endswith(f"arena_max=1:{own}")
