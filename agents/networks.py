@@ -81,9 +81,11 @@ def _resnet(x: jax.Array, config: NetworkConfig) -> jax.Array:
     return jax.nn.relu(x)
 
 
-# (channels, kernel, stride) of each layer.
-_DQN = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al., Nature 2015
-_SHALLOW = ((16, 8, 4), (32, 4, 2))  # Mnih et al., 2013, and A3C: a third of DQN's cost
+# (channels, kernel, stride) of each layer of the plain torsos.
+CONVOLUTIONS = {
+    "dqn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al., Nature 2015
+    "shallow": ((16, 8, 4), (32, 4, 2)),  # Mnih et al., 2013, and A3C: a third of DQN's cost
+}
 
 
 def _kernel(name: str, shape: tuple[int, ...], config: NetworkConfig) -> tuple[jax.Array, ...]:
@@ -93,12 +95,10 @@ def _kernel(name: str, shape: tuple[int, ...], config: NetworkConfig) -> tuple[j
         return w, hk.get_parameter("b", shape[-1:], init=jnp.zeros)
 
 
-def _convolutions(
-    x: jax.Array, layers: tuple[tuple[int, int, int], ...], config: NetworkConfig
-) -> jax.Array:
+def _convolutions(x: jax.Array, config: NetworkConfig, torso: str) -> jax.Array:
     """Plain convolutions without padding, a ReLU after each."""
     on_cpu = config.precision != "bfloat16"  # what accelerators are given, unless told otherwise
-    for index, (depth, size, stride) in enumerate(layers):
+    for index, (depth, size, stride) in enumerate(CONVOLUTIONS[torso]):
         w, b = _kernel(f"conv_{index}", (size, size, x.shape[-1], depth), config)
         x = jax.nn.relu(strided(x, w, stride, space_to_depth=on_cpu) + b)
     return x
@@ -113,8 +113,7 @@ def _minatar(x: jax.Array, config: NetworkConfig) -> jax.Array:
 
 _TORSOS = {
     "resnet": _resnet,
-    "dqn": lambda x, config: _convolutions(x, _DQN, config),
-    "shallow": lambda x, config: _convolutions(x, _SHALLOW, config),
+    **{name: functools.partial(_convolutions, torso=name) for name in CONVOLUTIONS},
     "minatar": _minatar,
     "mlp": lambda x, config: x,
 }

@@ -55,7 +55,7 @@ _COMMANDS = {
 }
 # A step in this process takes arrays of many megabytes: it is faster where memory is kept. Steps on
 # small ones are faster where each thread has a pool of its own: two colours by a fifth.
-_LARGE_ARRAYS = {"few-shot", "lpg", "train"}
+_LARGE_ARRAYS = {"few-shot", "lpg", "suite", "train"}
 _QUIET = "--quiet"
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
