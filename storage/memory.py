@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's mallopt
 _NEVER = -1
-_TUNABLES = "GLIBC_TUNABLES"
-_KEEPING = (
-    f"glibc.malloc.trim_threshold={2**63 - 1}:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=1"
-)
+# The same as variables. (Of several settings in GLIBC_TUNABLES only the first one is left for the
+# programs that a program starts.)
+_VARIABLES = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1), "MALLOC_MMAP_MAX_": "0", "MALLOC_ARENA_MAX": "1",
+}  # fmt: skip
 
 
 def keep_freed_memory() -> bool:
@@ -34,10 +35,10 @@ def keep_freed_memory() -> bool:
 
 
 def keeping_freed_memory(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same as a variable for the environment of a program that is to be started.
+    """The same as variables for the environment of a program that is to be started, and of those
+    that it starts.
 
     Args:
-      environment: of this process, which may have settings of glibc already; they stay.
+      environment: of this process; what is set there stays.
     """
-    given = environment.get(_TUNABLES, "")
-    return {_TUNABLES: f"{_KEEPING}:{given}" if given else _KEEPING}
+    return {name: environment.get(name, value) for name, value in _VARIABLES.items()}

@@ -536,7 +536,8 @@ def test_the_console_shows_new_lines_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, kept", [
     ("few-shot --steps 3", True), ("benchmark few-shot", True), ("lpg", True),
-    ("two-colors", False), ("benchmark impala", False), ("train --game pong", False),
+    ("train --game pong", True), ("suite minatar", True), ("two-colors", False),
+    ("benchmark impala", False), ("snake", False),
     ("benchmark", False), ("", False),
 ])  # fmt: skip
 def test_memory_is_kept_where_arrays_are_large(arguments, kept):

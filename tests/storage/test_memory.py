@@ -25,8 +25,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def _page_faults(how: str, **variables: str) -> int:
     """Of the last of many large arrays, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", _PASSES, how], capture_output=True, text=True, check=True,
-        timeout=60, env={**os.environ, **variables},
+        # By a shell, as Launchpad starts its nodes.
+        ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", _PASSES, how], capture_output=True,
+        text=True, check=True, timeout=60, env={**os.environ, **variables},
     )  # fmt: skip
     return int(done.stdout)
 
@@ -34,11 +35,10 @@ def _page_faults(how: str, **variables: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_a_large_array_comes_from_the_memory_of_the_one_before():
     assert _page_faults("kept") < 100 < 10_000 < _page_faults("as it is")
-    by_variable = keeping_freed_memory({})
-    assert _page_faults("as it is", **by_variable) < 100
+    assert _page_faults("as it is", **keeping_freed_memory({})) < 100
 
 
 def test_settings_of_the_users_stay():
-    (name,) = keeping_freed_memory({})
-    own = f"{name.partition('_')[0].lower()}.malloc.mmap_threshold=4096"
-    assert keeping_freed_memory({name: own})[name].endswith(f"arena_max=1:{own}")
+    found = keeping_freed_memory({"MALLOC_ARENA_MAX": "3", "OTHER": "4"})
+    assert found["MALLOC_ARENA_MAX"] == "3" and found["MALLOC_MMAP_MAX_"] == "0"
+    assert "OTHER" not in found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shutil
 import signal
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import pytest
 from bmg.environments.scores import human_normalized_score
 from bmg.launch.runtimes.choice import why_no_launchpad
 from bmg.learner.dashboard import description_of
+from bmg.storage.memory import keeping_freed_memory
 from tests.launch import commands
 from tests.launch.commands import (
     bmg,
@@ -103,6 +105,11 @@ def catch(request, tmp_path_factory):
         f"--evaluator.episodes 500 --runtime {request.param}"
     ).split()
     with started(*arguments, cwd=folder, optimized=True) as run:
+        run.wait_for(learning(workdir))
+        nodes = nodes_of(workdir)
+        for name in [] if request.param == THREADS else ["learner", "actor_0", "evaluator_0"]:
+            environment = psutil.Process(nodes[name]["pid"]).environ()
+            assert environment.items() >= keeping_freed_memory({}).items(), name
         code, out, err = run.finish(240)
         assert_nothing_left(run, workdir)
         if request.param == THREADS:
@@ -165,10 +172,10 @@ def test_the_console_shows_progress_and_not_logs(catch):
     assert catch.err == ""
     lines = out.splitlines()
     assert "bmg on catch" in lines[0]
-    progress = lines[1 : lines.index("{")]
+    *progress, last, what_next = lines[1:]
     assert progress and all("frames/s" in x or x.startswith("starting") for x in progress), out
-    assert progress[-1].startswith("300,000 of 300,000 frames (100 %)")
-    assert '"evaluation_return"' in out
+    assert re.match(r"complete: 300,\d{3} frames in .* \| training .* \| evaluation ", last), out
+    assert what_next.startswith("runs/catch/results.json | bmg plot runs/catch | bmg evaluate ")
 
 
 def test_metrics_of_every_node_arrived(catch):
