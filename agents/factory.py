@@ -58,7 +58,7 @@ def check_agent(name: str, agent: Agent, spec: Spec, dtype: str) -> None:
     params = traced("acting_params", traced("init", key))
     observations = jax.ShapeDtypeStruct((2, *spec.observation_shape), dtype)
     found = traced("act", params, observations, jax.ShapeDtypeStruct((2, 2), jnp.uint32))
-    shapes = [getattr(x, "shape", None) for x in found] if isinstance(found, tuple) else []
+    shapes = [getattr(x, "shape", None) for x in found] if isinstance(found, (tuple, list)) else []
     if shapes != [(2,), (2, spec.num_actions)] or not jnp.issubdtype(found[0].dtype, jnp.integer):
         given = ", ".join(f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(found))
         raise ValueError(

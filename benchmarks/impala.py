@@ -1,8 +1,7 @@
 """The whole running system as plain IMPALA without replay, 84x84 grey, on this machine.
 
 The torsos are those of public actor-learners: DQN's 32-64-64 convolutions with 512 features, and
-IMPALA's ResNet 16-32-32 with 256. A public PyTorch actor-learner (torchbeast's monobeast) does 640
-and 115 agent steps per second with them on two cores.
+IMPALA's ResNet 16-32-32 with 256. docs/speed.md has the command of one to run in turns with this.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from bmg.benchmarks.config import BenchmarkConfig as Config
 from bmg.benchmarks.system import run_and_measure
 
-_PEER = {"dqn": 640.0, "resnet": 115.0}  # agent steps per second on two cores
 _TORSOS = {
     "dqn": ["--agent.network.torso", "dqn", "--agent.network.features", "512"],
     "resnet": [
@@ -31,12 +29,5 @@ def measure(config: Config) -> list[dict]:
     for torso, options in _TORSOS.items():
         measured = run_and_measure([*_COMMON, *options], seconds=20 if config.quick else 60)
         steps = measured["frames_per_second"] / 4
-        rows.append(
-            {
-                "torso": torso,
-                "agent_steps_per_second": steps,
-                "over_public_peer": steps / _PEER[torso],
-                **measured,
-            }
-        )
+        rows.append({"torso": torso, "agent_steps_per_second": steps, **measured})
     return rows
