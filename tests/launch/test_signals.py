@@ -41,9 +41,10 @@ def running(program: str, ignored: str = "", **variables: str):
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
     """(exit code, what it printed since); it prints no error."""
-    out, err = process.communicate(timeout=60)
-    assert err == ""
-    return process.returncode, out
+    process.wait(timeout=60)
+    # Not by `communicate`: what came together with a line that was read would be lost.
+    assert process.stderr.read() == ""
+    return process.returncode, process.stdout.read()
 
 
 @pytest.mark.parametrize("number", ENDING)
