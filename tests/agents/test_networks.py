@@ -15,6 +15,7 @@ from bmg.agents.config import NetworkConfig
 from bmg.agents.convolution import strided
 from bmg.agents.networks import choose_torso, main_task_params, make_network
 from tests.agents import oracle
+from tests.agents.data import float64
 
 PAPER_SHAPE = (210, 160, 12)
 
@@ -207,7 +208,7 @@ def test_weight_scale_scales_the_torsos_initial_weights_alone(torso):
 def test_space_to_depth_has_the_sums_of_the_plain_convolution_and_their_derivatives(size, stride):
     """Up to the second ones, which meta-gradients take; where sides leave a rest, and without."""
     rng = np.random.default_rng(0)
-    with jax.experimental.enable_x64():
+    with float64():
         for height, width in ((20, 20), (22, 21), (size, size + 1)):
             x = jnp.asarray(rng.normal(size=(3, height, width, 2)))
             w = jnp.asarray(rng.normal(size=(size, size, 2, 5)))
