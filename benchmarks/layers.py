@@ -72,9 +72,9 @@ def _measured(torsos: list[str], unrolls: int, turns: int, **_) -> Iterator[dict
         weights, channels = [], _SHAPE[-1]
         for depth, size, _ in CONVOLUTIONS[torso]:
             shape = (size, size, channels, depth)
-            weights.append(jnp.asarray(rng.normal(size=shape) / np.sqrt(size * size * channels)))
+            weight = rng.normal(size=shape) / np.sqrt(size * size * channels)
+            weights.append(jnp.asarray(weight, jnp.float32))
             channels = depth
-        weights = [w.astype(jnp.float32) for w in weights]
         compiled = {way: _functions(torso, flag) for way, flag in _WAYS.items()}
         least: dict[tuple[str, str], float] = {}
         for _ in range(turns + 1):  # the first one compiles

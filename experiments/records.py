@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bmg.storage.files import reason, whole_file
+from bmg.storage.files import unreadable, whole_file
 from bmg.storage.run_directory import load_config
 
 RESULTS = "results.csv"
@@ -164,10 +164,8 @@ def load_runs(config: type, root: pathlib.Path) -> tuple[list[Run], list[str]]:
         try:
             own = load_config(path.parent, config)
             runs.append(Run(path.parent.name, own, *read_csv(path)))
-        except OSError as error:
-            problems.append(f"{error.filename or path} cannot be read: {reason(error)}")
-        except ValueError as error:
-            problems.append(" ".join(str(error).split()).rstrip("."))
+        except (OSError, ValueError) as error:
+            problems.append(unreadable(error, path))
     if not runs:
         why = problems[0] if problems else f"no runs in {root}"
         raise ValueError(f"{why} (a folder of run directories is meant).")

@@ -18,7 +18,7 @@ from bmg.launch.pictures import no_picture
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
 from bmg.storage.fields import Count, Seed, check_fields, read
-from bmg.storage.files import found_json, reason
+from bmg.storage.files import found_json, reason, unreadable
 from bmg.storage.rows import is_finite
 from bmg.storage.run_directory import load_json
 
@@ -150,11 +150,8 @@ def of_runs(
             continue
         try:
             scored = [(run, _score_of(run, options.score)) for run in find_runs(path)]
-        except OSError as error:
-            notes.append(f"{error.filename or path} cannot be read: {reason(error)}; left out")
-            continue
-        except ValueError as error:
-            notes.append(f"{' '.join(str(error).split()).rstrip('.')}; left out")
+        except (OSError, ValueError) as error:
+            notes.append(f"{unreadable(error, path)}; left out")
             continue
         for run, found in scored:
             if isinstance(found, str):

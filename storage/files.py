@@ -78,6 +78,13 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def unreadable(error: OSError | ValueError, path: pathlib.Path) -> str:
+    """Why a run at `path` cannot be read, in one line."""
+    if isinstance(error, OSError):
+        return f"{error.filename or path} cannot be read: {reason(error)}"
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def found_json(path: pathlib.Path) -> dict[str, Any]:
     """JSON values by name, as a run leaves them; none where there is no such file yet, or none to
     be read."""

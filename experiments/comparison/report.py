@@ -44,8 +44,12 @@ class Report(NamedTuple):
 
     games: tuple[str, ...]  # of any method, in their order
     scores: dict[str, dict[str, list[Score]]]  # method -> game -> its seeds
-    measure: str  # what a score is called
     human: bool  # whether 1 is a human's score
+
+    @property
+    def measure(self) -> str:
+        """What a score is called."""
+        return "human-normalised score" if self.human else "normalised score"
 
     def matrix(self, method: str) -> np.ndarray:
         """[N, G] of the games that the method has; the seeds that it has on all of them, or on each
@@ -93,8 +97,7 @@ def gather(
         for game, own in by_game.items():
             if lacking := sorted(every - {x.seed for x in own}):
                 notes.append(f"{method} lacks seeds of {game}: {', '.join(map(str, lacking))}")
-    measure = "human-normalised score" if human else "normalised score"
-    return Report(games, found, measure, human), notes
+    return Report(games, found, human), notes
 
 
 def aggregates(report: Report, resamples: int) -> dict[str, dict[str, Estimate]]:
