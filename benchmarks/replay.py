@@ -260,11 +260,9 @@ def _receive(connection, seconds: float):
 
 
 def _server(case: Case, config: Config, recorded: Trajectory):
-    from bmg.replay.backend import reverb
-    from bmg.replay.server import make_tables
+    from bmg.replay.server import Server
 
-    tables = make_tables(signature_of(recorded), _replay_config(case, config))
-    return reverb.Server(tables, port=None)
+    return Server(signature_of(recorded), _replay_config(case, config))
 
 
 def _serve(connection, case: Case, config: Config, folder: str) -> None:

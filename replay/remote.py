@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bmg.replay import client as client_lib
-from bmg.replay.backend import reverb
+from bmg.replay.client import Client
 from bmg.replay.config import ReplayConfig
 from bmg.replay.interface import ONLINE, REPLAY, print_line
 from bmg.replay.sampler import Sampler
@@ -17,7 +16,7 @@ class RemoteReplay:
     """`interface.Replay` over a server; what is not used is not connected.
 
     Args:
-        server: `host:port` or a Reverb client.
+        server: `host:port`.
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
         config: sizes and deadlines, the same as the server's.
         should_stop: asked every `config.poll_interval` seconds by everyone who waits.
@@ -26,13 +25,13 @@ class RemoteReplay:
 
     def __init__(
         self,
-        server: str | reverb.Client,
+        server: str,
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
         on_stall: Callable[[str], None] = print_line,
     ):
-        self._server = client_lib.as_client(server)
+        self._server, self._client = server, Client(server)
         self._arguments = (signature, config, should_stop, on_stall)
         self._writer = Writer(self._server, *self._arguments)
         self._samplers: list[Sampler] = []
@@ -51,7 +50,7 @@ class RemoteReplay:
 
     def occupancy(self) -> dict[str, int]:
         """See `interface.Replay.occupancy`."""
-        return client_lib.occupancy(self._server)
+        return self._client.occupancy()
 
     def close(self) -> None:
         """Closes the writer and the samplers, within `config.close_timeout` seconds each."""

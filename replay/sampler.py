@@ -11,15 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from bmg.replay import client as client_lib
-from bmg.replay.backend import pybind, reverb
+from bmg.replay.backend import pybind
+from bmg.replay.client import Client
 from bmg.replay.config import ReplayConfig
 from bmg.replay.interface import check_batch_size, no_batch, print_line
 from bmg.replay.signature import Signature
 from bmg.replay.waiting import Wait
-
-# Reverb wants an end; this one is never reached.
-_ENDLESS = 2**40
 
 
 class Sampler:
@@ -39,7 +36,7 @@ class Sampler:
     it holds, and while a server is gone it waits for ever.
 
     Args:
-        server: `host:port` or a Reverb client.
+        server: `host:port`.
         table: `interface.ONLINE` or `interface.REPLAY`.
         batch_size: unrolls in a batch.
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
@@ -51,7 +48,7 @@ class Sampler:
 
     def __init__(
         self,
-        server: str | reverb.Client,
+        server: str,
         table: str,
         batch_size: int,
         signature: Any,
@@ -60,15 +57,13 @@ class Sampler:
         on_stall: Callable[[str], None] = print_line,
     ):
         check_batch_size(batch_size)
-        self._client = client_lib.as_client(server)
+        self._client = Client(server)
         self._table = table
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
         self._on_stall = on_stall
-        self._reader = _Reader(
-            self._client.server_address, table, batch_size, self._signature, config
-        )
+        self._reader = _Reader(self._client, table, batch_size, self._signature, config)
         self._connected = False
         # The thread knows only the reader, so that a forgotten sampler is collected, or closed at
         # exit: a thread inside Reverb then would otherwise outlive the interpreter.
@@ -96,9 +91,7 @@ class Sampler:
             self._stalled,
         )
         if not self._connected:
-            if not client_lib.connect(
-                self._client, [self._table], self._signature, wait, self._should_stop
-            ):
+            if not self._client.connect([self._table], self._signature, wait, self._should_stop):
                 raise StopIteration
             self._reader.start()
             self._connected = True
@@ -115,7 +108,7 @@ class Sampler:
         self._on_stall(str(self._no_batch(seconds)))
 
     def _no_batch(self, seconds: float) -> TimeoutError:
-        return no_batch(seconds, client_lib.describe(self._client, self._table))
+        return no_batch(seconds, self._client.describe(self._table))
 
     def close(self) -> None:
         """Stops reading, within `config.close_timeout` seconds; what was read ahead is lost.
@@ -135,9 +128,14 @@ class _Reader:
     """The thread that reads unrolls and makes up batches, as lists of arrays `[B, ...]`."""
 
     def __init__(
-        self, address: str, table: str, batch_size: int, signature: Signature, config: ReplayConfig
+        self,
+        client: Client,
+        table: str,
+        batch_size: int,
+        signature: Signature,
+        config: ReplayConfig,
     ):
-        self._address = address
+        self._client = client
         self._table = table
         self._batch_size = batch_size
         self._signature = signature
@@ -183,11 +181,8 @@ class _Reader:
 
     def _run(self) -> None:
         try:
-            # Here and not in the constructor: it blocks if the server went away meanwhile. The
-            # public Client.sample has no handle to close, so a starved one could not be freed.
-            sampler = pybind.Client(self._address).NewSampler(
-                self._table, _ENDLESS, self._samples_in_flight
-            )
+            # Here and not in the constructor: it blocks if the server went away meanwhile.
+            sampler = self._client.sampler(self._table, self._samples_in_flight)
             with self._lock:
                 self._sampler = sampler
                 if self._closed:

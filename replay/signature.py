@@ -21,7 +21,7 @@ class Signature:
         paths_and_leaves = tree.flatten_with_path(structure)
         self.names = [".".join(map(str, path)) or "value" for path, _ in paths_and_leaves]
         self.shapes = [tuple(leaf.shape) for _, leaf in paths_and_leaves]
-        self.dtypes = [_numpy_dtype(leaf.dtype) for _, leaf in paths_and_leaves]
+        self.dtypes = [np.dtype(leaf.dtype) for _, leaf in paths_and_leaves]
 
     def flatten(self, unroll: Any) -> list[np.ndarray]:
         """Returns the unroll's arrays, one per leaf.
@@ -53,7 +53,7 @@ class Signature:
         """
         if len(shapes) != len(self.shapes):
             raise ValueError(f"{what} has {len(shapes)} arrays: must have {len(self.shapes)}")
-        dtypes = [_numpy_dtype(dtype) for dtype in dtypes]
+        dtypes = [np.dtype(dtype) for dtype in dtypes]
         wanted = zip(self.names, self.shapes, self.dtypes)
         for (name, shape, dtype), given_shape, given_dtype in zip(wanted, shapes, dtypes):
             if given_shape != shape or given_dtype != dtype:
@@ -61,7 +61,3 @@ class Signature:
                     f"{what} has {name} {given_dtype}{list(given_shape)}: "
                     f"must be {dtype}{list(shape)}"
                 )
-
-
-def _numpy_dtype(dtype: Any) -> np.dtype:
-    return np.dtype(getattr(dtype, "as_numpy_dtype", dtype))  # TensorFlow's have the attribute

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bmg.replay import client as client_lib
-from bmg.replay import server as server_lib
-from bmg.replay.backend import reverb
+from bmg.replay.backend import DeadlineExceededError
+from bmg.replay.client import Client
 from bmg.replay.config import ReplayConfig
 from bmg.replay.interface import ONLINE, no_room, print_line
+from bmg.replay.server import table_names
 from bmg.replay.signature import Signature
 from bmg.replay.waiting import Wait
 
@@ -22,7 +22,7 @@ class Writer:
     it. Not for use by several threads at once.
 
     Args:
-        server: `host:port` or a Reverb client.
+        server: `host:port`.
         signature: (nested) structure of objects with `.shape` and `.dtype` of one unroll.
         config: sizes and deadlines, the same as the server's.
         should_stop: asked every `config.poll_interval` seconds (once a second or so while there is
@@ -32,18 +32,18 @@ class Writer:
 
     def __init__(
         self,
-        server: str | reverb.Client,
+        server: str,
         signature: Any,
         config: ReplayConfig,
         should_stop: Callable[[], bool],
         on_stall: Callable[[str], None] = print_line,
     ):
-        self._client = client_lib.as_client(server)
+        self._client = Client(server)
         self._signature = Signature(signature)
         self._config = config
         self._should_stop = should_stop
         self._on_stall = on_stall
-        self._tables = server_lib.table_names(config)
+        self._tables = table_names(config)
         self._writer = None
         self._closed = False
 
@@ -95,14 +95,10 @@ class Writer:
         self.close()
 
     def _connect(self) -> bool:
-        if not client_lib.connect(
-            self._client, self._tables, self._signature, self._new_wait(), self._should_stop
-        ):
+        wait = self._new_wait()
+        if not self._client.connect(self._tables, self._signature, wait, self._should_stop):
             return False
-        # Signatures are compared above. Left to Reverb, fetching them would block unasked.
-        self._writer = self._client.trajectory_writer(
-            num_keep_alive_refs=1, get_signature_timeout_ms=None
-        )
+        self._writer = self._client.writer()
         return True
 
     def _wait(self) -> bool:
@@ -114,14 +110,14 @@ class Writer:
             if self._should_stop():
                 return False
             if wait.over():
-                raise no_room(self._config.write_timeout, client_lib.describe(self._client, ONLINE))
+                raise no_room(self._config.write_timeout, self._client.describe(ONLINE))
         return True
 
     def _new_wait(self) -> Wait:
         config = self._config
 
         def stalled(seconds: float) -> None:
-            self._on_stall(str(no_room(seconds, client_lib.describe(self._client, ONLINE))))
+            self._on_stall(str(no_room(seconds, self._client.describe(ONLINE))))
 
         return Wait(config.write_timeout, config.poll_interval, config.stall_after, stalled)
 
@@ -129,6 +125,6 @@ class Writer:
         """Waits so long at most; True if so few items remain."""
         try:
             self._writer.flush(unconfirmed, max(int(1000 * seconds), 1))
-        except reverb.DeadlineExceededError:
+        except DeadlineExceededError:
             return False
         return True

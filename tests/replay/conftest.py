@@ -102,13 +102,12 @@ def patience(monkeypatch):
 @pytest.fixture
 def serve(signature, patience):
     """Starts servers in this process; Reverb then takes a short cut past the network to sample."""
-    from bmg.replay.backend import reverb
-    from bmg.replay.server import make_tables
+    from bmg.replay.server import Server
 
     servers = []
 
     def start(config: ReplayConfig) -> str:
-        servers.append(reverb.Server(make_tables(signature, config), port=None))
+        servers.append(Server(signature, config))
         return f"localhost:{servers[-1].port}"
 
     yield start
@@ -118,14 +117,13 @@ def serve(signature, patience):
 
 _REMOTE = """
 import pickle, sys
-from bmg.replay.backend import reverb
 from bmg.replay.config import ReplayConfig
-from bmg.replay.server import make_tables
+from bmg.replay.server import Server
 server = None
 while True:
     config, leaves = pickle.load(sys.stdin.buffer)
     server = None  # stops the last one
-    server = reverb.Server(make_tables(tuple(leaves), ReplayConfig(**config)), port=None)
+    server = Server(tuple(leaves), ReplayConfig(**config))
     print(server.port, flush=True)
 """
 

@@ -12,10 +12,10 @@ pytest.importorskip("reverb", reason="needs Reverb")
 
 import portpicker
 
-from bmg.replay.client import occupancy
+from bmg.replay.client import Client
 from bmg.replay.interface import ONLINE, REPLAY
 from bmg.replay.sampler import Sampler
-from bmg.replay.server import make_tables
+from bmg.replay.server import Server, make_tables
 from bmg.replay.writer import Writer
 from tests.replay.conftest import never
 from tests.replay.test_waiting import fill
@@ -42,7 +42,7 @@ def test_full_queue_holds_the_writer_back_until_sampled(
     eventually(lambda: len(written) > 3)
     assert waits(writing, stop, written)
     assert 3 < len(written) <= 3 + max_unconfirmed
-    counts = occupancy(address)
+    counts = Client(address).occupancy()
     assert counts["replay/online_size"] == 3
     # A full queue leaves the replay no emptier than itself: its minimum size is in reach.
     assert 3 <= counts["replay/replay_size"] <= len(written)
@@ -60,8 +60,8 @@ def test_sampler_takes_no_more_than_it_says_ahead(address_of, signature, config,
     with Sampler(address, ONLINE, 4, signature, config, never) as online:
         next(online)
         taken = 4 + 4 * config.prefetch_batches + config.samples_in_flight
-        eventually(lambda: occupancy(address)["replay/online_sampled"] >= taken)
-        steadily(lambda: occupancy(address)["replay/online_sampled"] == taken)
+        eventually(lambda: Client(address).occupancy()["replay/online_sampled"] >= taken)
+        steadily(lambda: Client(address).occupancy()["replay/online_sampled"] == taken)
 
 
 def test_another_signature_than_the_servers_is_refused(serve, signature, config):
@@ -76,7 +76,7 @@ def test_another_signature_than_the_servers_is_refused(serve, signature, config)
 
 def test_no_replay_table_is_made_without_capacity(signature, config):
     config = dataclasses.replace(config, replay_capacity=0)
-    assert [table.name for table in make_tables(signature, config)] == [ONLINE]
+    assert [table.name() for table in make_tables(signature, config)] == [ONLINE]
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
@@ -97,7 +97,7 @@ def test_dead_server_ends_every_wait(mortal, clock, signature, config, make_unro
         Call(lambda: list(replay)),
         Call(lambda: next(late)),
         Call(lambda: late_writer.append(make_unroll(0))),
-        Call(lambda: occupancy(address)),
+        Call(Client(address).occupancy),
     ]
 
     def time_passes():
@@ -152,11 +152,8 @@ except TimeoutError:
 
 
 def test_process_that_closes_nothing_exits(config):
-    from bmg.replay.backend import reverb
-    from bmg.replay.server import make_tables
-
     config = dataclasses.replace(config, online_capacity=2, replay_capacity=0)
-    server = reverb.Server(make_tables((np.zeros(3, np.float32),), config), port=None)
+    server = Server((np.zeros(3, np.float32),), config)
     done = subprocess.run(
         [sys.executable, "-c", _FORGETFUL, f"localhost:{server.port}"],
         cwd=pathlib.Path(__file__).parents[2],

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import launchpad as lp
+
 from bmg.environments.base import EnvironmentSpec
 from bmg.launch.config import TrainConfig
 from bmg.launch.runtimes.board import ADDRESS, Board
@@ -88,12 +90,6 @@ def _leave_with_launcher() -> None:
     os._exit(1)
 
 
-def _stop_event():
-    import launchpad as lp
-
-    return lp.stop_event()
-
-
 def _answer(call, should_stop: Callable[[], bool]):
     """The answer to a courier call, or None when asked to stop while waiting.
 
@@ -113,28 +109,31 @@ def _answer(call, should_stop: Callable[[], bool]):
         call.cancel()
 
 
-def replay_tables(config: TrainConfig, spec: EnvironmentSpec):
-    """Reverb's tables, in the replay server's process."""
+def run_replay(config: TrainConfig, spec: EnvironmentSpec, address: lp.Address):
+    """The replay server's process."""
     node = begin(config, REPLAY)
     with node.recording_failure():
         from bmg.launch.runtimes.assembly import signature
-        from bmg.replay.server import make_tables
+        from bmg.replay.server import Server
 
-        return make_tables(signature(config, spec), config.replay)
-
-
-def no_checkpointer():
-    """See `replay.server.NoCheckpointer`."""
-    from bmg.replay.server import NoCheckpointer
-
-    return NoCheckpointer()
+        port = lp.get_port_from_address(address.resolve())
+        server = Server(signature(config, spec), config.replay, port)
+    lp.wait_for_stop()
+    del server  # it serves until then
 
 
-def _replay(config: TrainConfig, spec: EnvironmentSpec, client, should_stop, node: Node):
+def _replay(
+    config: TrainConfig,
+    spec: EnvironmentSpec,
+    address: lp.Address,
+    should_stop: Callable[[], bool],
+    node: Node,
+):
     from bmg.launch.runtimes.assembly import signature
     from bmg.replay.remote import RemoteReplay
 
-    return RemoteReplay(client, signature(config, spec), config.replay, should_stop, node.stalled)
+    shapes = signature(config, spec)
+    return RemoteReplay(address.resolve(), shapes, config.replay, should_stop, node.stalled)
 
 
 class LearnerNode:
@@ -144,14 +143,14 @@ class LearnerNode:
         self,
         config: TrainConfig,
         spec: EnvironmentSpec,
-        replay_client,
+        replay: lp.Address,
         resume: bool,
         central_inference: bool,
     ):
         """Builds the learner, so that parameters can be served from the start, and the inference
         server where actors ask for their actions."""
         self._node = begin(config, LEARNER)
-        self._config, self._spec, self._client = config, spec, replay_client
+        self._config, self._spec, self._replay = config, spec, replay
         with self._node.recording_failure():
             from bmg.launch.runtimes.assembly import (
                 join_hosts,
@@ -200,9 +199,9 @@ class LearnerNode:
         """Learns until the run is complete or stopped."""
         from bmg.launch.runtimes.assembly import learn
 
-        config, node, stop, inference = self._config, self._node, _stop_event(), self._inference
+        config, node, stop, inference = self._config, self._node, lp.stop_event(), self._inference
         with node.ending() as finish:
-            replay = _replay(config, self._spec, self._client, stop.is_set, node)
+            replay = _replay(config, self._spec, self._replay, stop.is_set, node)
             board = _board(config)
 
             def metrics() -> dict[str, float]:
@@ -223,7 +222,7 @@ class LearnerNode:
 def _parameter_client(config: TrainConfig, learner):
     from bmg.actors.parameters import ParameterClient
 
-    stop = _stop_event()
+    stop = lp.stop_event()
 
     def fetch(version: int):
         return _answer(learner.futures.get_parameters(version), stop.is_set)
@@ -285,7 +284,7 @@ def run_actor(
     spec: EnvironmentSpec,
     index: int,
     learner,
-    replay_client,
+    replay: lp.Address,
     central_inference: bool,
 ):
     """An actor's process; it asks the learner's for its actions, or chooses them itself."""
@@ -294,8 +293,8 @@ def run_actor(
         from bmg.actors.inference import LocalInference
         from bmg.launch.runtimes.assembly import act, acting, actor_number
 
-        should_stop = node.alive(_stop_event().is_set)
-        replay = _replay(config, spec, replay_client, should_stop, node)
+        should_stop = node.alive(lp.stop_event().is_set)
+        replay = _replay(config, spec, replay, should_stop, node)
         stack.callback(replay.close)
         if central_inference:
             inference = _RemoteInference(config, spec, node.name, learner, should_stop)
@@ -319,7 +318,7 @@ def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learne
 
         if config.launch == "local_mp":
             os.nice(10)
-        stop = _stop_event()
+        stop = lp.stop_event()
         parameters = _parameter_client(config, learner)
         report = learner.futures.report_evaluation
         should_stop = node.alive(stop.is_set)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import launchpad as lp
@@ -39,12 +38,12 @@ def make_program(
       central_inference: whether the learner's process chooses the actors' actions.
     """
     program = lp.Program("bmg")
+    replay = lp.Address(status.REPLAY)
     with program.group(status.REPLAY):
-        replay = program.add_node(
-            lp.ReverbNode(
-                functools.partial(nodes.replay_tables, config, spec), nodes.no_checkpointer
-            )
-        )
+        # Not lp.ReverbNode, which imports TensorFlow into every process that has the address.
+        server = lp.PyNode(nodes.run_replay, config, spec, replay)
+        server.allocate_address(replay)
+        program.add_node(server)
     with program.group(status.LEARNER):
         learner = program.add_node(
             lp.CourierNode(

@@ -154,9 +154,8 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
     Without replay the unrolls are all different. With it they are all the same, so that each draw
     is what the other runtime drew.
     """
-    from bmg.replay.backend import reverb
     from bmg.replay.remote import RemoteReplay
-    from bmg.replay.server import make_tables
+    from bmg.replay.server import Server
 
     configs = [config_of(tmp_path / name, algorithm, replay_batch) for name in "ab"]
     spec = make_spec("catch", configs[0].atari)
@@ -170,7 +169,7 @@ def test_the_same_trajectories_teach_the_same(tmp_path, algorithm, replay_batch)
     in_memory = learned(configs[0], spec, unrolls, memory, memory)
     memory.close()
 
-    server = reverb.Server(make_tables(signature, sizes), port=None)
+    server = Server(signature, sizes)
     address = f"localhost:{server.port}"
     handles = [RemoteReplay(address, signature, sizes, never) for _ in range(2)]
     over_reverb = learned(configs[1], spec, unrolls, *handles)
