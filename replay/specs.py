@@ -27,9 +27,7 @@ def encode(signature: Signature) -> structures.StructuredValue:
             kind = _OTHER_NAMES.get(dtype.name, dtype.name.upper())
             spec.dtype = types_of_tensors.DataType.Value(f"DT_{kind}")
         except ValueError:
-            raise ValueError(
-                f"{name} is of {dtype}: replay holds numbers and truth values"
-            ) from None
+            raise ValueError(f"{name} is of {dtype}: replay holds numbers and booleans") from None
     return encoded
 
 
