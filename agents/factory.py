@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bmg.agents.agent import Agent, Spec
 from bmg.agents.config import ALGORITHMS, AgentConfig
-from bmg.storage.modules import FAILURES, load_function, raised
+from bmg.storage.modules import FAILURES, failing_as, load_function, raised
 
 
 def make_agent(config: AgentConfig, spec: Spec) -> Agent:
@@ -26,9 +26,9 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
         raise ValueError(f"{name} cannot be called as make(config, spec): {error}.") from None
     try:
         agent = make(config, spec)
+    except ValueError:  # of settings that it does not take
+        raise
     except FAILURES as error:
-        if isinstance(error, ValueError):  # of settings that it does not take
-            raise
         raise ValueError(f"{name} cannot be made: {raised(error)}") from error
     if not isinstance(agent, Agent):
         raise ValueError(f"{name} gives a {type(agent).__name__}, not an Agent.")
@@ -49,10 +49,8 @@ def check_agent(name: str, agent: Agent, spec: Spec, dtype: str) -> None:
     """
 
     def traced(method: str, *arguments):
-        try:
+        with failing_as(f"{name} fails in {method}"):
             return jax.eval_shape(getattr(agent, method), *arguments)
-        except FAILURES as error:
-            raise ValueError(f"{name} fails in {method}: {raised(error)}") from error
 
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     params = traced("acting_params", traced("init", key))

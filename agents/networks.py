@@ -24,7 +24,7 @@ from bmg.agents.config import TORSOS, NetworkConfig
 from bmg.agents.convolution import conv3x3, strided
 from bmg.agents.pooling import max_pool_3x3
 from bmg.agents.trajectory import scale_pixels
-from bmg.storage.modules import FAILURES, load_function, raised
+from bmg.storage.modules import failing_as, load_function
 
 
 class Predictions(NamedTuple):
@@ -226,10 +226,8 @@ def _check_own_torso(name: str, init: Callable[[jax.Array], hk.Params]) -> None:
     Raises:
       ValueError: it fails; one line.
     """
-    try:
+    with failing_as(f"torso {name} cannot be built"):
         jax.eval_shape(init, jax.ShapeDtypeStruct((2,), np.uint32))
-    except FAILURES as error:
-        raise ValueError(f"torso {name} cannot be built: {raised(error)}") from error
 
 
 def make_network(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bmg.environments import base
-from bmg.storage.modules import FAILURES, raised
+from bmg.storage.modules import failing_as
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -18,10 +18,8 @@ def call(game: str, environment: Any, method: str, *arguments: Any) -> Any:
     Raises:
       ValueError: whatever it raises, with the game's name; one line.
     """
-    try:
+    with failing_as(f"{game} fails in {method}"):
         return getattr(environment, method)(*arguments)
-    except FAILURES as error:
-        raise ValueError(f"{game} fails in {method}: {raised(error)}") from error
 
 
 def frames(

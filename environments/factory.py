@@ -28,7 +28,7 @@ import numpy as np
 
 from bmg.environments import atari, base, catch, checked, games, separate
 from bmg.storage.fields import shown
-from bmg.storage.modules import FAILURES, load_function, raised
+from bmg.storage.modules import failing_as, load_function
 
 if TYPE_CHECKING:
     from bmg.environments import in_graph
@@ -199,13 +199,11 @@ def _checked_world(game: str, world: in_graph.World) -> in_graph.World:
         return state, after, tuple(getattr(transition, name) for name in needed)
 
     needed = GameTransition._fields
-    try:
+    with failing_as(f"{game} cannot be played"):
         spec = world.spec
         before, after, numbers = jax.eval_shape(
             played, jax.ShapeDtypeStruct((2,), jax.numpy.uint32)
         )
-    except FAILURES as error:
-        raise ValueError(f"{game} cannot be played: {raised(error)}") from error
     kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), state) for state in (before, after)]
     if kinds[0] != kinds[1]:
         raise ValueError(
@@ -242,10 +240,8 @@ def _parameters(function: Callable[..., Any]) -> set[str]:
 
 
 def _call(game: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    try:
+    with failing_as(f"{game} cannot be made"):
         return function(**arguments)
-    except FAILURES as error:
-        raise ValueError(f"{game} cannot be made: {raised(error)}") from error
 
 
 def _built_in(game: str, function: Callable[..., Any], options: str) -> Any:

@@ -8,7 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Whatever a user's module or function may raise, except for what stops the program by intent.
@@ -52,6 +52,15 @@ def load_function(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{name} is a {type(found).__name__}; give a function.")
     return found
+
+
+@contextlib.contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """What a user's function raises within becomes a ValueError of one line, `what` first."""
+    try:
+        yield
+    except FAILURES as error:
+        raise ValueError(f"{what}: {raised(error)}") from error
 
 
 def raised(error: BaseException) -> str:
