@@ -15,6 +15,8 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import NamedTuple
 
+from bmg.storage.compiled import keeping_compiled_programs
+
 _NOTED = "BMG_ENVIRONMENT"  # what was found, for the program that this one is executed as again
 
 
@@ -92,9 +94,9 @@ def clean(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def tidy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Takes out of the environment what a run must not see, and keeps for `report` what was found;
-    before JAX is imported, which reads it then. Programs that are executed or started later inherit
-    it."""
+    """Takes out of the environment what a run must not see, keeps for `report` what was found, and
+    adds where compiled programs are kept; before JAX is imported, which reads it then. Programs
+    that are executed or started later inherit it."""
     found = json.loads(environment.get(_NOTED, "{}"))
     for name in sorted(environment):
         rule = rule_of(name)
@@ -105,7 +107,9 @@ def tidy(environment: MutableMapping[str, str] = os.environ) -> None:
             found[name] = f"left out {name} ({rule.why})"
         else:
             found.setdefault(name, f"{name}={_short(environment[name])} ({rule.why})")
-    environment[_NOTED] = json.dumps(found)
+    ours = keeping_compiled_programs(environment)
+    environment |= ours
+    environment[_NOTED] = json.dumps({**dict.fromkeys(ours, ""), **found})
     environment["PYTHONUTF8"] = "1"  # read by processes that are started from here
 
 

@@ -81,7 +81,7 @@ class Learner:
         self._record = RunRecord(
             info, config.checkpoints_kept, notify, publish_results, hosts.writes
         )
-        state = agent.init(jax.random.PRNGKey(info.seed))
+        state = jax.jit(agent.init)(jax.random.PRNGKey(info.seed))  # one program, which is kept
         self._hosts = hosts
         if info.resume and hosts.writes:
             state = self._record.restore(state)

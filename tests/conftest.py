@@ -1,12 +1,15 @@
 """Settings of every test process; they must be made before JAX is imported."""
 
+import atexit
 import contextlib
 import gc
 import importlib.util
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -26,6 +29,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 gc.set_threshold(50_000, 50, 100)
 # A persistent cache could hand a test a program compiled from other code or for another machine.
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+# What commands keep in the user's cache folder goes to one of this session's, which its processes
+# share.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bmg-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A shell's job in the background ignores Ctrl-C, and so would every command that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -146,3 +146,13 @@ def test_the_interpreter_that_runs_this_reads_no_variable_of_the_list():
     """Else the tests would have to be cleaned as well."""
     assert not [name for name in DROPPED if name.startswith(("JAX", "NPY")) and name in os.environ]
     assert sys.flags.optimize == 0
+
+
+def test_where_compiled_programs_are_kept_is_set_in_silence(tmp_path):
+    """And again in a program that is executed in this one's place."""
+    variables = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    for _ in range(2):
+        environment.clean(variables)
+        assert environment.report(variables) == ""
+    kept = variables.get("JAX_COMPILATION_CACHE_DIR")
+    assert (kept or "").startswith(str(tmp_path)) or not any(tmp_path.iterdir())
