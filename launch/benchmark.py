@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     name = choose("bmg benchmark", "benchmark", _BENCHMARKS, arguments, _MORE)
     if name is None:
         return 0
-    # Compilation is measured as well; before JAX is imported, here and in programs that are started.
+    # Compilation is measured as well: before JAX is imported, here and in programs started here.
     os.environ |= environment.expected(os.environ, **{FOLDER: ""})
     benchmark = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
     config = parse_options(benchmark.Config, f"bmg benchmark {name}", arguments[1:])
