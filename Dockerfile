@@ -6,27 +6,20 @@
 #
 # ACCELERATOR  cpu, cuda or tpu: the JAX build, as in `make setup`. CUDA's libraries are Python
 #              packages; of the machine it needs the driver and NVIDIA's container toolkit alone.
-# PYTHON       3.10: with Launchpad and Reverb, on x86-64; newest: the newest JAX, without them,
-#              also on ARM.
-ARG PYTHON=3.10
+# BASE         ubuntu:22.04: Python 3.10 with Launchpad and Reverb, on x86-64;
+#              python:3.13-slim-bookworm: the newest JAX without them, also on ARM.
+ARG BASE=ubuntu:22.04
 
-# What either Python needs in order to run. tini is process 1: it hands signals on and takes in
-# processes whose parent has ended. apt has one version of each package, so none is named.
-FROM ubuntu:22.04 AS python-3.10
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends \
-        ca-certificates libpython3.10 python3.10 python3.10-venv tini \
+# What `bmg` needs in order to run. tini is process 1: it hands signals on and takes in processes
+# whose parent has ended. apt has one version of each package, so none is named.
+FROM ${BASE} AS base
+# hadolint ignore=DL3008,SC2086
+RUN command -v python3 || python="libpython3.10 python3.10 python3.10-venv"; \
+    apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates tini $python \
     && rm -rf /var/lib/apt/lists/*
 
-FROM python:3.13-slim-bookworm AS python-newest
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates tini \
-    && rm -rf /var/lib/apt/lists/*
-
-# hadolint ignore=DL3006
-FROM python-${PYTHON} AS build
+FROM base AS build
 ARG ACCELERATOR=cpu
 WORKDIR /opt/bmg
 # No tests' and documents' packages; the package itself as a wheel, so that .venv is all there is.
@@ -38,8 +31,7 @@ RUN UV_NO_INSTALL_PROJECT=1 scripts/setup.sh "${ACCELERATOR}"
 COPY . .
 RUN scripts/setup.sh "${ACCELERATOR}"
 
-# hadolint ignore=DL3006
-FROM python-${PYTHON}
+FROM base
 # The same path: the scripts in .venv/bin hold it.
 COPY --from=build /opt/bmg/.venv /opt/bmg/.venv
 RUN useradd --uid 1000 --user-group --create-home --home-dir /data bmg
