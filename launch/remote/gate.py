@@ -163,7 +163,7 @@ class Gate:
         try:
             if not service:
                 stream.writer.write(line(REFUSED))
-                stream.writer.transport.abort()  # a stranger's farewell is not waited for
+                stream.cut()  # a stranger's farewell is not waited for
             elif service in self._services:
                 host, port = self._services[service]
                 inner = await asyncio.open_connection(host, port, limit=LIMIT)
@@ -173,7 +173,7 @@ class Gate:
         except OSError:
             pass  # the connection broke, or the service does not listen yet: they try again
         except asyncio.CancelledError:
-            stream.writer.transport.abort()
+            stream.cut()
             raise
         finally:
             stream.close()

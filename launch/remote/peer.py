@@ -33,15 +33,15 @@ class Peer:
           ValueError: another run's gate; one line.
           OSError: none could be made.
         """
+        connecting = asyncio.open_connection(
+            *self._where, limit=LIMIT, ssl=self._context, server_hostname=NAME
+        )
         try:
-            stream = Stream(
-                *await asyncio.open_connection(
-                    *self._where, limit=LIMIT, ssl=self._context, server_hostname=NAME,
-                    ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-                )
-            )  # fmt: skip
+            stream = Stream(*await asyncio.wait_for(connecting, _HANDSHAKE_SECONDS))
         except ssl.SSLCertVerificationError:
             raise ValueError(self._refusal()) from None
+        except asyncio.TimeoutError:
+            raise ConnectionError("no answer") from None
         stream.writer.write(greeting(service, self._join.token))
         return keep_alive(stream)
 
@@ -59,7 +59,7 @@ class Peer:
                 raise ValueError(self._refusal())
             return Visit(stream, values)
         except BaseException as error:
-            stream.writer.transport.abort()
+            stream.cut()
             if isinstance(error, _CUT):
                 raise ConnectionError("the connection broke") from None
             raise
@@ -75,13 +75,15 @@ class Peer:
         open the file decides who reaches the run."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner = Stream(reader, writer)
+            streams = [Stream(reader, writer)]
             try:
-                await carry(inner, await self.open(service))
+                streams.append(await self.open(service))
+                await carry(*streams)
             except (OSError, ValueError):
                 pass  # the connection of the run itself, `visit`, says why
             finally:
-                inner.writer.transport.abort()
+                for stream in streams:
+                    stream.cut()
 
         return await asyncio.start_unix_server(serve, path, limit=LIMIT)
 
@@ -101,7 +103,7 @@ class Visit:
 
     def close(self) -> None:
         """Leaves."""
-        self._stream.writer.transport.abort()
+        self._stream.cut()
 
 
 async def _next_line(reader: asyncio.StreamReader) -> dict[str, Any]:
