@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import pathlib
 import shlex
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
 
+from bmg import __version__
+from bmg.launch import actors
+from bmg.launch.config import TrainConfig
+from bmg.launch.presets import PRESETS
 from bmg.launch.remote.secret import JOIN, keep
+from bmg.storage.fields import from_dict
+from bmg.storage.run_directory import to_dict
 from tests.launch.commands import (
     ROOT,
     environment,
@@ -19,9 +28,9 @@ from tests.launch.commands import (
     learner_rows,
     started,
 )
-from tests.launch.remote.test_gate import unused_port
+from tests.launch.remote.test_gate import Place, unused_port
 from tests.tables import named
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, eventually
 
 pytestmark = pytest.mark.launchpad
 
@@ -59,12 +68,66 @@ def test_a_gate_needs_launchpad(command):
     assert "0 to 65535" in command.refused("train", "--game", "catch", "--gate-port", "65536")
 
 
+def told_of(**changed) -> dict:
+    """The configuration of a run that allows no actor to die."""
+    return to_dict(dataclasses.replace(PRESETS["local"]("catch"), node_restarts=0, **changed))
+
+
+@pytest.fixture
+def place(tmp_path, request):
+    """A gate without a run behind it."""
+    told = {"version": __version__, "number": 7, "config": told_of()}
+    place = Place(tmp_path, **{**told, **getattr(request, "param", {})})
+    yield place
+    place.close()
+
+
+def join(place, monkeypatch, program: str) -> int:
+    """The exit code of `bmg actors`, whose actor is this program."""
+    monkeypatch.setattr(actors, "COMMAND", (sys.executable, "-c", program))
+    config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3)
+    return asyncio.run(actors._run(config, place.join, threading.Event()))
+
+
+def test_what_an_actor_is_given(place, monkeypatch, tmp_path):
+    program = f"import sys; open({str(tmp_path / 'given')!r}, 'w').write(sys.stdin.read())"
+    assert join(place, monkeypatch, program) == 1
+    given = json_of(tmp_path / "given")
+    assert given["number"] == 7
+    config = from_dict(TrainConfig, given["config"])
+    run = PRESETS["local"]("catch").actors
+    assert config.game == "catch"
+    assert config.actors == dataclasses.replace(run, env_threads=3), "else as the run's own"
+
+
+def test_an_actor_that_keeps_dying_ends_all(place, monkeypatch, capsys):
+    assert join(place, monkeypatch, "raise SystemExit(3)") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("bmg: actor 0 died (exit code 3)") and "--node-restarts 0" in err
+    assert (1, 0) in place.counts
+    eventually(lambda: place.counts[-1] == (0, 1))
+
+
+@pytest.mark.parametrize("place", [{"config": told_of(silence_timeout=0.5)}], indirect=True)
+def test_an_actor_that_hangs_is_killed(place, monkeypatch, capsys):
+    before = set(psutil.Process().children())
+    assert join(place, monkeypatch, "import time; time.sleep(600)") == 1
+    assert "actor 0 died (no sign of life for 0.5 s)" in capsys.readouterr().err
+    assert set(psutil.Process().children()) <= before
+
+
+@pytest.mark.parametrize("place", [{"version": "0.0.9"}], indirect=True)
+def test_another_version_is_refused(place, monkeypatch):
+    with pytest.raises(ValueError, match=r"is of bmg 0\.0\.9, and this is .*; install the same"):
+        join(place, monkeypatch, "")
+
+
 @pytest.mark.slow
 def test_no_run_is_there(tmp_path):
     keep(tmp_path)
     arguments = f"actors --learner 127.0.0.1:{unused_port()} --join join.json --patience 1".split()
-    with started(*arguments, cwd=tmp_path) as actors:
-        code, out, err = actors.finish()
+    with started(*arguments, cwd=tmp_path) as alone:
+        code, out, err = alone.finish()
     assert code == 1 and "tries for 1 s" in out
     assert err.startswith("bmg: no connection to 127.0.0.1:") and len(err.splitlines()) == 1
 
@@ -83,15 +146,15 @@ def remote(workdir: pathlib.Path, actors: int, lost: int, frames: int = 0):
 @pytest.mark.slow
 def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
     workdir, port = tmp_path / "runs/catch", unused_port()
-    join = f"actors --learner 127.0.0.1:{port} --join runs/catch/join.json --actors 2".split()
+    arguments = f"actors --learner 127.0.0.1:{port} --join runs/catch/join.json --actors 2".split()
     gate = ["--gate-port", str(port)]
     with started(*RUN, *ENDLESS, *gate, cwd=tmp_path) as run:
         run.wait_for((workdir / JOIN).exists)
-        with started(*join, cwd=tmp_path) as actors:
+        with started(*arguments, cwd=tmp_path) as joined:
             run.wait_for(remote(workdir, actors=2, lost=0))
             # They write what the learner reads: their reports come the same way.
             run.wait_for(lambda: learner_rows(workdir)[-1].get("actors/reporting") == 3)
-            processes = psutil.Process(actors.process.pid).children()
+            processes = psutil.Process(joined.process.pid).children()
             assert len(processes) == 2
             processes[0].kill()
             run.wait_for(remote(workdir, actors=2, lost=1))
@@ -106,10 +169,10 @@ def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
                 again.wait_for(remote(workdir, actors=2, lost=0, frames=frames))
                 code, out, err = again.finish()
             assert code == 0, out + err
-            code, out, err = actors.finish()
+            code, out, err = joined.finish()
             assert code == 0, out + err
             assert "is lost" in out and "again" in out and "the run is complete" in out
-            assert actors.left() == []
+            assert joined.left() == []
     assert json_of(workdir / "results.json")["complete"] is True
     assert json_of(workdir / "nodes/remote_actors.starts") == 5
 
@@ -122,18 +185,24 @@ def test_another_runs_secret_is_refused_and_ctrl_c_ends_all(tmp_path):
     with started(*RUN, *ENDLESS, "--gate-port", port, cwd=tmp_path) as run:
         run.wait_for((workdir / JOIN).exists)
         run.wait_for(lambda: learner_rows(workdir))
-        with started("actors", *address, "--join", JOIN, cwd=tmp_path) as actors:
-            code, out, err = actors.finish()
+        with started("actors", *address, "--join", JOIN, cwd=tmp_path) as refused:
+            code, out, err = refused.finish()
             assert code == 2 and "copy the join.json of its run directory" in err, out + err
             assert len(err.splitlines()) == 1
-        with started("actors", *address, "--join", workdir / JOIN, cwd=tmp_path) as actors:
+        with started("actors", *address, "--join", workdir / JOIN, cwd=tmp_path) as stopped:
             run.wait_for(remote(workdir, actors=1, lost=0))
-            actors.watch()
-            actors.interrupt()
-            code, out, err = actors.finish()
+            stopped.watch()
+            stopped.interrupt()
+            code, out, err = stopped.finish()
             assert code == 130 and err == "", out + err
-            assert actors.left() == []
+            assert stopped.left() == []
         run.wait_for(remote(workdir, actors=0, lost=1))
+        with started("actors", *address, "--join", workdir / JOIN, cwd=tmp_path) as killed:
+            run.wait_for(remote(workdir, actors=1, lost=1))
+            killed.watch()
+            killed.process.kill()
+            killed.wait_for_the_end_of_all()
+        run.wait_for(remote(workdir, actors=0, lost=2))
         run.interrupt()
         assert run.finish()[0] == 130
 
@@ -143,10 +212,10 @@ def test_actors_on_another_machine(tmp_path):
     """Their network has one cable, to the machine of the run; the run's own has none."""
     workdir = tmp_path / "runs/catch"
     train = shlex.join(["bmg", *RUN, "--frames", "300000", "--gate-port", "8500"])
-    actors = "bmg actors --learner 10.77.0.1:8500 --join runs/catch/join.json"
+    joining = "bmg actors --learner 10.77.0.1:8500 --join runs/catch/join.json"
     command = [sys.executable, ROOT / "scripts/two_machines.py", "--after", workdir / JOIN]
     process = subprocess.Popen(
-        [*map(str, command), train, actors],
+        [*map(str, command), train, joining],
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

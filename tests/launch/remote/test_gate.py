@@ -63,7 +63,8 @@ class Service:
 class Place:
     """A gate with a service behind it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **told):
+        """What is told to those who enter: the service's name, and this."""
         self.service = Service()
         self.counts: list[tuple[int, int]] = []
         self.join, context = keep(folder)
@@ -71,7 +72,8 @@ class Place:
         self.gate = Gate(
             listener, context, self.join.token,
             {REPLAY: self.service.address, LEARNER: ("127.0.0.1", unused_port())},
-            lambda service: {"service": service}, lambda *counts: self.counts.append(counts),
+            lambda service: {"service": service, **told},
+            lambda *counts: self.counts.append(counts),
         )  # fmt: skip
         self.port = self.gate.port
 
