@@ -45,6 +45,7 @@ MAX_ENVS_PER_WORKER = 1024
 # 2^32 over the golden ratio (Knuth's multiplicative hashing): consecutive multiples lie far apart.
 _GOLDEN = 0x9E3779B1
 _NUM_SEEDS = 2**31
+MOST_WORKERS = _NUM_SEEDS // MAX_ENVS_PER_WORKER
 
 
 class EnvironmentSpec(NamedTuple):
@@ -126,10 +127,10 @@ def spaced_seeds(base_seed: int, worker_index: int, num_envs: int) -> np.ndarray
     """
     if base_seed < 0:
         raise ValueError(f"seed is {base_seed}; allowed are integers from 0; give another seed")
-    if not 0 <= worker_index < _NUM_SEEDS // MAX_ENVS_PER_WORKER:
+    if not 0 <= worker_index < MOST_WORKERS:
         raise ValueError(
-            f"worker index is {worker_index}; allowed are 0 to "
-            f"{_NUM_SEEDS // MAX_ENVS_PER_WORKER - 1}; number the workers from 0"
+            f"worker index is {worker_index}; allowed are 0 to {MOST_WORKERS - 1}; number the "
+            "workers from 0"
         )
     if not 1 <= num_envs <= MAX_ENVS_PER_WORKER:
         raise ValueError(

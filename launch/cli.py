@@ -14,6 +14,7 @@ from bmg.launch import environment, output, provenance, signals
 _COMMANDS = {
     "demo": ("bmg.launch.demo", "BMG beside a fixed entropy weight, live, in three minutes"),
     "train": ("bmg.launch.train", "train an agent: actors, replay, learner, evaluators"),
+    "actors": ("bmg.launch.actors", "join a run on another machine with actors of this one"),
     "pod": (
         "bmg.launch.hosts.pod",
         "several hosts as one run: a TPU slice, or processes here",

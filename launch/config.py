@@ -16,6 +16,7 @@ from bmg.storage.fields import (
     MOST_NODES,
     Environments,
     Few,
+    Port,
     Seconds,
     Seed,
     Steps,
@@ -61,6 +62,9 @@ class TrainConfig:
     """private: the run's processes have a network of their own with nothing but a loopback, where
     the kernel allows it (Linux); nobody else can reach them. host: the machine's. Unread by
     local-threads, which opens no port."""
+    gate_port: Port = 0
+    """TCP port of this machine at which actors on others join the run: bmg actors; 0 for none.
+    Launchpad alone; docs/scaling.md."""
     restarts: Few = 0
     """How often the run goes on from its newest checkpoint by itself after it has failed."""
     node_restarts: Few = 10

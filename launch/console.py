@@ -170,6 +170,8 @@ def progress_line(latest: Row, total: int, elapsed: float, seeds: int = 1) -> st
         parts.append(f"{latest['learner/updates_per_second']:.2f} updates/s")
     if "policy_lag/mean" in latest:
         parts.append(f"lag {latest['policy_lag/mean']:.1f}")
+    if "nodes/remote_actors" in latest:
+        parts.append(f"actors elsewhere {latest['nodes/remote_actors']:.0f}")
     parts += [*_problems(latest), *_returns(latest), _left(latest, total)]
     return " | ".join(parts)
 

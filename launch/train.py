@@ -76,9 +76,17 @@ def isolate(config: TrainConfig) -> str:
 
     Returns:
       Why its servers can be reached from other machines, or nothing where they cannot.
+
+    Raises:
+      ValueError: what is asked for needs another network, or a port that is taken; one line.
     """
     if choose_runtime(config.runtime)[0] != "launchpad":
         return ""
+    if config.gate_port:
+        from bmg.launch.remote.gate import listen
+
+        # While this is the machine's network.
+        listen(config.gate_port)
     if config.network == "host":
         return "--network host"
     from bmg.launch import isolation

@@ -82,6 +82,8 @@ _DESCRIPTIONS = {
     "actors_time/*": "Share of the actors' time.",
     "memory_mib/*": "Resident memory of this process, MiB.",
     "nodes/restarts": "Processes or threads that were started again.",
+    "nodes/remote_actors": "Actors on other machines that are connected.",
+    "nodes/remote_actors_lost": "Actors on other machines that ended or were cut off so far.",
     "inference/*": "Of the inference server.",
 }  # fmt: skip
 

@@ -80,6 +80,7 @@ Seed = Annotated[int, Range(0, MANY)]
 Steps = Annotated[int, Range(1, 10**15)]  # of an environment, or frames
 Nodes = Annotated[int, Range(1, MOST_NODES)]
 Few = Annotated[int, Range(0, 1000)]
+Port = Annotated[int, Range(0, 65535)]  # TCP; 0: none
 Depth = Annotated[int, Range(1, 1000)]  # of a queue or a stack
 Pixels = Annotated[int, Range(1, 4096)]
 Lookahead = Annotated[int, Range(1, 1000)]  # updates that are unrolled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -16,11 +17,15 @@ _TEMPORARY = re.compile(r".+\.[0-9]+\.tmp", re.DOTALL)
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+def whole_file(path: pathlib.Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` when the block ends well.
 
     It is written under a temporary name, synced and renamed, so a file with the final name is
     complete, and an older one stays where writing fails.
+
+    Args:
+      path: its name.
+      mode: its permissions, from its first byte on; what the user's umask forbids is taken off.
 
     Raises:
       OSError: it could not be written (a full disk); the temporary file is removed.
@@ -28,7 +33,8 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     # Several threads may write the same file.
     temporary = path.with_name(f"{path.name}.{threading.get_ident()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        opener = functools.partial(os.open, mode=mode)
+        with open(temporary, "wb", opener=opener) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

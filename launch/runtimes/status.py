@@ -21,6 +21,7 @@ from bmg.storage.files import write_json
 from bmg.storage.processes import is_running, name_of
 
 REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
+GATE = "gate"  # a part of the launcher, see `launch.remote`
 _PULSE_INTERVAL = 2.0  # seconds between signs of life
 _NOTES_KEPT = 20
 _LONGEST_LINE = 400  # characters of a note or a message
@@ -30,7 +31,8 @@ Status = dict[str, Any]
 
 def node_names(config: TrainConfig) -> list[str]:
     """Names of all nodes, as in their logs; a runtime may lack the replay server."""
-    return [REPLAY, LEARNER, *acting_nodes(config)]
+    gate = [GATE] if config.gate_port else []
+    return [REPLAY, LEARNER, *acting_nodes(config), *gate]
 
 
 def acting_nodes(config: TrainConfig) -> list[str]:
@@ -44,6 +46,18 @@ def acting_nodes(config: TrainConfig) -> list[str]:
 def status_file(workdir: pathlib.Path, node: str) -> pathlib.Path:
     """Where a node says how it is."""
     return workdir / "nodes" / f"{node}.json"
+
+
+def starts_file(workdir: pathlib.Path, node: str) -> pathlib.Path:
+    """Where it is counted how often a node was started, for `count_start`."""
+    return workdir / "nodes" / f"{node}.starts"
+
+
+def gate_status(actors: int, lost: int) -> Status:
+    """What the gate says of itself: how many remote actors are there, and how many of them it
+    lost."""
+    no_process = {"pid": 0, "process": "", "start": 0, "restarts": 0, "notes": [], "noted": 0}
+    return {**no_process, "state": "running", "message": "", "actors": actors, "lost": lost}
 
 
 def log_file(workdir: pathlib.Path, node: str) -> pathlib.Path:
@@ -72,7 +86,7 @@ class Node:
         self._lock = threading.Lock()  # a node's threads may all say something
         self._next_pulse = 0.0
         before = board.get(name)
-        counted = _count_start(self._path.with_suffix(".starts"))
+        counted = count_start(starts_file(config.path, name))
         self.start = max(counted, before["start"] + 1) if before else counted
         """How often the node was started before, over all stretches of the run."""
         self._status: Status = {
@@ -177,9 +191,9 @@ def _short(line: str) -> str:
     return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 3] + "..."
 
 
-def _count_start(path: pathlib.Path) -> int:
-    """How often the node of that file was started before; counts this start, where it can be
-    written."""
+def count_start(path: pathlib.Path) -> int:
+    """How often the node of that file (`starts_file`) was started before; counts this start, where
+    it can be written."""
     count = 0
     with contextlib.suppress(OSError, ValueError):
         count = max(int(path.read_text()[:20]), 0)
@@ -253,9 +267,12 @@ def process_of(status: Status) -> psutil.Process | None:
 
 def node_metrics(board: Board) -> dict[str, float]:
     """Resident memory of each node's process in MiB (threads of one process under its first node),
-    and restarts in this stretch of the run."""
+    restarts in this stretch of the run, and the remote actors."""
     statuses = board.statuses()
     metrics = {"nodes/restarts": float(sum(status["restarts"] for status in statuses.values()))}
+    if gate := statuses.get(GATE):
+        metrics["nodes/remote_actors"] = float(gate["actors"])
+        metrics["nodes/remote_actors_lost"] = float(gate["lost"])
     nodes = {process_of(status): name for name, status in reversed(statuses.items())}
     for process in nodes.keys() - {None}:
         with contextlib.suppress(psutil.Error):

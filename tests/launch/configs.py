@@ -18,6 +18,8 @@ _REQUIRED = {
     "workdir": "a",
     "workdirs": ["a"],
     "accelerator_type": "v4-8",
+    "learner": "10.0.0.1:8500",
+    "join": "a",
 }
 
 

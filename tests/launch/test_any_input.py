@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bmg.launch import benchmark, demo, isolation, lifetimes, suite
+from bmg.launch import actors, benchmark, demo, isolation, lifetimes, suite
 from bmg.launch.hosts import local_pod
 from bmg.launch.presets import PRESETS
 from bmg.launch.suites import runs
@@ -46,6 +46,9 @@ def inert(command, monkeypatch):
     for name in benchmark._BENCHMARKS:
         module = importlib.import_module(f"bmg.benchmarks.{name.replace('-', '_')}")
         monkeypatch.setattr(module, "measure", lambda config: [{"code": start(config)}])
+    read_join = actors.read_join
+    monkeypatch.setattr(actors, "read_join", lambda x: x.name == "some.json" or read_join(x))
+    monkeypatch.setattr(actors, "_act", lambda config, join: start(config))
     monkeypatch.setattr(isolation, "enter", lambda command: "")
     monkeypatch.setattr(local_pod, "_networks", lambda hosts, why: None)
     monkeypatch.setattr(local_pod, "_start", lambda layout, *_: start(layout))
@@ -97,6 +100,7 @@ LINES = [
     "pod local --hosts 2 --game catch --learner.replay-batch 2 --cores-per-host 1",
     "pod create --accelerator-type v4-32 --dry-run --spot",
     "pod run --name x --dry-run -- --preset local --game catch",
+    "actors --learner 10.0.0.1:8500 --join some.json --actors 3 --patience 5 --env-threads 2",
     "pod logs --worker 0 --dry-run --zone us-central2-b",
 ]
 WORDS = st.sampled_from([

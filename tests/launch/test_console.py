@@ -168,6 +168,10 @@ LIVE_LINES = [
         {"learner/frames": 10**300, "learner/frames_per_second": 1, "policy_lag/mean": 1},
         "200 of 200 frames (100 %) | 1 frames/s | lag 1.0 | last evaluation",
     ),
+    (
+        {"learner/frames": 100, "learner/frames_per_second": 50.0, "nodes/remote_actors": 3.0},
+        "100 of 200 frames (50 %) | 50 frames/s | actors elsewhere 3 | 2 s left",
+    ),
 ]
 
 

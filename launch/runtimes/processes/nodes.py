@@ -64,7 +64,7 @@ def begin(config: TrainConfig, name: str) -> Node:
         # Who was told to outlive its terminal ignores the hang-up; Launchpad knows SIGTERM alone.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        threading.Thread(target=_leave_with_launcher, daemon=True).start()
+        leave_with_launcher()
     return Node(config, name, _board(config))
 
 
@@ -80,8 +80,12 @@ def _open_log(path: pathlib.Path) -> int:
         return os.open(os.devnull, os.O_WRONLY)
 
 
-def _leave_with_launcher() -> None:
+def leave_with_launcher() -> None:
     """Ends this process after the launcher was killed: in order, then at once."""
+    threading.Thread(target=_leave_with_launcher, daemon=True).start()
+
+
+def _leave_with_launcher() -> None:
     while is_running(os.environ[LAUNCHER]):
         time.sleep(_LOOK_INTERVAL)
     print("the launcher is gone; this node leaves as well", flush=True)
@@ -219,13 +223,13 @@ class LearnerNode:
         stop.wait(60.0)
 
 
-def _parameter_client(config: TrainConfig, learner):
+def parameter_client(config: TrainConfig, learner, should_stop: Callable[[], bool]):
+    """Keeps the newest parameters of the learner's process at hand, whose courier client this
+    is."""
     from bmg.actors.parameters import ParameterClient
 
-    stop = lp.stop_event()
-
     def fetch(version: int):
-        return _answer(learner.futures.get_parameters(version), stop.is_set)
+        return _answer(learner.futures.get_parameters(version), should_stop)
 
     return ParameterClient(fetch, config.actors.parameter_interval, config.actors.parameter_timeout)
 
@@ -299,7 +303,7 @@ def run_actor(
         if central_inference:
             inference = _RemoteInference(config, spec, node.name, learner, should_stop)
         else:
-            parameters = _parameter_client(config, learner)
+            parameters = parameter_client(config, learner, lp.stop_event().is_set)
             stack.callback(parameters.close)
             inference = LocalInference(acting(config.agent, spec), parameters)
 
@@ -319,7 +323,7 @@ def run_evaluator(config: TrainConfig, spec: EnvironmentSpec, index: int, learne
         if config.launch == "local_mp":
             os.nice(10)
         stop = lp.stop_event()
-        parameters = _parameter_client(config, learner)
+        parameters = parameter_client(config, learner, stop.is_set)
         report = learner.futures.report_evaluation
         should_stop = node.alive(stop.is_set)
         try:

@@ -28,7 +28,7 @@ LEAVE_SECONDS = 10  # Launchpad's own notice, after which a node kills itself
 
 def make_program(
     config: TrainConfig, spec: EnvironmentSpec, resume: bool, central_inference: bool
-) -> lp.Program:
+) -> tuple[lp.Program, dict[str, lp.Address]]:
     """Builds the program.
 
     Args:
@@ -36,6 +36,9 @@ def make_program(
       spec: the environment's shapes.
       resume: whether the learner starts from the newest checkpoint.
       central_inference: whether the learner's process chooses the actors' actions.
+
+    Returns:
+      The program, and the addresses of its servers, once it is launched.
     """
     program = lp.Program("bmg")
     replay = lp.Address(status.REPLAY)
@@ -45,15 +48,14 @@ def make_program(
         server.allocate_address(replay)
         program.add_node(server)
     with program.group(status.LEARNER):
-        learner = program.add_node(
-            lp.CourierNode(
-                nodes.LearnerNode, config, spec, replay, resume, central_inference,
-                # Each split of each actor waits for its actions in one of these threads.
-                courier_kwargs={
-                    "thread_pool_size": _CALLS + config.actors.num_actors * config.actors.splits
-                },
-            )
+        learner_node = lp.CourierNode(
+            nodes.LearnerNode, config, spec, replay, resume, central_inference,
+            # Each split of each actor waits for its actions in one of these threads.
+            courier_kwargs={
+                "thread_pool_size": _CALLS + config.actors.num_actors * config.actors.splits
+            },
         )  # fmt: skip
+        learner = program.add_node(learner_node)
         learner.set_client_kwargs(call_timeout=nodes.CALL_DEADLINE)  # else calls wait for ever
     with program.group(status.ACTOR):
         for index in range(config.actors.num_actors):
@@ -63,21 +65,25 @@ def make_program(
     with program.group(status.EVALUATOR):
         for index in range(config.evaluator.num_evaluators):
             program.add_node(lp.PyNode(nodes.run_evaluator, config, spec, index, learner))
-    return program
+    return program, {status.REPLAY: replay, status.LEARNER: learner_node.courier_address}
 
 
 def local_resources(config: TrainConfig) -> dict[str, PythonProcess]:
     """Environment variables of each group's processes."""
     learner = {"JAX_PLATFORMS": config.learner.platform} if config.learner.platform else {}
-
-    def process(environment):
-        launcher = {nodes.LAUNCHER: name_of(os.getpid())}
-        return PythonProcess(env={**_QUIET, **launcher, **environment})
-
     memory = keeping_freed_memory(os.environ)
     return {
-        status.REPLAY: process({"JAX_PLATFORMS": "cpu"}),
-        status.LEARNER: process({**memory, **learner}),
-        status.ACTOR: process({**memory, **_ACTING_ENVIRONMENT}),
-        status.EVALUATOR: process({**memory, **_ACTING_ENVIRONMENT}),
+        status.REPLAY: PythonProcess(env={**_of_any_node(), "JAX_PLATFORMS": "cpu"}),
+        status.LEARNER: PythonProcess(env={**_of_any_node(), **memory, **learner}),
+        status.ACTOR: PythonProcess(env=acting_environment()),
+        status.EVALUATOR: PythonProcess(env=acting_environment()),
     }
+
+
+def acting_environment() -> dict[str, str]:
+    """Environment variables of a process that acts on the CPU, started by this one."""
+    return {**_of_any_node(), **keeping_freed_memory(os.environ), **_ACTING_ENVIRONMENT}
+
+
+def _of_any_node() -> dict[str, str]:
+    return {**_QUIET, nodes.LAUNCHER: name_of(os.getpid())}

@@ -25,6 +25,8 @@ import psutil
 
 from bmg.environments.base import EnvironmentSpec
 from bmg.launch.config import TrainConfig
+from bmg.launch.remote.entrance import open_gate
+from bmg.launch.remote.secret import keep
 from bmg.launch.runtimes.board import ADDRESS, Board
 from bmg.launch.runtimes.processes.program import LEAVE_SECONDS, local_resources, make_program
 from bmg.launch.runtimes.restarts import Restarts
@@ -62,6 +64,7 @@ class Processes:
         self._pulses = {name: _Pulse() for name in acting_nodes(config)}
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS(["bmg"])
+        secret = keep(config.path) if config.gate_port else None
         before = set(psutil.Process().children())
         self.board, os.environ[ADDRESS] = Board.share(node_names(config))
         self._jobs = config.path / "jobs"
@@ -69,8 +72,9 @@ class Processes:
             _output_to(log_file(config.path, "launch"), config.launch == "local_mp"),
             _temporary_files_in(self._jobs),
         ):
+            program, servers = make_program(config, spec, resume, central_inference)
             self._manager = lp.launch(
-                make_program(config, spec, resume, central_inference),
+                program,
                 launch_type=config.launch,
                 local_resources=local_resources(config),
                 terminal="current_terminal",
@@ -78,6 +82,7 @@ class Processes:
         started = set(psutil.Process().children()) - before
         try:
             self._wrappers = {wrapper.node: wrapper for wrapper in map(_Wrapper, started)}
+            self._gate = secret and open_gate(config, *secret, servers, self.board, notify)
         except BaseException:  # Launchpad would wait for them when this process ends
             _end_processes(started, 0.0)
             raise
@@ -102,6 +107,8 @@ class Processes:
 
     def stop(self) -> bool:
         """Asks every node to leave, waits, and kills what is left; True, all have left."""
+        if self._gate:
+            self._gate.close(is_finished(self.board.statuses()))
         if self._config.launch == "local_mp":
             _end_processes(self._processes(), LEAVE_SECONDS + 2)
         else:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from bmg.launch.presets import PRESETS
+from bmg.launch.remote.entrance import remote_actor_number
 from bmg.launch.runtimes import assembly, status
 from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.status import Notes, clear_statuses, node_metrics, node_names, process_of
@@ -91,8 +92,23 @@ def test_no_two_starts_share_their_seeds():
         assembly.evaluator_number(index, start) for index in range(1000) for start in range(20)
     }
     assert len(numbers) == 2 * 1000 * 20 and min(numbers) == 0
+    remote = {remote_actor_number(config, n) for config in configs for n in range(20_000)}
+    assert len(remote) == 4 * 20_000 and not remote & numbers
+    numbers |= remote
     assert max(numbers) < 2**31 // 1024, "each has a block of 1024 seeds"
     assert [assembly.actor_number(configs[0], i, 0) for i in range(3)] == [0, 1, 2]
+
+
+def test_remote_actors_are_counted_where_there_is_a_gate(config):
+    assert "nodes/remote_actors" not in node_metrics(Board.make(node_names(config)))
+    board = Board.make(node_names(dataclasses.replace(config, gate_port=8500)))
+    status.Node(config, "actor_0", board)
+    board.put(status.GATE, status.gate_status(actors=3, lost=2))
+    found = node_metrics(board)
+    assert (found["nodes/remote_actors"], found["nodes/remote_actors_lost"]) == (3, 2)
+    assert found["nodes/restarts"] == 0
+    assert process_of(board.statuses()[status.GATE]) is None, "it is the launcher's, to be left"
+    assert Notes().new(board.statuses()) == [] and not status.failed_nodes(board.statuses())
 
 
 def test_each_start_plays_another_game(config):

@@ -1,0 +1,234 @@
+"""`bmg actors`: actors that join a real run, die, come back, and end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+
+from bmg import __version__
+from bmg.launch import actors
+from bmg.launch.config import TrainConfig
+from bmg.launch.presets import PRESETS
+from bmg.launch.remote.secret import JOIN, keep
+from bmg.storage.fields import from_dict
+from bmg.storage.run_directory import to_dict
+from tests.launch.commands import (
+    ROOT,
+    environment,
+    json_of,
+    learner_rows,
+    started,
+)
+from tests.launch.remote.test_gate import Place, unused_port
+from tests.tables import named
+from tests.waiting import DEADLINE, eventually
+
+pytestmark = pytest.mark.launchpad
+
+RUN = (
+    "train --game catch --runtime launchpad --actors.num-actors 1 --evaluator.num-evaluators 0 "
+    "--learner.log-interval 0.2 --workdir runs/catch"
+).split()
+ENDLESS = ["--frames", "2000000000"]
+
+
+def test_bad_input_is_one_line(command, tmp_path):
+    keep(tmp_path)
+    (tmp_path / "damaged.json").write_text("{")
+    for options, words in [
+        ("", ["--learner is missing"]),
+        ("--learner 10.0.0.1:8500", ["--join is missing"]),
+        ("--learner 10.0.0.1 --join join.json", ["'10.0.0.1'", "give HOST:PORT"]),
+        ("--learner 10.0.0.1:x --join join.json", ["give HOST:PORT"]),
+        ("--learner :8500 --join join.json", ["give HOST:PORT"]),
+        ("--learner a:70000 --join join.json", ["give HOST:PORT"]),
+        ("--learner a:8500 --join none.json", ["'none.json' cannot be read", "give the join.json"]),
+        ("--learner a:8500 --join damaged.json", ["'damaged.json' cannot be read"]),
+        ("--learner a:8500 --join join.json --actors 0", ["--actors is 0", "from 1"]),
+    ]:
+        with named(options):
+            line = command.refused("actors", *options.split())
+            assert all(word in line for word in words), line
+
+
+def test_a_gate_needs_launchpad(command):
+    for runtime in ("local-threads", "in-graph"):
+        options = f"--game catch --runtime {runtime} --gate-port 8500".split()
+        line = command.refused("train", *options)
+        assert "--gate-port 8500" in line and runtime in line and "--runtime launchpad" in line
+    assert "0 to 65535" in command.refused("train", "--game", "catch", "--gate-port", "65536")
+
+
+def told_of(**changed) -> dict:
+    """The configuration of a run that allows no actor to die."""
+    return to_dict(dataclasses.replace(PRESETS["local"]("catch"), node_restarts=0, **changed))
+
+
+@pytest.fixture
+def place(tmp_path, request):
+    """A gate without a run behind it."""
+    told = {"version": __version__, "number": 7, "config": told_of()}
+    place = Place(tmp_path, **{**told, **getattr(request, "param", {})})
+    yield place
+    place.close()
+
+
+def join(place, monkeypatch, program: str) -> int:
+    """The exit code of `bmg actors`, whose actor is this program."""
+    monkeypatch.setattr(actors, "COMMAND", (sys.executable, "-c", program))
+    config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3)
+    return asyncio.run(actors._run(config, place.join, threading.Event()))
+
+
+def test_what_an_actor_is_given(place, monkeypatch, tmp_path):
+    program = f"import sys; open({str(tmp_path / 'given')!r}, 'w').write(sys.stdin.read())"
+    assert join(place, monkeypatch, program) == 1
+    given = json_of(tmp_path / "given")
+    assert given["number"] == 7
+    config = from_dict(TrainConfig, given["config"])
+    run = PRESETS["local"]("catch").actors
+    assert config.game == "catch"
+    assert config.actors == dataclasses.replace(run, env_threads=3), "else as the run's own"
+
+
+def test_an_actor_that_keeps_dying_ends_all(place, monkeypatch, capsys):
+    assert join(place, monkeypatch, "raise SystemExit(3)") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("bmg: actor 0 died (exit code 3)") and "--node-restarts 0" in err
+    assert (1, 0) in place.counts
+    eventually(lambda: place.counts[-1] == (0, 1))
+
+
+@pytest.mark.parametrize("place", [{"config": told_of(silence_timeout=0.5)}], indirect=True)
+def test_an_actor_that_hangs_is_killed(place, monkeypatch, capsys):
+    before = set(psutil.Process().children())
+    assert join(place, monkeypatch, "import time; time.sleep(600)") == 1
+    assert "actor 0 died (no sign of life for 0.5 s)" in capsys.readouterr().err
+    assert set(psutil.Process().children()) <= before
+
+
+@pytest.mark.parametrize("place", [{"version": "0.0.9"}], indirect=True)
+def test_another_version_is_refused(place, monkeypatch):
+    with pytest.raises(ValueError, match=r"is of bmg 0\.0\.9, and this is .*; install the same"):
+        join(place, monkeypatch, "")
+
+
+@pytest.mark.slow
+def test_no_run_is_there(tmp_path):
+    keep(tmp_path)
+    arguments = f"actors --learner 127.0.0.1:{unused_port()} --join join.json --patience 1".split()
+    with started(*arguments, cwd=tmp_path) as alone:
+        code, out, err = alone.finish()
+    assert code == 1 and "tries for 1 s" in out
+    assert err.startswith("bmg: no connection to 127.0.0.1:") and len(err.splitlines()) == 1
+
+
+def remote(workdir: pathlib.Path, actors: int, lost: int, frames: int = 0):
+    """A condition: so many remote actors are there, so many were lost, beyond these frames."""
+
+    def holds() -> bool:
+        row = (learner_rows(workdir) or [{}])[-1]
+        counted = row.get("nodes/remote_actors"), row.get("nodes/remote_actors_lost")
+        return counted == (actors, lost) and row["learner/frames"] > frames
+
+    return holds
+
+
+@pytest.mark.slow
+def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
+    workdir, port = tmp_path / "runs/catch", unused_port()
+    arguments = f"actors --learner 127.0.0.1:{port} --join runs/catch/join.json --actors 2".split()
+    gate = ["--gate-port", str(port)]
+    with started(*RUN, *ENDLESS, *gate, cwd=tmp_path) as run:
+        run.wait_for((workdir / JOIN).exists)
+        with started(*arguments, cwd=tmp_path) as joined:
+            run.wait_for(remote(workdir, actors=2, lost=0))
+            # They write what the learner reads: their reports come the same way.
+            run.wait_for(lambda: learner_rows(workdir)[-1].get("actors/reporting") == 3)
+            processes = psutil.Process(joined.process.pid).children()
+            assert len(processes) == 2
+            processes[0].kill()
+            run.wait_for(remote(workdir, actors=2, lost=1))
+            run.interrupt()
+            code, out, err = run.finish()
+            assert code == 130, out + err
+            assert f"join at port {port}" in out
+
+            frames = learner_rows(workdir)[-1]["learner/frames"]
+            more = ["--frames", str(int(frames) + 500_000), "--resume"]
+            with started(*RUN, *more, cwd=tmp_path) as again:
+                again.wait_for(remote(workdir, actors=2, lost=0, frames=frames))
+                code, out, err = again.finish()
+            assert code == 0, out + err
+            code, out, err = joined.finish()
+            assert code == 0, out + err
+            assert "is lost" in out and "again" in out and "the run is complete" in out
+            assert joined.left() == []
+    assert json_of(workdir / "results.json")["complete"] is True
+    assert json_of(workdir / "nodes/remote_actors.starts") == 5
+
+
+@pytest.mark.slow
+def test_another_runs_secret_is_refused_and_ctrl_c_ends_all(tmp_path):
+    workdir, port = tmp_path / "runs/catch", unused_port()
+    keep(tmp_path)
+    address = f"--learner 127.0.0.1:{port}".split()
+    with started(*RUN, *ENDLESS, "--gate-port", port, cwd=tmp_path) as run:
+        run.wait_for((workdir / JOIN).exists)
+        run.wait_for(lambda: learner_rows(workdir))
+        with started("actors", *address, "--join", JOIN, cwd=tmp_path) as refused:
+            code, out, err = refused.finish()
+            assert code == 2 and "copy the join.json of its run directory" in err, out + err
+            assert len(err.splitlines()) == 1
+        with started("actors", *address, "--join", workdir / JOIN, cwd=tmp_path) as stopped:
+            run.wait_for(remote(workdir, actors=1, lost=0))
+            stopped.watch()
+            stopped.interrupt()
+            code, out, err = stopped.finish()
+            assert code == 130 and err == "", out + err
+            assert stopped.left() == []
+        run.wait_for(remote(workdir, actors=0, lost=1))
+        with started("actors", *address, "--join", workdir / JOIN, cwd=tmp_path) as killed:
+            run.wait_for(remote(workdir, actors=1, lost=1))
+            killed.watch()
+            killed.process.kill()
+            killed.wait_for_the_end_of_all()
+        run.wait_for(remote(workdir, actors=0, lost=2))
+        run.interrupt()
+        assert run.finish()[0] == 130
+
+
+@pytest.mark.slow
+def test_actors_on_another_machine(tmp_path):
+    """Their network has one cable, to the machine of the run; the run's own has none."""
+    workdir = tmp_path / "runs/catch"
+    train = shlex.join(["bmg", *RUN, "--frames", "300000", "--gate-port", "8500"])
+    joining = "bmg actors --learner 10.77.0.1:8500 --join runs/catch/join.json"
+    command = [sys.executable, ROOT / "scripts/two_machines.py", "--after", workdir / JOIN]
+    process = subprocess.Popen(
+        [*map(str, command), train, joining],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.terminate()  # and with it both machines
+        process.wait()
+    said = json.loads(out.splitlines()[-1])
+    if "unavailable" in said:
+        pytest.skip(said["unavailable"])
+    assert said["codes"] == [0, 0], out
+    assert "can be reached from other machines" not in out
+    rows = learner_rows(workdir)
+    assert max(row.get("nodes/remote_actors", 0) for row in rows) == 1
+    assert max(row.get("actors/reporting", 0) for row in rows) == 2
+    assert said["from_second"] > 100_000, "unrolls"
