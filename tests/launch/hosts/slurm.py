@@ -4,10 +4,12 @@ in one folder, and nothing left of them afterwards."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import getpass
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -73,6 +75,12 @@ class Slurm:
         """What SLURM knows of a job, such as its JobState."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.partition("=")[::2] for word in words)
+
+    def start_soon(self, job: str) -> None:
+        """A job that went back into the queue starts in place of after the two minutes that SLURM
+        has it wait. Not at once: what a node has revoked holds for what is granted in that second.
+        """
+        self.run("scontrol", "update", f"jobid={job}", "starttime=now+3")
 
     def is_ready(self) -> bool:
         """Whether both nodes can take jobs."""
@@ -142,9 +150,14 @@ def _daemon(slurm: Slurm, folder: pathlib.Path, name: str, *options: str) -> Non
     with log.open("w") as output:
         daemon = subprocess.Popen(
             [program, *options], env=slurm.environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
     slurm.daemons.append(daemon)
+
+
+def _die_with_parent() -> None:
+    """Has the kernel kill this process when the test's is killed, which then tidies nothing up."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def _ours(slurm: Slurm) -> list[psutil.Process]:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import http.server
 import json
+import shutil
+import subprocess
 import threading
 
 import pytest
@@ -15,7 +17,9 @@ from bmg.launch.hosts.cluster import find_host
 from bmg.launch.presets import PRESETS
 from bmg.learner.config import HostsConfig
 from bmg.storage.run_directory import config_file, to_dict
+from tests.launch.commands import BMG, environment, json_of
 from tests.tables import named
+from tests.waiting import DEADLINE
 
 # What SLURM 22.05 sets: in a batch script or a shell of salloc, and in addition in a task of srun.
 JOB = {
@@ -65,9 +69,9 @@ FOUND = [
 
 
 def test_each_cluster_has_its_variables():
-    for kind, environment, given, expected in FOUND:
-        with named(kind, environment, given):
-            found = find_host(kind, given, environment)
+    for kind, variables, given, expected in FOUND:
+        with named(kind, variables, given):
+            found = find_host(kind, given, variables)
             assert tuple(found[name] for name in ("count", "index", "coordinator")) == expected
             assert HostsConfig(cluster=kind, **found).index == expected[1], (
                 "it is a whole configuration"
@@ -80,9 +84,9 @@ ALONE = [{}, JOB, ONE_TASK, JOB_OF_KUBERNETES, OPEN_MPI_5, MPICH]
 def test_auto_is_one_host_where_nobody_has_started_others(monkeypatch):
     """A shell or a notebook within a job of four tasks must not wait for the other three."""
     monkeypatch.setattr(cluster, "_metadata", lambda *_: pytest.fail("a server was asked"))
-    for environment in ALONE:
-        with named(environment):
-            found = find_host("auto", {}, environment)
+    for variables in ALONE:
+        with named(variables):
+            found = find_host("auto", {}, variables)
             assert found == {"count": 1, "index": 0, "coordinator": ""}
 
 
@@ -131,10 +135,10 @@ REFUSED = [
 
 def test_what_is_not_there_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(cluster, "_metadata", lambda *_: "")
-    for kind, environment, given, words in REFUSED:
-        with named(kind, environment):
+    for kind, variables, given, words in REFUSED:
+        with named(kind, variables):
             with pytest.raises(ValueError) as caught:
-                find_host(kind, given, environment)
+                find_host(kind, given, variables)
             text = str(caught.value)
             assert "\n" not in text and all(word in text for word in words), text
 
@@ -176,11 +180,11 @@ def test_a_tpu_vm_asks_its_metadata_server():
 TRAIN = "train --game catch --learner.online-batch 4 --learner.replay-batch 4".split()
 
 
-def task(monkeypatch, environment: dict[str, str]) -> None:
+def task(monkeypatch, variables: dict[str, str]) -> None:
     """This process is started with these variables."""
-    for name in {*STEP, *environment}:
+    for name in {*STEP, *variables}:
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
 
@@ -230,3 +234,32 @@ def test_bad_options_are_one_line(command, monkeypatch):
         with named(options):
             line = command.refused(*TRAIN, *options.split())
             assert all(word in line for word in words), line
+
+
+@pytest.mark.slow
+def test_ranks_of_mpirun_learn_together(tmp_path):
+    mpirun = shutil.which("mpirun")
+    version = (
+        mpirun and subprocess.run([mpirun, "--version"], capture_output=True, text=True).stdout
+    )
+    if "(Open MPI) 4." not in (version or ""):
+        pytest.skip("needs mpirun of Open MPI 4, Debian's package openmpi-bin")
+    options = "--hosts.cluster mpi --game catch --actors.num-actors 1 --learner.replay-batch 4 "
+    options += "--frames 1600 --evaluator.num-evaluators 0 --workdir run"
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    process = subprocess.Popen(
+        [mpirun, "--oversubscribe", "-n", "2", *BMG, "train", *options.split()],
+        cwd=tmp_path, env={**environment(), "JAX_PLATFORMS": "cpu", **as_root},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        out, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.terminate()  # and with it the ranks
+        process.wait(DEADLINE)
+    assert process.returncode == 0, out
+    results = json_of(tmp_path / "run/results.json")
+    assert results["complete"] and results["updates"] * 80 == results["frames"] == 1600
+    hosts = json_of(tmp_path / "run/hosts/1/config.json")["hosts"]
+    assert (hosts["count"], hosts["index"]) == (2, 1)
+    assert not (tmp_path / "run/hosts/1/results.json").exists()

@@ -1,5 +1,5 @@
-"""The script for SLURM, in a real cluster of it: two nodes of this machine. A job is preempted,
-goes on, is cancelled, and another one brings its run to the end."""
+"""The script for SLURM, in a real cluster of it: two nodes of this machine. A job is preempted and
+goes on, runs out of time and goes on, is cancelled; another one brings its run to the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SCRIPT = ROOT / "deploy" / "slurm" / "train.sbatch"
 OPTIONS = (
-    "--game catch --runtime local-threads --actors.num-actors 1 --learner.replay-batch 4 "
-    "--learner.log-interval 0.5 --learner.checkpoint-interval 1 --evaluator.num-evaluators 0"
+    "--game catch --actors.num-actors 1 --learner.replay-batch 4 --learner.log-interval 0.5 "
+    "--learner.checkpoint-interval 1 --evaluator.num-evaluators 0"
 ).split()
 
 
@@ -34,7 +34,8 @@ def submit(slurm: Slurm, folder: pathlib.Path, *options: str) -> str:
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec {shlex.join(BMG)} "$@"\n')
     program.chmod(0o755)
-    command = ["sbatch", "--parsable", "--cpus-per-task=1", str(SCRIPT), *OPTIONS, *options]
+    command = ["sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", str(SCRIPT)]
+    command += [*OPTIONS, *options]
     variables = {**environment(), "JAX_PLATFORMS": "cpu", **slurm.environment}
     return slurm.run(*command, cwd=folder, **variables)
 
@@ -62,20 +63,29 @@ def test_a_job_on_two_nodes_is_preempted_and_goes_on_to_the_end(slurm, tmp_path)
     assert hosts["coordinator"].startswith(f"{slurm.nodes[0]}:6")
     assert json_of(run / "hosts/1/config.json")["hosts"] == {**hosts, "index": 1}
 
-    slurm.run("scontrol", "requeue", job)
-    eventually(lambda: state() == "PENDING")
-    # It was asked to leave, and had the time for a checkpoint of its last update.
-    stopped = newest(run)
-    assert log.read_text().count("stopped; go on with --resume, on all hosts") == 2
-    assert learner_rows(run)[-1]["learner/updates"] <= stopped
-    slurm.run("scontrol", "update", f"jobid={job}", "starttime=now")  # in place of two minutes
-    eventually(lambda: state() == "RUNNING" and newest(run) > stopped)
-    assert slurm.about(job)["Restarts"] == "1"
-    rows = [row["learner/updates"] for row in learner_rows(run)]
-    assert rows == sorted(rows), "no update was made twice"
+    def begin_again(times: int) -> int:
+        """Waits until the job is in the queue again; the updates that it has behind it."""
+        eventually(lambda: state() == "PENDING")
+        assert slurm.about(job)["Restarts"] == str(times)
+        # It was asked to leave, and had the time for a checkpoint of its last update.
+        assert log.read_text().count("stopped; go on with --resume, on all hosts") == 2 * times
+        stopped = newest(run)
+        assert learner_rows(run)[-1]["learner/updates"] <= stopped
+        slurm.start_soon(job)
+        return stopped
 
+    slurm.run("scontrol", "requeue", job)
+    stopped = begin_again(1)
+    eventually(lambda: state() == "RUNNING" and newest(run) > stopped)
+    # What SLURM does shortly before the job's time is over, to what srun has started alone.
+    slurm.run("scancel", "--signal=TERM", job)
+    begin_again(2)
+    eventually(lambda: state() == "RUNNING" and log.read_text().count("0: host 0 of 2") == 3)
     slurm.run("scancel", job)
     eventually(lambda: state() == "CANCELLED")
+    rows = [row["learner/updates"] for row in learner_rows(run)]
+    assert rows == sorted(set(rows)), "no update was made twice"
+
     reached = newest(run)
     final = ["--workdir", str(run), "--frames", str(80 * (reached + 50))]
     job = submit(slurm, tmp_path, *final)
