@@ -15,6 +15,7 @@ from bmg.launch.preflight import Plan
 from bmg.launch.runtimes.choice import choose_runtime
 from bmg.launch.runtimes.in_graph import directories
 from bmg.launch.runtimes.status import LEARNER, Notes, Status, log_file
+from bmg.learner.config import HostsConfig
 from bmg.storage.run_directory import config_file, to_dict
 
 _LOG_LINES = 20  # of a failed node's log, shown
@@ -46,6 +47,8 @@ def supervise(
         f"{config.agent.algorithm} on {config.game}, preset {config.preset}, in {workdir} "
         f"(tensorboard --logdir {workdir.parent})"
     )
+    if config.hosts.cluster != "none":
+        console.print(_place(config.hosts))
     runtime, why = choose_runtime(config.runtime)
     if why:
         console.print(why)
@@ -93,6 +96,16 @@ def supervise(
             sys.stderr.flush()
             os._exit(code)
     return code
+
+
+def _place(hosts: HostsConfig) -> str:
+    """What was found out about this host."""
+    if hosts.count == 1:
+        return f"one host (--hosts.cluster {hosts.cluster})"
+    return (
+        f"host {hosts.index} of {hosts.count}, host 0 at {hosts.coordinator} "
+        f"(--hosts.cluster {hosts.cluster})"
+    )
 
 
 def _start(

@@ -8,9 +8,12 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from bmg.launch import environment, mirror, signals
 from bmg.launch.config import FIXED, TrainConfig, kept_rule, with_kept_rule
+from bmg.launch.hosts.cluster import find_host
 from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
@@ -134,13 +137,15 @@ def own_command() -> list[str]:
 
 def parse(arguments: list[str]) -> TrainConfig:
     """The command line on top of its preset, or of the run that is resumed."""
-    known = peek(arguments, ("preset", "game", "workdir", "hosts.index"), ("resume",))
+    host_options = [f"hosts.{name}" for name in ("cluster", "count", "index", "coordinator")]
+    known = peek(arguments, ("preset", "game", "workdir", *host_options), ("resume",))
     preset = known.get("preset", "local")
     check_name("preset", preset, PRESETS)
     default = PRESETS[preset](known.get("game", "pong"))
     workdir = known.get("workdir", "")
     root = pathlib.Path(workdir) if workdir else default.root
-    index = number(known.get("hosts.index", "0"))
+    host = _detect_host(known, known.get("hosts.cluster", "none"))
+    index = host.get("index", number(known.get("hosts.index", "0")))
     index = index if isinstance(index, int) else 0  # whatever is wrong with it is said below
     # All hosts but the first have a part of it, which may be all that there is on their disks.
     for folder in (host_folder(root, index), root):
@@ -148,13 +153,18 @@ def parse(arguments: list[str]) -> TrainConfig:
             # The directory may have been moved: the one that was named is meant.
             default = dataclasses.replace(load_config(folder, TrainConfig), workdir=workdir)
             break
+    if "hosts.cluster" not in known:  # as it was when the run began
+        host = _detect_host(known, default.hosts.cluster)
+    index = host.get("index", index)
     if index:  # the first host evaluates
         evaluator = dataclasses.replace(default.evaluator, num_evaluators=0)
         default = dataclasses.replace(default, evaluator=evaluator)
     from bmg.agents.rule_file import rule_path
     from bmg.storage.files import same_bytes
 
-    config = parse_options(TrainConfig, "bmg train", arguments, default)
+    # In front, where an option of the user's without its value stays one.
+    found = [f"--hosts.{name}={value}" for name, value in host.items()]
+    config = parse_options(TrainConfig, "bmg train", [*found, *arguments], default)
     if not config.resume:
         return config
     given = peek(arguments, ("agent.lpg.rule",)).get("agent.lpg.rule")
@@ -165,6 +175,18 @@ def parse(arguments: list[str]) -> TrainConfig:
             "--agent.lpg.rule out to resume it, or give another --workdir."
         )
     return kept
+
+
+def _detect_host(known: Mapping[str, Any], cluster: str) -> dict[str, Any]:
+    """Fields of `HostsConfig`, see `find_host`; nothing where the parser will refuse an option."""
+    given = {
+        name: value if name == "coordinator" else number(value)
+        for name in ("count", "index", "coordinator")
+        if (value := known.get(f"hosts.{name}")) is not None
+    }
+    if any(not isinstance(given.get(name, 0), int) for name in ("count", "index")):
+        return {}
+    return find_host(cluster, given, os.environ)
 
 
 def check_root(config: TrainConfig) -> None:

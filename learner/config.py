@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Literal
 
 from bmg.storage.fields import (
     Count,
@@ -54,6 +55,11 @@ class HostsConfig:
     run then ends on all others."""
     check_updates: Count = 1000
     """Updates after which it is checked again that all hosts hold the same state, bit for bit."""
+    cluster: Literal["none", "auto", "slurm", "mpi", "kubernetes", "tpu"] = "none"
+    """Where count, index and coordinator come from, as far as they are not given: slurm from srun;
+    mpi from mpirun; kubernetes from an indexed Job (the index alone); tpu from a slice. auto: from
+    whichever of these has started several hosts, else one host. none: from nowhere;
+    docs/devices.md."""
 
     def __post_init__(self):
         check_fields(self)

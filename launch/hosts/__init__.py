@@ -1,1 +1,1 @@
-"""Several hosts as one run: a Cloud TPU slice, or processes on this machine."""
+"""Several hosts as one run: a batch system's, a Cloud TPU slice, or processes on this machine."""

@@ -282,7 +282,8 @@ def _check_options(command: str, options: list[str]) -> None:
     Raises:
       ValueError: one line.
     """
-    own = ("--workdir", "--resume", "--hosts.count", "--hosts.index", "--hosts.coordinator")
+    own = ("--workdir", "--resume", "--hosts.cluster")
+    own += ("--hosts.count", "--hosts.index", "--hosts.coordinator")
     for option in options:
         if option.partition("=")[0] in own:
             raise ValueError(
