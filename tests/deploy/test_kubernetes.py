@@ -210,9 +210,10 @@ def test_what_must_agree_agrees(jobset):
     assert (job["replicas"], spec["completionMode"]) == (1, "Indexed")
     first = f"{name}-{job['name']}-0-0.{name}"  # JobSet's name for host 0, in its subdomain
     for index in range(count):
-        assert arguments_of(jobset, index)[:3] == [
-            f"--hosts.count={count}", f"--hosts.index={index}", f"--hosts.coordinator={first}:8476"
+        assert arguments_of(jobset, index)[:2] == [
+            f"--hosts.count={count}", f"--hosts.index={index}"
         ]  # fmt: skip
+    assert variables_of(jobset)["COORDINATOR"] == first
     mounted = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
     assert mounted.keys() == {one["name"] for one in pod["volumes"]}
     assert variables_of(jobset)["RUN"].startswith(f"{mounted['runs']}/")
@@ -250,9 +251,20 @@ def test_bmg_accepts_the_options(command, jobset):
     for index in range(2):
         with named(command.devices, index):
             options = [*arguments_of(jobset, index), "--workdir", f"run-{index}", *how]
+            options += ["--hosts.coordinator", "10.0.0.1:8476"]
             config = command.config("train", *options)
             assert (config.hosts.count, config.hosts.index) == (2, index)
             assert config.preset == ("paper" if how else "local")
+
+
+# It knows host 0's name when it is asked for the second time.
+GETENT = """#!/bin/sh
+[ "$*" = "ahostsv4 bmg-hosts-0-0.bmg" ] || exit 1
+[ -e "$0-asked-$JOB_COMPLETION_INDEX" ] || {
+  : >"$0-asked-$JOB_COMPLETION_INDEX"; exit 2; }
+echo "127.0.0.1 STREAM bmg-hosts-0-0.bmg"
+echo "127.0.0.1 DGRAM"
+"""
 
 
 @contextlib.contextmanager
@@ -260,17 +272,23 @@ def host(index: int, folder: Path, port: int, *more: str):
     """A host's container as a process here: its script, its arguments, and Catch in place of
     Pong."""
     jobset = load("cpu/train.yaml")
-    program = folder / "bin" / "bmg"
-    program.parent.mkdir(exist_ok=True)
     code = "from bmg.launch.cli import main; main()"
-    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n")
-    program.chmod(0o755)
-    env = {**environment(), "RUN": str(folder / "run"), "JAX_PLATFORMS": "cpu"}
-    env["PATH"] = f"{program.parent}:{env['PATH']}"
-    arguments = [x.replace("pong", "catch") for x in arguments_of(jobset, index)]
-    arguments[2] = f"--hosts.coordinator=127.0.0.1:{port}"
+    programs = {"bmg": f"#!/bin/sh\nexec {sys.executable} -c '{code}' \"$@\"\n", "getent": GETENT}
+    for name, text in programs.items():
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    env = {**environment(), **variables_of(jobset), "RUN": str(folder / "run")}
+    env |= {"JAX_PLATFORMS": "cpu", "JOB_COMPLETION_INDEX": str(index)}
+    env["PATH"] = f"{folder}/bin:{env['PATH']}"
+    tini, dashes, *command = container_of(jobset)["command"]
+    assert (tini, dashes) == ("tini", "--")
     process = subprocess.Popen(
-        [*container_of(jobset)["command"][2:], *arguments, *more],
+        [
+            *(part.replace(":8476", f":{port}") for part in command),
+            *(one.replace("pong", "catch") for one in arguments_of(jobset, index)),
+            *more,
+        ],
         env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
