@@ -17,9 +17,16 @@ import yaml
 
 from tests.deploy import dockerfile
 from tests.deploy.fields import problems
-from tests.launch.commands import Run, checkpoints_of, environment, json_of, learner_rows
+from tests.launch.commands import (
+    Run,
+    checkpoints_of,
+    environment,
+    json_of,
+    learner_rows,
+    started_as,
+)
 from tests.tables import named
-from tests.waiting import DEADLINE, eventually
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -267,8 +274,7 @@ echo "127.0.0.1 DGRAM"
 """
 
 
-@contextlib.contextmanager
-def host(index: int, folder: Path, port: int, *more: str):
+def host(index: int, folder: Path, port: int, *more: str) -> contextlib.AbstractContextManager[Run]:
     """A host's container as a process here: its script, its arguments, and Catch in place of
     Pong."""
     jobset = load("cpu/train.yaml")
@@ -283,25 +289,9 @@ def host(index: int, folder: Path, port: int, *more: str):
     env["PATH"] = f"{folder}/bin:{env['PATH']}"
     tini, dashes, *command = container_of(jobset)["command"]
     assert (tini, dashes) == ("tini", "--")
-    process = subprocess.Popen(
-        [
-            *(part.replace(":8476", f":{port}") for part in command),
-            *(one.replace("pong", "catch") for one in arguments_of(jobset, index)),
-            *more,
-        ],
-        env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    run = Run(process)
-    try:
-        yield run
-    finally:
-        run.watch()
-        for child in run.children:
-            with contextlib.suppress(Exception):
-                child.kill()
-        process.kill()
-        process.communicate(timeout=DEADLINE)
+    command = [part.replace(":8476", f":{port}") for part in command]
+    command += [one.replace("pong", "catch") for one in arguments_of(jobset, index)]
+    return started_as([*command, *more], folder, env)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import psutil
@@ -97,17 +97,15 @@ def alive(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def started(
-    *arguments: str,
-    cwd: pathlib.Path,
-    optimized: bool = False,
-    variables: Mapping[str, str] = MappingProxyType({}),
+def started_as(
+    command: Sequence[str], cwd: pathlib.Path, variables: Mapping[str, str]
 ) -> Iterator[Run]:
-    """`bmg` in a session of its own; whatever is left of it at the end is killed."""
+    """A program in a session of its own, with an environment of these variables alone; whatever is
+    left of it at the end is killed."""
     process = subprocess.Popen(
-        [*BMG, *map(str, arguments)],
+        command,
         cwd=cwd,
-        env={**environment(optimized), **variables},
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -125,6 +123,17 @@ def started(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
+
+
+def started(
+    *arguments: str,
+    cwd: pathlib.Path,
+    optimized: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> contextlib.AbstractContextManager[Run]:
+    """`bmg` in a session of its own; whatever is left of it at the end is killed."""
+    command = [*BMG, *map(str, arguments)]
+    return started_as(command, cwd, {**environment(optimized), **variables})
 
 
 def bmg(
