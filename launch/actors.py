@@ -197,7 +197,8 @@ class _Host:
                 visit = await self._peer.visit(service)
                 break
             except OSError as error:
-                problem = f"no connection to {self._peer.address} ({error.strerror or error})"
+                reason = error.strerror or str(error) or type(error).__name__
+                problem = f"no connection to {self._peer.address} ({reason})"
             if time.monotonic() - started > patience:
                 raise _Ended(f"{problem} for {patience:g} s; is the run there, and its port open?")
             if pause == 1.0 and patience < math.inf:
