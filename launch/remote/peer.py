@@ -42,8 +42,12 @@ class Peer:
             raise ValueError(self._refusal()) from None
         except asyncio.TimeoutError:
             raise ConnectionError("no answer") from None
-        stream.writer.write(greeting(service, self._join.token))
-        return keep_alive(stream)
+        try:
+            stream.writer.write(greeting(service, self._join.token))
+            return keep_alive(stream)
+        except BaseException:
+            stream.cut()
+            raise
 
     async def visit(self, service: str) -> Visit:
         """A connection to one of the gate's own services, run or actor.

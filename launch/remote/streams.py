@@ -29,8 +29,14 @@ class Stream(NamedTuple):
 
 
 def keep_alive(stream: Stream) -> Stream:
-    """Has the kernel find out when the other machine is gone without a word; Linux alone."""
+    """Has the kernel find out when the other machine is gone without a word; Linux alone.
+
+    Raises:
+      OSError: the connection is closed already.
+    """
     connection = stream.writer.get_extra_info("socket")
+    if connection is None:  # the other side left right after the handshake
+        raise ConnectionResetError("the connection broke")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         (socket.TCP_KEEPIDLE, _SILENCE // 4),

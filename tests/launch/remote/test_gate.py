@@ -19,6 +19,7 @@ from bmg.launch.remote import gate as gates
 from bmg.launch.remote.gate import ACTOR, LEARNER, REPLAY, RUN, Gate, greeting, listen
 from bmg.launch.remote.peer import Peer
 from bmg.launch.remote.secret import JOIN, KEY, NAME, TOKEN_LENGTH, Join, keep, read_join
+from bmg.launch.remote.streams import keep_alive
 from tests.launch.commands import environment
 from tests.tables import named
 from tests.waiting import DEADLINE, eventually, steadily
@@ -234,6 +235,19 @@ def test_a_run_that_ends_otherwise_says_nothing(place):
     assert asyncio.run(stay()) is False
     with pytest.raises(OSError):
         asyncio.run(place.peer().visit(ACTOR))
+
+
+def test_who_leaves_right_after_the_handshake_is_no_more_than_a_broken_connection(place):
+    """The transport has forgotten its socket by then."""
+
+    async def connect() -> None:
+        stream = await place.peer().open(RUN)
+        stream.cut()
+        await asyncio.sleep(0.1)
+        with pytest.raises(ConnectionResetError):
+            keep_alive(stream)
+
+    asyncio.run(connect())
 
 
 def test_signs_of_life(place, monkeypatch):
