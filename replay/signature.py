@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tree
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One leaf."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 class Signature:
@@ -22,6 +31,11 @@ class Signature:
         self.names = [".".join(map(str, path)) or "value" for path, _ in paths_and_leaves]
         self.shapes = [tuple(leaf.shape) for _, leaf in paths_and_leaves]
         self.dtypes = [np.dtype(leaf.dtype) for _, leaf in paths_and_leaves]
+
+    @property
+    def arrays(self) -> list[ArraySpec]:
+        """The leaves without their structure, whose classes may import what a server lacks."""
+        return [ArraySpec(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes)]
 
     def flatten(self, unroll: Any) -> list[np.ndarray]:
         """Returns the unroll's arrays, one per leaf.

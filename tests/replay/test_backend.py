@@ -37,6 +37,21 @@ def test_a_server_and_its_users_load_nothing_of_tensorflow_but_one_library():
     assert found.splitlines() == ["False False", "['libtensorflow_framework.so.2']"]
 
 
+def test_a_server_needs_no_jax():
+    """Nor does what it is sent: arrays without the classes of their structure."""
+    found = output_of(
+        "import pickle, sys, numpy as np\n"
+        "import bmg.launch.runtimes.processes.nodes\n"
+        "from bmg.replay.config import ReplayConfig\n"
+        "from bmg.replay.server import Server\n"
+        "from bmg.replay.signature import Signature\n"
+        "arrays = Signature({'a': np.zeros(3), 'b': np.zeros((), bool)}).arrays\n"
+        "server = Server(pickle.loads(pickle.dumps(arrays)), ReplayConfig())\n"
+        "print('jax' in sys.modules, 'tensorflow' in sys.modules, server.port > 0)"
+    )
+    assert found.splitlines()[-1] == "False False True"
+
+
 _USE_BOTH = """
 import numpy as np
 import tensorflow as tf

@@ -29,6 +29,7 @@ from bmg.launch.runtimes.status import (
     node_metrics,
     node_names,
 )
+from bmg.replay.signature import ArraySpec
 from bmg.storage.processes import is_running
 
 LAUNCHER = "BMG_LAUNCHER"  # environment variable: the launcher's `storage.processes.name_of`
@@ -113,15 +114,13 @@ def _answer(call, should_stop: Callable[[], bool]):
         call.cancel()
 
 
-def run_replay(config: TrainConfig, spec: EnvironmentSpec, address: lp.Address):
-    """The replay server's process."""
+def run_replay(config: TrainConfig, arrays: list[ArraySpec], address: lp.Address):
+    """The replay server's process; it needs no JAX."""
     node = begin(config, REPLAY)
     with node.recording_failure():
-        from bmg.launch.runtimes.assembly import signature
         from bmg.replay.server import Server
 
-        port = lp.get_port_from_address(address.resolve())
-        server = Server(signature(config, spec), config.replay, port)
+        server = Server(arrays, config.replay, lp.get_port_from_address(address.resolve()))
     lp.wait_for_stop()
     del server  # it serves until then
 

@@ -9,8 +9,9 @@ from launchpad.nodes.python.local_multi_processing import PythonProcess
 
 from bmg.environments.base import EnvironmentSpec
 from bmg.launch.config import TrainConfig
-from bmg.launch.runtimes import status
+from bmg.launch.runtimes import assembly, status
 from bmg.launch.runtimes.processes import nodes
+from bmg.replay.signature import Signature
 from bmg.storage.memory import keeping_freed_memory
 from bmg.storage.processes import name_of
 
@@ -44,7 +45,8 @@ def make_program(
     replay = lp.Address(status.REPLAY)
     with program.group(status.REPLAY):
         # Not lp.ReverbNode, which imports TensorFlow into every process that has the address.
-        server = lp.PyNode(nodes.run_replay, config, spec, replay)
+        arrays = Signature(assembly.signature(config, spec)).arrays
+        server = lp.PyNode(nodes.run_replay, config, arrays, replay)
         server.allocate_address(replay)
         program.add_node(server)
     with program.group(status.LEARNER):
