@@ -20,7 +20,7 @@ _BENCHMARKS = {
     "inference": "one server of actions for all actors, against actors that choose them themselves",
     "replay": "the replay path alone at the paper's frame size, against what its run needs",
     "hosts": "hosts that learn together, against as many runs that do not, on the same cores",
-    "layers": "convolutions of the torsos: by strides and by space to depth, memory kept or not",
+    "layers": "layers of the torsos by several ways, in two precisions, memory kept or not",
     "learner": "one update of STACX and BMG against the plain IMPALA update",
     "two-colors": "environment steps per second of the two-colours agents, on all cores",
     "meta-learners": "how far the meta-gradients of the experiments are from Adam's epsilon",

@@ -1,20 +1,43 @@
-"""The benchmark of convolutions measures each way in each kind of memory."""
+"""The benchmark of layers measures each way in each precision and each kind of memory."""
 
 from __future__ import annotations
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bmg.benchmarks import layers
 
 
-def test_every_way_is_measured_in_both_kinds_of_memory():
-    rows = list(layers.measure(layers.Config(torsos=("shallow",), unrolls=1, turns=1)))
-    found = [(row["memory"], row["torso"], row["way"]) for row in rows]
-    ways = ("strides", "space to depth")
-    assert found == list(itertools.product(("fetched", "kept"), ("shallow",), ways))
+def test_every_way_is_measured_in_both_precisions_and_kinds_of_memory():
+    config = layers.Config(layers=("shallow", "pooling"), unrolls=1, turns=1)
+    rows = list(layers.measure(config))
+    found = [(row["memory"], row["precision"], row["layers"], row["way"]) for row in rows]
+    ways = [
+        ("shallow", "strides"), ("shallow", "space to depth"),
+        ("pooling", "select and scatter"), ("pooling", "masks"),
+    ]  # fmt: skip
+    expected = itertools.product(("fetched", "kept"), ("float32", "bfloat16"), ways)
+    assert found == [(memory, precision, *way) for memory, precision, way in expected]
     for row in rows:
         assert row["frames"] == 21
         for name in ("forward", "gradient", "derivative_of_gradient"):
             assert 0 < row[f"{name}_ms"] < np.inf
+
+
+def test_all_ways_compute_the_same():
+    """And the same derivatives: what is compared is their time alone."""
+    rng = np.random.default_rng(0)
+    for name, (shapes, ways) in layers._WAYS.items():
+        channels = 16 if name == "pooling" else 4
+        x = jnp.asarray(rng.random((2, 84, 84, channels)), jnp.float32)
+        weights = [jnp.asarray(rng.normal(size=shape) / 10, jnp.float32) for shape in shapes]
+        both = [layers._functions(way, "float32") for way in ways.values()]
+        assert len(both) == 2
+        for kind in both[0]:
+            one, other = (jax.tree.leaves(ways_of[kind](weights, x)) for ways_of in both)
+            assert len(one) == (1 if kind == "forward" else len(weights) + 1)
+            for a, b in zip(one, other):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max()))
