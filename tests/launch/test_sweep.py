@@ -158,7 +158,7 @@ def test_a_file_that_is_wrong_is_one_line(command, tmp_path, text, problem):
     assert [x.name for x in tmp_path.iterdir()] == ["own.toml"]
 
 
-def test_folders_of_others_are_refused(command, tmp_path):
+def test_folders_of_others_are_refused(command, tmp_path, monkeypatch):
     path = written(tmp_path, 'games = ["catch"]\nroot = "there"')
     folder = tmp_path / "there/catch/seed-0"
     folder.mkdir(parents=True)
@@ -171,6 +171,7 @@ def test_folders_of_others_are_refused(command, tmp_path):
     config_file(folder).rename(config_file(tmp_path / "there"))
     code, _, err = command("sweep", str(path))
     assert code == 2 and "there is the directory of a run" in err
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)  # this machine may have it
     code, _, err = command("sweep", str(path), "--root", "other", "--executor", "slurm")
     assert code == 2 and "no sbatch on this machine" in err
     code, _, err = command("sweep", "nothing")
