@@ -45,12 +45,6 @@ settings.register_profile(
 )  # fmt: skip
 settings.load_profile("tests")
 
-# rlax, the oracle of some tests, cannot be imported after TensorFlow (which TensorBoard takes where
-# it is): its TensorFlow Probability then looks for a newer one. The other way round both work.
-with contextlib.suppress(ImportError):
-    import rlax  # noqa: F401
-
-
 # Whole files for the marker `long`: they start programs, or train with everything that a run has.
 LONG = {
     "benchmarks/test_replay.py", "launch/runtimes/test_runtimes.py",

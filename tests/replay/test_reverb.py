@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("reverb", reason="needs Reverb")
+pytest.importorskip("bmg.replay.backend", reason="needs Reverb")  # without TensorFlow
 
 import portpicker
 
