@@ -70,6 +70,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def the_same_environment():
+    """Commands that run in a test's process set variables, which are another test's user's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def no_threads_left():
     """A test ends the threads that it starts: one that stays prints into another test's output."""
     before = set(threading.enumerate())
