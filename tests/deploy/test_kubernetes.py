@@ -250,6 +250,7 @@ def test_a_failure_starts_all_hosts_again_and_wrong_options_do_not(jobset):
     assert rule["action"] == "FailJobSet" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
 
 
+@pytest.mark.launchpad
 def test_bmg_accepts_the_options(command, jobset):
     """Also that batches can be shared, by devices that are CPUs here: there GPUs have a server."""
     limits = container_of(jobset)["resources"]["limits"]

@@ -146,6 +146,7 @@ def test_a_run_that_fails_is_uploaded_and_fails(tmp_path, task):
     assert (done.returncode, done.stdout) == (1, "uploaded\n")
 
 
+@pytest.mark.launchpad
 def test_bmg_accepts_the_options(command):
     """Also that batches can be shared, by devices that are CPUs here: there they have a server."""
     for name, count, devices in [("train", 2, 4), ("tpu", 4, 4)]:

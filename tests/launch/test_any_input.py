@@ -48,6 +48,7 @@ def inert(command, monkeypatch):
         monkeypatch.setattr(module, "measure", lambda config: [{"code": start(config)}])
     read_join = actors.read_join
     monkeypatch.setattr(actors, "read_join", lambda x: x.name == "some.json" or read_join(x))
+    monkeypatch.setattr(actors, "why_no_launchpad", lambda: "")
     monkeypatch.setattr(actors, "_act", lambda config, join: start(config))
     monkeypatch.setattr(isolation, "enter", lambda command: "")
     monkeypatch.setattr(local_pod, "_networks", lambda hosts, why: None)
