@@ -42,6 +42,7 @@ from bmg.storage.fields import Count
 from bmg.storage.memory import keeping_freed_memory
 
 _SHAPE = (84, 84, 4)
+_SCALE = np.float32(1 / 255)  # of pixels
 _CHANNELS = 16  # of the first section of IMPALA's ResNet
 _PROGRAM = "from bmg.benchmarks import layers; layers.answer()"
 
@@ -99,7 +100,7 @@ def _measured(
             for way, functions in compiled.items():
                 for kind, function in functions.items():
                     begin = time.perf_counter()
-                    jax.block_until_ready(function(weights, x))
+                    jax.block_until_ready(function((weights, _SCALE), x))
                     spent = 1_000 * (time.perf_counter() - begin)
                     least[way, kind] = min(least.get((way, kind), np.inf), spent)
         for way, functions in compiled.items():
@@ -124,13 +125,11 @@ def _functions(layer: Callable, precision: Precision) -> dict[str, Callable]:
         of_variables = functools.partial(gradient, frames=frames)
         return jax.jvp(of_variables, (variables,), (variables,))[1]
 
-    scale = jnp.float32(1 / 255)
-    kinds = {"forward": loss, "gradient": gradient, "derivative_of_gradient": derivative}
-    return {kind: _with_scale(jax.jit(function), scale) for kind, function in kinds.items()}
-
-
-def _with_scale(function: Callable, scale: jax.Array) -> Callable:
-    return lambda weights, frames: function((weights, scale), frames)
+    return {
+        "forward": jax.jit(loss),
+        "gradient": jax.jit(gradient),
+        "derivative_of_gradient": jax.jit(derivative),
+    }
 
 
 def _torso(weights, x, layers, space_to_depth: bool):

@@ -15,7 +15,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 import signal
 import sys
 import tempfile
@@ -27,13 +26,14 @@ from bmg import __version__
 from bmg.launch import environment, signals
 from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
-from bmg.launch.remote.gate import ACTOR, LEARNER, REPLAY, RUN
+from bmg.launch.remote.gate import RUN
 from bmg.launch.remote.peer import Peer, Visit
 from bmg.launch.remote.secret import Join, read_join
 from bmg.launch.remote.streams import allow_many_connections
 from bmg.launch.runtimes.choice import why_no_launchpad
 from bmg.launch.runtimes.processes.remote import COMMAND, task
 from bmg.launch.runtimes.restarts import Restarts
+from bmg.launch.runtimes.status import ACTOR, LEARNER, REPLAY
 from bmg.storage.fields import (
     Environments,
     Nodes,
@@ -42,6 +42,7 @@ from bmg.storage.fields import (
     Threads,
     check_fields,
     from_dict,
+    host_and_port,
     shown,
 )
 
@@ -73,8 +74,7 @@ class ActorsConfig:
 
     def __post_init__(self):
         check_fields(self)
-        _, _, port = self.learner.rpartition(":")
-        if not (self.host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        if host_and_port(self.learner) is None or not self.host:
             raise ValueError(
                 f"learner is {shown(self.learner)}; give HOST:PORT, the port as of --gate-port."
             )
@@ -82,12 +82,12 @@ class ActorsConfig:
     @property
     def host(self) -> str:
         """Where the run is; an IPv6 address may stand in brackets."""
-        return self.learner.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        return host_and_port(self.learner)[0].removeprefix("[").removesuffix("]")
 
     @property
     def port(self) -> int:
         """Of its gate."""
-        return int(self.learner.rpartition(":")[2])
+        return host_and_port(self.learner)[1]
 
     def changed(self, config: dict[str, Any]) -> dict[str, Any]:
         """The run's configuration with what is another one here."""

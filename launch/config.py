@@ -64,7 +64,7 @@ class TrainConfig:
     local-threads, which opens no port."""
     gate_port: Port = 0
     """TCP port of this machine at which actors on others join the run: bmg actors; 0 for none.
-    Launchpad alone; docs/scaling.md."""
+    Launchpad alone; docs/devices.md."""
     restarts: Few = 0
     """How often the run goes on from its newest checkpoint by itself after it has failed."""
     node_restarts: Few = 10

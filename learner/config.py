@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Literal
 
 from bmg.storage.fields import (
@@ -16,6 +15,7 @@ from bmg.storage.fields import (
     Pause,
     Seconds,
     check_fields,
+    host_and_port,
     shown,
 )
 
@@ -68,9 +68,7 @@ class HostsConfig:
                 f"hosts index is {self.index} of {self.count}; give 0 to {self.count - 1}, or "
                 "another --hosts.count."
             )
-        address, _, port = self.coordinator.rpartition(":")
-        fits = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
-        if self.count > 1 and not (address and fits):
+        if self.count > 1 and host_and_port(self.coordinator) is None:
             raise ValueError(
                 f"hosts coordinator is {shown(self.coordinator)}; give host 0's ADDRESS:PORT, such "
                 "as 10.0.0.1:8476."

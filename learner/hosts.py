@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bmg.learner.batches import BatchInfo
 from bmg.learner.config import HostsConfig
+from bmg.storage.fields import host_and_port
 
 _MESSAGE_BYTES = 2**16  # of what a host tells the others at the start
 _GO_ON = "go on with --resume, on as many hosts as there are"
@@ -53,7 +54,7 @@ def check_port(config: HostsConfig) -> None:
     """
     if config.count == 1 or config.index:
         return
-    port = int(config.coordinator.rpartition(":")[2])
+    _, port = host_and_port(config.coordinator)
     with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a run that has just ended
         try:

@@ -30,8 +30,7 @@ def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
     """
     home = environment.get("HOME")
     cache = environment.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
-    cpu = _cpu()
-    if FOLDER in environment or not cache or _refuses(cpu):
+    if FOLDER in environment or not cache or _refuses(cpu := _cpu()):
         return {}
     folder = pathlib.Path(cache, "bmg", "compiled", hashlib.sha256(cpu.encode()).hexdigest()[:16])
     try:

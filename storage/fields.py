@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import types
 import typing
 from typing import Annotated, Any, Literal, TypeVar
@@ -297,6 +298,14 @@ def _is_text(value: str) -> bool:
         return b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """The two of HOST:PORT, the host as it stands there; None where it is no such thing."""
+    host, _, port = address.rpartition(":")
+    if host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536:
+        return host, int(port)
+    return None
 
 
 def shown(value: Any) -> str:

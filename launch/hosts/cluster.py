@@ -26,7 +26,7 @@ from bmg.storage.fields import number, shown
 # As JAX does it: above the ports that Linux gives to connections, one of 4096.
 _FIRST_PORT, _PORTS = 61440, 4096
 # Where each host has a network address of its own, there is nothing that it could collide with.
-_PORT = 8476
+PORT = 8476  # as JAX has it on TPUs
 _OPTIONS = ("count", "index", "coordinator")
 _METADATA_SECONDS = 5.0
 
@@ -157,7 +157,7 @@ def _find_tpu(environment: Mapping[str, str]) -> Found | None:
         slices = _integer(environment, "MEGASCALE_NUM_SLICES")
         index += len(workers) * _integer(environment, "MEGASCALE_SLICE_ID")
         address = environment.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")[0]
-    return Found(len(workers) * slices, index, f"{address}:{_PORT}" if address else None)
+    return Found(len(workers) * slices, index, f"{address}:{PORT}" if address else None)
 
 
 def _find_tpu_or_ask(environment: Mapping[str, str]) -> Found | None:
@@ -169,7 +169,7 @@ def _find_tpu_or_ask(environment: Mapping[str, str]) -> Found | None:
     addresses = [worker.split(":")[2] for worker in workers if worker.count(":") >= 2]
     if not isinstance(index, int) or not addresses:
         return None
-    return Found(len(addresses), index, f"{addresses[0]}:{_PORT}")
+    return Found(len(addresses), index, f"{addresses[0]}:{PORT}")
 
 
 def _metadata(name: str, environment: Mapping[str, str]) -> str:

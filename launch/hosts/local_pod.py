@@ -21,11 +21,11 @@ import time
 from typing import NamedTuple
 
 from bmg.launch import environment, signals
+from bmg.launch.hosts.cluster import PORT
 from bmg.launch.options import option_of, take
 from bmg.storage.fields import FieldError, LocalHosts, Natural, check_fields, from_dict, number
 from bmg.storage.run_directory import host_folder
 
-_PORT = 8476  # of the coordinator, in a network of its own
 _LEAVE_SECONDS = 60.0  # that the other hosts have beyond --hosts.timeout when one has ended
 _USAGE = """usage: bmg pod local --hosts N [--devices-per-host D] [--cores-per-host C] [OPTIONS]
 
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     from bmg.launch import isolation, train
 
     # Whatever is wrong with the options is said once, before anything starts.
-    config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{_PORT}")])
+    config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{PORT}")])
     environment.clean()
     if config.network == "private":
         why_open = isolation.enter([sys.executable, *sys.orig_argv[1:]])
@@ -114,7 +114,7 @@ def _networks(hosts: int, why_open: str) -> Networks:
     if not why_open and hosts > 1:
         try:
             interfaces = _lay_cables(hosts)
-            return Networks([f"10.77.0.{i + 1}" for i in range(hosts)], interfaces, _PORT, "")
+            return Networks([f"10.77.0.{i + 1}" for i in range(hosts)], interfaces, PORT, "")
         except Exception as error:  # noqa: BLE001 - netlink's errors are of many kinds
             print(f"hosts share one loopback: no virtual network devices here ({error})")
     with socket.socket() as one:

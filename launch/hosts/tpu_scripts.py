@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import shlex
 
+from bmg.launch.hosts.cluster import PORT
+
 ARCHIVE = "bmg-code.tar.gz"
 CODE = "bmg/code"  # on the workers, from the home folder
 _PACKAGES = "make python3.10-venv libpython3.10"  # of Ubuntu; scripts/setup.sh needs them
-_PORT = 8476  # of the coordinator, as JAX has it on TPUs
 _START_SECONDS = 120  # until `bmg train` has accepted its options and found its devices
 _LEAVE_SECONDS = 90  # after SIGTERM: a last checkpoint, and the other hosts' last update
 
@@ -78,9 +79,9 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
         workdir,
         f"ends=$({_metadata('worker-network-endpoints')})",
         "n=$(echo \"$ends\" | tr , '\\n' | wc -l)",
-        f'address=$(echo "$ends" | cut -d , -f 1 | cut -d : -f 3):{_PORT}',
+        f'address=$(echo "$ends" | cut -d , -f 1 | cut -d : -f 3):{PORT}',
         '[ "$i" -lt "$n" ] 2>/dev/null && [ "$address" != '
-        f":{_PORT} ] || fail \"the metadata server says worker $i of '$ends'\"",
+        f":{PORT} ] || fail \"the metadata server says worker $i of '$ends'\"",
         # gcloud tries again where it has lost the connection.
         f'going && [ "$(cat "$pod/start")" = {start} ] && exit 0',
         _FREE,

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from bmg import __version__
 from bmg.environments.base import MOST_WORKERS
 from bmg.launch.config import TrainConfig
-from bmg.launch.remote.gate import ACTOR, Gate, listen
+from bmg.launch.remote.gate import Gate, listen
 from bmg.launch.remote.secret import JOIN, Join
 from bmg.launch.runtimes.board import Board
-from bmg.launch.runtimes.status import GATE, count_start, gate_status, starts_file
+from bmg.launch.runtimes.status import ACTOR, GATE, count_start, gate_status, starts_file
+from bmg.storage.fields import host_and_port
 from bmg.storage.run_directory import to_dict
 
 
@@ -58,18 +59,13 @@ def open_gate(
         board.put(GATE, gate_status(actors, lost))
 
     counted(0, 0)
-    behind = {name: _host_and_port(server.resolve()) for name, server in servers.items()}
+    behind = {name: host_and_port(server.resolve()) for name, server in servers.items()}
     gate = Gate(listen(config.gate_port), context, join.token, behind, welcome, counted)
     notify(
         f"actors on other machines join at port {gate.port}, with a copy of {config.path / JOIN}: "
         "bmg actors"
     )
     return gate
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 def remote_actor_number(config: TrainConfig, start: int) -> int:

@@ -28,9 +28,10 @@ from typing import Any
 
 from bmg.launch.remote.secret import TOKEN_LENGTH
 from bmg.launch.remote.streams import LIMIT, Stream, allow_many_connections, carry, keep_alive
+from bmg.launch.runtimes.status import ACTOR
 from bmg.storage.processes import name_of
 
-RUN, ACTOR, REPLAY, LEARNER = "run", "actor", "replay", "learner"  # services
+RUN = "run"  # with ACTOR, REPLAY and LEARNER, the services
 SERVICE_LENGTH = 8
 REFUSED, FINISHED = {"refused": "token"}, {"state": "finished"}  # lines of JSON
 BEAT = 10.0  # seconds between signs of life

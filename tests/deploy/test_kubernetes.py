@@ -7,7 +7,6 @@ import copy
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.launch.commands import (
     learner_rows,
     started_as,
 )
+from tests.ports import free_port
 from tests.tables import named
 from tests.waiting import eventually
 
@@ -293,12 +293,6 @@ def host(index: int, folder: Path, port: int, *more: str) -> contextlib.Abstract
     command = [part.replace(":8476", f":{port}") for part in command]
     command += [one.replace("pong", "catch") for one in arguments_of(jobset, index)]
     return started_as([*command, *more], folder, env)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 MORE = ["--learner.log-interval=0.5", "--evaluator.num-evaluators=0", "--hosts.timeout=30"]

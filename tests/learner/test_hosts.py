@@ -19,15 +19,10 @@ from bmg.learner.config import HostsConfig
 from bmg.learner.hosts import _checksum, check_port, code_digest
 from bmg.storage import checkpoint
 from tests.learner import fakes, host
+from tests.ports import free_port
 from tests.waiting import DEADLINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("", 0))
-        return one.getsockname()[1]
 
 
 def together(scenario: str, folder, count: int = 2, devices: int = 1) -> list[tuple[int, dict]]:

@@ -41,9 +41,9 @@ def main() -> None:
     from bmg.actors.inference import LocalInference
     from bmg.environments.factory import make_spec
     from bmg.launch.config import TrainConfig
-    from bmg.launch.remote.gate import LEARNER, REPLAY
     from bmg.launch.runtimes.assembly import act, acting, signature
     from bmg.launch.runtimes.processes.nodes import parameter_client
+    from bmg.launch.runtimes.status import LEARNER, REPLAY
     from bmg.replay.remote import RemoteReplay
     from bmg.storage.fields import from_dict
 

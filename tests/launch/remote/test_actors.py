@@ -28,7 +28,8 @@ from tests.launch.commands import (
     learner_rows,
     started,
 )
-from tests.launch.remote.test_gate import Place, unused_port
+from tests.launch.remote.test_gate import Place
+from tests.ports import free_port
 from tests.tables import named
 from tests.waiting import DEADLINE, eventually
 
@@ -125,7 +126,7 @@ def test_another_version_is_refused(place, monkeypatch):
 @pytest.mark.slow
 def test_no_run_is_there(tmp_path):
     keep(tmp_path)
-    arguments = f"actors --learner 127.0.0.1:{unused_port()} --join join.json --patience 1".split()
+    arguments = f"actors --learner 127.0.0.1:{free_port()} --join join.json --patience 1".split()
     with started(*arguments, cwd=tmp_path) as alone:
         code, out, err = alone.finish()
     assert code == 1 and "tries for 1 s" in out
@@ -145,7 +146,7 @@ def remote(workdir: pathlib.Path, actors: int, lost: int, frames: int = 0):
 
 @pytest.mark.slow
 def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
-    workdir, port = tmp_path / "runs/catch", unused_port()
+    workdir, port = tmp_path / "runs/catch", free_port()
     arguments = f"actors --learner 127.0.0.1:{port} --join runs/catch/join.json --actors 2".split()
     gate = ["--gate-port", str(port)]
     with started(*RUN, *ENDLESS, *gate, cwd=tmp_path) as run:
@@ -179,7 +180,7 @@ def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
 
 @pytest.mark.slow
 def test_another_runs_secret_is_refused_and_ctrl_c_ends_all(tmp_path):
-    workdir, port = tmp_path / "runs/catch", unused_port()
+    workdir, port = tmp_path / "runs/catch", free_port()
     keep(tmp_path)
     address = f"--learner 127.0.0.1:{port}".split()
     with started(*RUN, *ENDLESS, "--gate-port", port, cwd=tmp_path) as run:

@@ -16,11 +16,13 @@ import threading
 import pytest
 
 from bmg.launch.remote import gate as gates
-from bmg.launch.remote.gate import ACTOR, LEARNER, REPLAY, RUN, Gate, greeting, listen
+from bmg.launch.remote.gate import RUN, Gate, greeting, listen
 from bmg.launch.remote.peer import Peer
 from bmg.launch.remote.secret import JOIN, KEY, NAME, TOKEN_LENGTH, Join, keep, read_join
 from bmg.launch.remote.streams import keep_alive
+from bmg.launch.runtimes.status import ACTOR, LEARNER, REPLAY
 from tests.launch.commands import environment
+from tests.ports import free_port
 from tests.tables import named
 from tests.waiting import DEADLINE, eventually, steadily
 
@@ -72,7 +74,7 @@ class Place:
         listener = socket.create_server(("127.0.0.1", 0))
         self.gate = Gate(
             listener, context, self.join.token,
-            {REPLAY: self.service.address, LEARNER: ("127.0.0.1", unused_port())},
+            {REPLAY: self.service.address, LEARNER: ("127.0.0.1", free_port())},
             lambda service: {"service": service, **told},
             lambda *counts: self.counts.append(counts),
         )  # fmt: skip
@@ -89,12 +91,6 @@ class Place:
     def close(self) -> None:
         self.gate.close(finished=False)
         self.service.close()
-
-
-def unused_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture
