@@ -1,6 +1,6 @@
 # `bmg` with exactly the packages of uv.lock, run by a user who is not root.
 #
-#   docker build --tag bmg:cpu .
+#   docker build --tag bmg:cpu  --build-arg COMMIT="$(git rev-parse HEAD)" .
 #   docker build --tag bmg:cuda --build-arg ACCELERATOR=cuda .
 #   docker build --tag bmg:tpu  --build-arg ACCELERATOR=tpu .
 #
@@ -8,6 +8,7 @@
 #              packages; of the machine it needs the driver and NVIDIA's container toolkit alone.
 # BASE         ubuntu:22.04: Python 3.10 with Launchpad and Reverb, on x86-64;
 #              python:3.13-slim-bookworm: the newest JAX without them, also on ARM.
+# COMMIT       of the code, for results.json; the image does not hold the repository.
 ARG BASE=ubuntu:22.04
 
 # What `bmg` needs in order to run. tini is process 1: it hands signals on and takes in processes
@@ -41,5 +42,7 @@ ENV HOME=/data PATH=/opt/bmg/.venv/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /data
 # By number, so that Kubernetes can see that it is not root.
 USER 1000:1000
+ARG COMMIT
+ENV BMG_COMMIT=$COMMIT
 ENTRYPOINT ["tini", "--", "bmg"]
 CMD ["--help"]

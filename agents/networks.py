@@ -53,7 +53,13 @@ _CONTRAST = 4.0  # amplification of centred frames: grey levels then spread over
 
 def _centered(observation: jax.Array) -> jax.Array:
     """Each frame of [N, H, W, S * C] without its mean brightness, amplified."""
-    return _CONTRAST * (observation - jnp.mean(observation, axis=(1, 2), keepdims=True))
+    return _CONTRAST * (observation - _mean_pixel(observation))
+
+
+def _mean_pixel(observation: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [N, 1, 1, C]. Of the columns' means, as both at once take a CPU longer."""
+    columns = jnp.mean(observation, axis=1, keepdims=True)
+    return jnp.mean(columns, axis=2, keepdims=True)
 
 
 def _weights(scale: float):

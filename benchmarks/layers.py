@@ -100,7 +100,7 @@ def _measured(
             for way, functions in compiled.items():
                 for kind, function in functions.items():
                     begin = time.perf_counter()
-                    jax.block_until_ready(function((weights, _SCALE), x))
+                    jax.block_until_ready(function(weights, x))
                     spent = 1_000 * (time.perf_counter() - begin)
                     least[way, kind] = min(least.get((way, kind), np.inf), spent)
         for way, functions in compiled.items():
@@ -111,19 +111,16 @@ def _measured(
 
 
 def _functions(layer: Callable, precision: Precision) -> dict[str, Callable]:
-    """The forward pass, the gradient, and what a meta-gradient takes of it; of the weights and, so
-    that pooling has a gradient as well, of a scale of the frames."""
+    """The forward pass, the gradient in the weights, and what a meta-gradient takes of it."""
 
-    def loss(variables, frames):
-        weights, scale = variables
-        x = layer(weights, frames.astype(precision) * scale.astype(precision))
+    def loss(weights, frames):
+        x = layer(weights, frames.astype(precision) * jnp.asarray(_SCALE, precision))
         return jnp.mean(jnp.square(x.astype(jnp.float32)))
 
     gradient = jax.grad(loss)
 
-    def derivative(variables, frames):
-        of_variables = functools.partial(gradient, frames=frames)
-        return jax.jvp(of_variables, (variables,), (variables,))[1]
+    def derivative(weights, frames):
+        return jax.jvp(functools.partial(gradient, frames=frames), (weights,), (weights,))[1]
 
     return {
         "forward": jax.jit(loss),
@@ -148,7 +145,7 @@ def _section(weights, x, convolution):
     return x
 
 
-def _plain_pooling(_, x):
+def _plain_pooling(x):
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, "SAME")
 
@@ -175,7 +172,10 @@ _WAYS = {
         },
     ),
     "pooling": (
-        [],
-        {"select and scatter": _plain_pooling, "masks": lambda _, x: max_pool_3x3(x)},
+        [()],  # a factor of the frames, so that there is a gradient
+        {
+            "select and scatter": lambda weights, x: _plain_pooling(weights[0] * x),
+            "masks": lambda weights, x: max_pool_3x3(weights[0] * x),
+        },
     ),
 }

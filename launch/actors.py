@@ -23,6 +23,7 @@ import time
 from typing import Any
 
 from bmg import __version__
+from bmg.agents.config import ALGORITHMS
 from bmg.launch import environment, signals
 from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
@@ -46,6 +47,7 @@ from bmg.storage.fields import (
     shown,
 )
 
+_SELF_CONTAINED = set(ALGORITHMS) - {"lpg"}  # the others need a file of this machine
 _LONGEST_PAUSE = 5.0  # seconds between attempts to reach the run
 _LOOK = 0.1  # seconds between looks at whether to stop
 _SAME_CAUSE = 2.0  # seconds within which a process dies of the connection that is about to be lost
@@ -68,6 +70,9 @@ class ActorsConfig:
     parameter_interval: Pause | None = None
     """Seconds between a process's looks for newer parameters, each of which carries all of them
     over the network; None for the run's."""
+    rule: str | None = None
+    """File of an lpg agent's rule, a copy of the run's rule.npz; None for the path that the run
+    has, on this machine."""
     patience: Seconds = 600.0
     """Seconds without a connection to the run, before the first one or between two, after which
     this gives up."""
@@ -93,7 +98,11 @@ class ActorsConfig:
         """The run's configuration with what is another one here."""
         names = ("envs_per_actor", "env_threads", "parameter_interval")
         given = {name: x for name in names if (x := getattr(self, name)) is not None}
-        return {**config, "actors": {**config["actors"], **given}}
+        changed = {**config, "actors": {**config["actors"], **given}}
+        if self.rule is not None:
+            agent = config["agent"]
+            changed["agent"] = {**agent, "lpg": {**agent["lpg"], "rule": self.rule}}
+        return changed
 
 
 class _Ended(Exception):
@@ -170,7 +179,11 @@ class _Host:
         visit = await self._visit(RUN, self._config.patience)
         try:
             run = from_dict(TrainConfig, self._config.changed(visit.welcome["config"]))
-            make_spec(run.game, run.atari, run.game_options)  # a game that is not here
+            spec = make_spec(run.game, run.atari, run.game_options)  # a game that is not here
+            if run.agent.algorithm not in _SELF_CONTAINED:  # an agent that is not
+                from bmg.launch.runtimes.assembly import acting
+
+                acting(run.agent, spec)
         except BaseException:
             visit.close()
             raise

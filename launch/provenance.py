@@ -12,6 +12,7 @@ import sys
 from bmg import __version__
 
 _COMMAND = "BMG_COMMAND"  # environment variable: for the processes of a run
+_COMMIT = "BMG_COMMIT"  # environment variable: of a package without its repository, as in images
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -38,10 +39,10 @@ def versions() -> dict[str, str | None]:
 
 @functools.cache
 def commit(root: pathlib.Path = _ROOT) -> str | None:
-    """The commit that the program runs from, with `-dirty` where files were changed since; None
-    where it was installed without its repository."""
+    """The commit that the program runs from, with `-dirty` where files were changed since. Where
+    it was installed without its repository: what BMG_COMMIT says, or None."""
     if not (root / ".git").exists():  # a repository further up is somebody else's
-        return None
+        return os.environ.get(_COMMIT) or None
     words = [
         "git",
         "-C",

@@ -33,11 +33,9 @@ def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
     if FOLDER in environment or not cache or _refuses(cpu := _cpu()):
         return {}
     folder = pathlib.Path(cache, "bmg", "compiled", hashlib.sha256(cpu.encode()).hexdigest()[:16])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return {}
-    if not os.access(folder, os.W_OK):
+    # JAX makes it when there is something to keep.
+    there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         return {}
     return {
         FOLDER: str(folder),

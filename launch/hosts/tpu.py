@@ -1,6 +1,6 @@
 """`bmg pod create|run|status|logs|stop|resume`: a run on a Cloud TPU slice, through `gcloud`.
 
-here ── code ──► each worker: ~/bmg/code, `make setup`, `bmg train --hosts.index I ...`
+here ── code ──► each worker: ~/bmg/code, `make setup`, `bmg train --hosts.cluster tpu`
      ◄── console of worker 0, then its run directory ──
 """
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import shlex
 
-from bmg.launch.hosts.cluster import PORT
-
 ARCHIVE = "bmg-code.tar.gz"
 CODE = "bmg/code"  # on the workers, from the home folder
 _PACKAGES = "make python3.10-venv libpython3.10"  # of Ubuntu; scripts/setup.sh needs them
@@ -18,17 +16,18 @@ _START_SECONDS = 120  # until `bmg train` has accepted its options and found its
 _LEAVE_SECONDS = 90  # after SIGTERM: a last checkpoint, and the other hosts' last update
 
 
-def _metadata(name: str) -> str:
-    """A shell command that prints what the TPU VM knows of itself."""
-    url = f"http://metadata.google.internal/computeMetadata/v1/instance/attributes/{name}"
-    return f"curl -sf -H 'Metadata-Flavor: Google' {url}"
+# A worker's number, of what the TPU VM knows of itself.
+_NUMBER = (
+    "curl -sf -H 'Metadata-Flavor: Google' "
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number"
+)
 
 
 def _script(workdir: str, *statements: str) -> str:
     """One line of shell that knows its worker's number `$i` and the run's `$pod`. It exits with 1
     at most: gcloud takes 255 for a lost connection, and tries again."""
     begin = [
-        f"i=$({_metadata('agent-worker-number')}) || i=?",
+        f"i=$({_NUMBER}) || i=?",
         'fail() { echo "worker $i: $*" >&2; exit 1; }',
         'cd || fail "no home folder"',
         f"workdir={shlex.quote(workdir)}",
@@ -68,7 +67,6 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
       start: names this start, see `stop`.
     """
     train = [".venv/bin/bmg", "train", *options, *(["--resume"] if resume else [])]
-    hosts = '--hosts.count "$n" --hosts.index "$i" --hosts.coordinator "$address"'
     # The lock is also the launcher's own, so it is held until that has left.
     holder = (
         'exec 9>"$0/lock"; flock -n 9 || exit 1; "$@" & echo $! >"$0/pid"; '
@@ -77,11 +75,7 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
     known = '[ -e "$workdir/hosts/$i/config.json" ] || fail "no run to resume in $workdir"'
     return _script(
         workdir,
-        f"ends=$({_metadata('worker-network-endpoints')})",
-        "n=$(echo \"$ends\" | tr , '\\n' | wc -l)",
-        f'address=$(echo "$ends" | cut -d , -f 1 | cut -d : -f 3):{PORT}',
-        '[ "$i" -lt "$n" ] 2>/dev/null && [ "$address" != '
-        f":{PORT} ] || fail \"the metadata server says worker $i of '$ends'\"",
+        '[ "$i" -ge 0 ] 2>/dev/null || fail "the metadata server does not say which worker this is"',
         # gcloud tries again where it has lost the connection.
         f'going && [ "$(cat "$pod/start")" = {start} ] && exit 0',
         _FREE,
@@ -93,14 +87,14 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
         '[ ! -e "$pod/console" ] || mv -f "$pod/console" "$pod/console.before"',
         f'echo {start} >"$pod/start"; sleep 0.1',  # older than what the run writes
         f'PYTHONUNBUFFERED=1 setsid nohup sh -c {shlex.quote(holder)} "$pod" {shlex.join(train)} '
-        f'--workdir "$workdir" {hosts} >"$pod/console" 2>&1 </dev/null & '
+        '--workdir "$workdir" --hosts.cluster tpu >"$pod/console" 2>&1 </dev/null & '
         "config=$workdir/config.json",
         '[ "$i" = 0 ] || config=$workdir/hosts/$i/config.json',
         f"for t in $(seq {5 * _START_SECONDS}); do "
         '[ -s "$pod/code" ] || [ "$config" -nt "$pod/start" ] && break; sleep 0.2; done',
         '[ ! -s "$pod/code" ] || [ "$(cat "$pod/code")" = 0 ] '
         '|| fail "bmg train: $(tail -n 1 "$pod/console")"',
-        'echo "worker $i of $n: started"',
+        'echo "worker $i: started"',
     )
 
 

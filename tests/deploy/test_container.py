@@ -129,9 +129,12 @@ def test_it_runs_bmg_as_a_user_who_is_not_root():
     assert re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", FINAL.last("USER"))
     assert "RUN" not in names[names.index("USER") :]
     assert json.loads(FINAL.last("ENTRYPOINT")) == ["tini", "--", "bmg"]
-    (path,) = re.findall(r"\bPATH=(\S+)", FINAL.last("ENV"))
+    variables = " ".join(step.text for step in FINAL.steps if step.name == "ENV")
+    (path,) = re.findall(r"\bPATH=(\S+)", variables)
     assert path == f"{BUILD.last('WORKDIR')}/.venv/bin:$PATH"
     user = FINAL.last("USER").split(":")[0]
     (made,) = [step.text for step in FINAL.steps if step.text.startswith("useradd ")]
     assert f"--uid {user} " in made
     assert f"--home-dir {FINAL.last('WORKDIR')} " in made, "it can write where it works"
+    # The last of its layers, so that a new commit changes nothing before it.
+    assert ("ARG", "COMMIT") in FINAL.steps and FINAL.last("ENV") == "BMG_COMMIT=$COMMIT"

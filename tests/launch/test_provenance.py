@@ -9,7 +9,7 @@ from bmg.launch import provenance
 from tests.launch import commands
 
 
-def test_a_commit_says_whether_files_were_changed(tmp_path):
+def test_a_commit_says_whether_files_were_changed(tmp_path, monkeypatch):
     def git(*words):
         names = ["-c", "user.name=a", "-c", "user.email=a@b"]
         run = subprocess.run(["git", *names, *words], cwd=tmp_path, check=True, capture_output=True)
@@ -29,6 +29,14 @@ def test_a_commit_says_whether_files_were_changed(tmp_path):
     assert provenance.commit(tmp_path) == f"{head}-dirty"
     (tmp_path / "inside").mkdir()
     assert provenance.commit(tmp_path / "inside") is None, "installed in another's repository"
+    # What an image says, which holds no repository.
+    monkeypatch.setenv("BMG_COMMIT", "abc")
+    provenance.commit.cache_clear()
+    assert provenance.commit(tmp_path / "inside") == "abc"
+    assert provenance.commit(tmp_path) == f"{head}-dirty"
+    monkeypatch.setenv("BMG_COMMIT", "")
+    provenance.commit.cache_clear()
+    assert provenance.commit(tmp_path / "inside") is None
 
 
 def test_results_say_where_they_come_from(tmp_path):

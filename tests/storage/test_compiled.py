@@ -58,6 +58,7 @@ def test_other_processors_have_a_folder_of_their_own(tmp_path, monkeypatch):
     assert keeping_compiled_programs(environment) == here
     monkeypatch.setattr(compiled, "_cpu", lambda: "another")
     assert keeping_compiled_programs(environment)[FOLDER] != here[FOLDER]
+    assert not any(tmp_path.iterdir()), "JAX makes it, when there is something to keep"
 
 
 def test_the_kind_of_a_processor_is_read(monkeypatch):
@@ -92,5 +93,6 @@ def test_without_a_folder_nothing_is_kept(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path):
     folder = pathlib.Path(keeping_compiled_programs({"HOME": str(tmp_path)})[FOLDER])
+    folder.mkdir(parents=True)
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     assert keeping_compiled_programs({"HOME": str(tmp_path)}) == {}

@@ -75,10 +75,7 @@ CURL = """#!/bin/bash
 [[ "$*" == *"Metadata-Flavor: Google"* ]] || exit 22
 case "${@: -1}" in
 http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number)
-    echo -n "${HOME##*/}" ;;
-http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints)
-    ends=; for home in "$HOME"/../*; do ends+=,unknown:unknown:10.0.0.1${home##*/}; done
-    echo -n "${ends#,}" ;;
+    [ ! -e "$HOME/no-number" ] && echo -n "${HOME##*/}" ;;
 *) exit 22 ;;
 esac
 """
@@ -95,9 +92,9 @@ printf '%s\\n' "$*" >>"$HOME/arguments"
 if [ -e "$HOME/refuses" ]; then echo "bmg: batch cannot be shared" >&2; exit 2; fi
 while [ $# -gt 0 ]; do
     [ "$1" = --workdir ] && workdir=$2
-    [ "$1" = --hosts.index ] && index=$2
     shift
 done
+index=${HOME##*/}
 [ "$index" = 0 ] || workdir=$workdir/hosts/$index
 mkdir -p "$workdir/checkpoints" && echo "{}" >"$workdir/config.json"
 trap 'echo of-term >"$workdir/checkpoints/last"; echo stopped; exit 130' TERM
@@ -202,16 +199,15 @@ def test_a_run_from_the_code_to_the_results(cloud):
     cloud.put("finish")
     code, out, err = cloud("run", "--", "--preset", "paper", "--game", "ms_pacman", "--seed", "3")
     assert (code, err) == (0, "")
-    count = len(cloud.homes)
     for index, home in enumerate(cloud.homes):
         assert cloud.arguments(index) == [
             f"train --preset paper --game ms_pacman --seed 3 --workdir {home}/bmg/run "
-            f"--hosts.count {count} --hosts.index {index} --hosts.coordinator 10.0.0.10:8476"
+            "--hosts.cluster tpu"
         ]
         assert content(home, "made") == "setup ACCELERATOR=tpu\n"
         assert content(home, "bmg/code/launch/code.py") == "2", "as it is now, not as committed"
         assert not (home / "bmg/code/untracked").exists()
-        assert f"worker {index} of {count}: started" in out
+        assert f"worker {index}: started" in out
     assert "host 0 goes\nhost 0 is done\nthe run has ended with exit code 0" in out
     assert "host 1 goes" not in out
     assert json.loads(content("runs/bmg/results.json")) == {"complete": True}
@@ -271,6 +267,14 @@ def test_a_start_that_fails_on_one_worker_is_undone_on_all(cloud):
     assert "could not start the run on all workers: worker 1: bmg train: bmg: batch" in err
     assert content(cloud.homes[0], "bmg/run/checkpoints/last") == "of-term\n"
     assert cloud.processes() == [] and cloud.verbs() == ["scp", "ssh", "ssh", "ssh"]
+
+
+def test_a_worker_that_does_not_know_its_number_starts_nothing(cloud):
+    (cloud.homes[1] / "no-number").touch()
+    code, _, err = cloud("run")
+    assert code == 1 and len(err.splitlines()) == 1
+    assert "worker ?: the metadata server does not say which worker this is" in err
+    assert cloud.arguments(1) == []
 
 
 def test_resuming_ships_the_code_again_and_keeps_the_run(cloud):

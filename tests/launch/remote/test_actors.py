@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from bmg import __version__
+from bmg.agents.config import AgentConfig
 from bmg.launch import actors
 from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
@@ -101,6 +103,38 @@ def test_what_an_actor_is_given(place, monkeypatch, tmp_path):
     assert config.actors == dataclasses.replace(run, env_threads=3), "else as the run's own"
 
 
+def lpg(rule: pathlib.Path) -> AgentConfig:
+    agent = PRESETS["local"]("catch").agent
+    return dataclasses.replace(
+        agent, algorithm="lpg", lpg=dataclasses.replace(agent.lpg, rule=str(rule))
+    )
+
+
+def test_what_the_run_names_and_is_not_here_is_one_line(tmp_path, monkeypatch):
+    agents = [(lpg(tmp_path / "none.npz"), "there is no rule"), ("mine.agents:make", "mine")]
+    for agent, words in agents:
+        if isinstance(agent, str):
+            agent = dataclasses.replace(PRESETS["local"]("catch").agent, algorithm=agent)
+        place = Place(
+            tmp_path, **{"version": __version__, "number": 7, "config": told_of(agent=agent)}
+        )
+        try:
+            with pytest.raises(ValueError, match=words) as caught:
+                join(place, monkeypatch, "")
+            assert "\n" not in str(caught.value)
+        finally:
+            place.close()
+
+
+def test_a_rule_may_lie_elsewhere_here():
+    told = told_of(agent=lpg(pathlib.Path("/there/rule.npz")))
+    for given, expected in [(None, "/there/rule.npz"), ("here.npz", "here.npz")]:
+        config = actors.ActorsConfig("127.0.0.1:1", JOIN, rule=given)
+        run = from_dict(TrainConfig, config.changed(told))
+        assert run.agent.lpg.rule == expected
+        assert run.agent.lpg.baseline and run.actors == from_dict(TrainConfig, told).actors
+
+
 def test_an_actor_that_keeps_dying_ends_all(place, monkeypatch, capsys):
     assert join(place, monkeypatch, "raise SystemExit(3)") == 1
     err = capsys.readouterr().err
@@ -176,6 +210,38 @@ def test_actors_join_die_come_back_and_outlive_a_restart(tmp_path):
             assert joined.left() == []
     assert json_of(workdir / "results.json")["complete"] is True
     assert json_of(workdir / "nodes/remote_actors.starts") == 5
+
+
+@pytest.mark.slow
+def test_each_of_several_hosts_has_a_gate_of_its_own(tmp_path):
+    workdir = tmp_path / "runs/catch"
+    places, ports = [workdir, workdir / "hosts/1"], [free_port(), free_port()]
+    coordinator = f"127.0.0.1:{free_port()}"
+    with contextlib.ExitStack() as stack:
+        hosts = []
+        for index, port in enumerate(ports):
+            options = f"--learner.replay-batch 4 --gate-port {port} --hosts.count 2 "
+            options += f"--hosts.index {index} --hosts.coordinator {coordinator}"
+            hosts.append(
+                stack.enter_context(started(*RUN, *ENDLESS, *options.split(), cwd=tmp_path))
+            )
+        joined = []
+        for host, place, port in zip(hosts, places, ports):
+            host.wait_for((place / JOIN).exists)
+            words = f"actors --learner 127.0.0.1:{port} --join {place / JOIN}".split()
+            joined.append(stack.enter_context(started(*words, cwd=tmp_path)))
+        for host, place in zip(hosts, places):
+            host.wait_for(remote(place, actors=1, lost=0))
+            host.wait_for(lambda: learner_rows(place)[-1].get("actors/reporting") == 2)
+        hosts[0].interrupt()
+        for host in hosts:
+            code, out, err = host.finish()
+            assert code == 130, out + err
+        for actor in joined:
+            actor.interrupt()
+            assert actor.finish()[0] == 130
+    tokens = {json_of(place / JOIN)["token"] for place in places}
+    assert len(tokens) == 2
 
 
 @pytest.mark.slow
