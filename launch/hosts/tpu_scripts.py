@@ -75,7 +75,7 @@ def start(workdir: str, options: list[str], resume: bool, start: str) -> str:
     known = '[ -e "$workdir/hosts/$i/config.json" ] || fail "no run to resume in $workdir"'
     return _script(
         workdir,
-        '[ "$i" -ge 0 ] 2>/dev/null || fail "the metadata server does not say which worker this is"',
+        '[ "$i" -ge 0 ] 2>/dev/null || fail "the metadata server does not say which one this is"',
         # gcloud tries again where it has lost the connection.
         f'going && [ "$(cat "$pod/start")" = {start} ] && exit 0',
         _FREE,

@@ -273,7 +273,7 @@ def test_a_worker_that_does_not_know_its_number_starts_nothing(cloud):
     (cloud.homes[1] / "no-number").touch()
     code, _, err = cloud("run")
     assert code == 1 and len(err.splitlines()) == 1
-    assert "worker ?: the metadata server does not say which worker this is" in err
+    assert "worker ?: the metadata server does not say which one this is" in err
     assert cloud.arguments(1) == []
 
 

@@ -115,9 +115,7 @@ def test_what_the_run_names_and_is_not_here_is_one_line(tmp_path, monkeypatch):
     for agent, words in agents:
         if isinstance(agent, str):
             agent = dataclasses.replace(PRESETS["local"]("catch").agent, algorithm=agent)
-        place = Place(
-            tmp_path, **{"version": __version__, "number": 7, "config": told_of(agent=agent)}
-        )
+        place = Place(tmp_path, version=__version__, number=7, config=told_of(agent=agent))
         try:
             with pytest.raises(ValueError, match=words) as caught:
                 join(place, monkeypatch, "")
