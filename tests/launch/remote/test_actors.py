@@ -232,9 +232,10 @@ def test_each_of_several_hosts_has_a_gate_of_its_own(tmp_path):
             host.wait_for(remote(place, actors=1, lost=0))
             host.wait_for(lambda: learner_rows(place)[-1].get("actors/reporting") == 2)
         hosts[0].interrupt()
-        for host in hosts:
-            code, out, err = host.finish()
-            assert code == 130, out + err
+        code, out, err = hosts[0].finish()
+        assert code == 130, out + err
+        code, out, err = hosts[1].finish()
+        assert code == 1 and "host 0 was asked to stop" in err, out + err
         for actor in joined:
             actor.interrupt()
             assert actor.finish()[0] == 130
