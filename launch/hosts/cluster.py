@@ -16,6 +16,7 @@ others without end. This table needs no JAX, and counts only what `srun` itself 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ _FIRST_PORT, _PORTS = 61440, 4096
 PORT = 8476  # as JAX has it on TPUs
 _OPTIONS = ("count", "index", "coordinator")
 _METADATA_SECONDS = 5.0
+_LONGEST_ANSWER = 2**20  # bytes; a worker has about twenty in it
 
 
 class Found(NamedTuple):
@@ -178,9 +180,9 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
         with direct.open(request, timeout=_METADATA_SECONDS) as answer:
-            return answer.read().decode().strip()
+            return answer.read(_LONGEST_ANSWER).decode().strip()
     return ""
 
 
