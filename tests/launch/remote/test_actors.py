@@ -54,6 +54,7 @@ def test_bad_input_is_one_line(command, tmp_path):
         ("--learner 10.0.0.1:x --join join.json", ["give HOST:PORT"]),
         ("--learner :8500 --join join.json", ["give HOST:PORT"]),
         ("--learner a:70000 --join join.json", ["give HOST:PORT"]),
+        ("--learner a..b:8500 --join join.json", ["'a..b:8500'", "give HOST:PORT"]),
         ("--learner a:8500 --join none.json", ["'none.json' cannot be read", "give the join.json"]),
         ("--learner a:8500 --join damaged.json", ["'damaged.json' cannot be read"]),
         ("--learner a:8500 --join join.json --actors 0", ["--actors is 0", "from 1"]),
@@ -90,6 +91,14 @@ def join(place, monkeypatch, program: str) -> int:
     monkeypatch.setattr(actors, "COMMAND", (sys.executable, "-c", program))
     config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3)
     return asyncio.run(actors._run(config, place.join, threading.Event()))
+
+
+def test_a_temporary_folder_that_is_too_deep_for_sockets(place, monkeypatch, tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(actors.tempfile, "tempdir", str(deep))
+    with pytest.raises(ValueError, match="TMPDIR is .*; give a shorter one"):
+        join(place, monkeypatch, "")
 
 
 def test_what_an_actor_is_given(place, monkeypatch, tmp_path):
