@@ -151,14 +151,16 @@ def _find_kubernetes(environment: Mapping[str, str]) -> Found | None:
 
 def _find_tpu(environment: Mapping[str, str]) -> Found | None:
     """A worker of one or several slices, in Google's Kubernetes."""
-    workers = [x for x in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if x]
+    names = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    workers = [x for name in names if (x := name.strip())]
     if "TPU_WORKER_ID" not in environment or not workers:
         return None
     index, slices, address = _integer(environment, "TPU_WORKER_ID"), 1, workers[0]
     if environment.get("MEGASCALE_NUM_SLICES"):
         slices = _integer(environment, "MEGASCALE_NUM_SLICES")
         index += len(workers) * _integer(environment, "MEGASCALE_SLICE_ID")
-        address = environment.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")[0]
+        address = environment.get("MEGASCALE_COORDINATOR_ADDRESS", "")
+        address = re.match(r"\[[^\]]*\]|[^:]*", address)[0]  # without its port
     return Found(len(workers) * slices, index, f"{address}:{PORT}" if address else None)
 
 
