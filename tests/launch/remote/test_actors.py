@@ -69,6 +69,7 @@ def test_a_gate_needs_launchpad(command):
         options = f"--game catch --runtime {runtime} --gate-port 8500".split()
         line = command.refused("train", *options)
         assert "--gate-port 8500" in line and runtime in line and "--runtime launchpad" in line
+        assert "or --gate-port 0" in line, "a run that goes on has it in its configuration"
     assert "0 to 65535" in command.refused("train", "--game", "catch", "--gate-port", "65536")
 
 
