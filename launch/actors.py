@@ -128,7 +128,18 @@ def main(arguments: list[str]) -> int:
 
 def _act(config: ActorsConfig, join: Join) -> int:
     with signals.orderly() as asked:
-        return asyncio.run(_run(config, join, asked))
+        return asyncio.run(_run_and_leave(config, join, asked))
+
+
+async def _run_and_leave(config: ActorsConfig, join: Join, asked: threading.Event) -> int:
+    """The same as `_run`; who asked it to stop does not wait for a name server, as asyncio would
+    for its thread that looks up the run's name."""
+    code = await _run(config, join, asked)
+    if asked.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 async def _run(config: ActorsConfig, join: Join, asked: threading.Event) -> int:

@@ -29,6 +29,7 @@ from tests.launch.commands import (
     json_of,
     learner_rows,
     started,
+    started_as,
 )
 from tests.launch.remote.test_gate import Place
 from tests.ports import free_port
@@ -173,6 +174,31 @@ def test_no_run_is_there(tmp_path):
         code, out, err = alone.finish()
     assert code == 1 and "tries for 1 s" in out
     assert err.startswith("bmg: no connection to 127.0.0.1:") and len(err.splitlines()) == 1
+
+
+# `bmg actors` where the name server does not answer.
+NO_ANSWER = """
+import socket, sys, time
+from bmg.launch import cli
+
+def look_up(*_, **__):
+    print("looks it up", flush=True)
+    time.sleep(600)
+
+socket.getaddrinfo = look_up
+sys.argv[1:] = "actors --learner learner.example:8500 --join join.json".split()
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_name_server(tmp_path):
+    keep(tmp_path)
+    with started_as([sys.executable, "-c", NO_ANSWER], tmp_path, environment()) as run:
+        assert run.process.stdout.readline() == "looks it up\n"
+        run.interrupt()
+        code, out, err = run.finish()
+        assert (code, out, err) == (130, "stopped\n", "")
 
 
 def remote(workdir: pathlib.Path, actors: int, lost: int, frames: int = 0):
