@@ -50,6 +50,7 @@ from bmg.storage.fields import (
 _SELF_CONTAINED = set(ALGORITHMS) - {"lpg"}  # the others need a file of this machine
 _LONGEST_PAUSE = 5.0  # seconds between attempts to reach the run
 _LOOK = 0.1  # seconds between looks at whether to stop
+_LONGEST_SOCKET = 107  # bytes of a path that a socket can have on Linux
 _SAME_CAUSE = 2.0  # seconds within which a process dies of the connection that is about to be lost
 
 
@@ -127,7 +128,18 @@ def main(arguments: list[str]) -> int:
 
 def _act(config: ActorsConfig, join: Join) -> int:
     with signals.orderly() as asked:
-        return asyncio.run(_run(config, join, asked))
+        return asyncio.run(_run_and_leave(config, join, asked))
+
+
+async def _run_and_leave(config: ActorsConfig, join: Join, asked: threading.Event) -> int:
+    """The same as `_run`; who asked it to stop does not wait for a name server, as asyncio would
+    for its thread that looks up the run's name."""
+    code = await _run(config, join, asked)
+    if asked.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 async def _run(config: ActorsConfig, join: Join, asked: threading.Event) -> int:
@@ -136,6 +148,11 @@ async def _run(config: ActorsConfig, join: Join, asked: threading.Event) -> int:
     # Whoever can open these sockets reaches the run: the folder is for this user alone.
     with tempfile.TemporaryDirectory(prefix="bmg-") as private:
         folder = pathlib.Path(private)
+        if len(os.fsencode(folder / LEARNER)) > _LONGEST_SOCKET:
+            raise ValueError(
+                f"TMPDIR is {shown(tempfile.gettempdir())}, too long for a socket's path; give a "
+                "shorter one, such as TMPDIR=/tmp."
+            )
         servers = [await peer.forward(folder / name, name) for name in (REPLAY, LEARNER)]
         host = _Host(config, peer, folder)
         work = asyncio.create_task(host.run())

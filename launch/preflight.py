@@ -32,7 +32,7 @@ def check(config: TrainConfig) -> Plan:
     if config.gate_port and (runtime := choose_runtime(config.runtime)[0]) != "launchpad":
         raise ValueError(
             f"--gate-port {config.gate_port}: actors on other machines write to a Reverb server, "
-            f"and this run's runtime is {runtime}; give --runtime launchpad, or leave it out."
+            f"and this run's runtime is {runtime}; give --runtime launchpad, or --gate-port 0."
         )
     spec = make_spec(config.game, config.atari, config.game_options)
     if config.learner.replay_batch and not config.replay.replay_capacity:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bmg.launch import environment, mirror, signals
 from bmg.launch.config import FIXED, TrainConfig, kept_rule, with_kept_rule
-from bmg.launch.hosts.cluster import find_host
+from bmg.launch.hosts.cluster import Found, find_host
 from bmg.launch.options import check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
@@ -124,7 +124,9 @@ def go_on(config: TrainConfig, open_network: str) -> int:
     time.sleep(_RESTART_DELAY)
     # Everything else stands in the run's configuration.
     options = ["--workdir", str(config.root), "--resume"]
-    options += ["--restarts", str(left), "--hosts.index", str(config.hosts.index)]
+    options += ["--restarts", str(left)]
+    # Where a batch system has started this, what it says would count more than that configuration.
+    options += [f"--hosts.{name}={getattr(config.hosts, name)}" for name in Found._fields]
     command = [*own_command(), "train", *options]
     signals.block()
     os.execve(sys.executable, command, isolation.hand_on(open_network))

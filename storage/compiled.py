@@ -34,8 +34,10 @@ def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     folder = pathlib.Path(cache, "bmg", "compiled", hashlib.sha256(cpu.encode()).hexdigest()[:16])
     # JAX makes it when there is something to keep.
-    there = next(x for x in (folder.absolute(), *folder.absolute().parents) if x.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    wanted = folder.absolute()
+    # Not Path.exists, which raises where others' folders may not be looked into.
+    there = next(x for x in (wanted, *wanted.parents) if os.path.exists(x))
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         return {}
     return {
         FOLDER: str(folder),

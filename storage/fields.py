@@ -304,7 +304,9 @@ def host_and_port(address: str) -> tuple[str, int] | None:
     """The two of HOST:PORT, the host as it stands there; None where it is no such thing."""
     host, _, port = address.rpartition(":")
     if host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536:
-        return host, int(port)
+        with contextlib.suppress(UnicodeError):  # a name such as a..b, which cannot be looked up
+            host.encode("idna")
+            return host, int(port)
     return None
 
 

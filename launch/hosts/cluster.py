@@ -16,6 +16,7 @@ others without end. This table needs no JAX, and counts only what `srun` itself 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ _FIRST_PORT, _PORTS = 61440, 4096
 PORT = 8476  # as JAX has it on TPUs
 _OPTIONS = ("count", "index", "coordinator")
 _METADATA_SECONDS = 5.0
+_LONGEST_ANSWER = 2**20  # bytes; a worker has about twenty in it
 
 
 class Found(NamedTuple):
@@ -149,14 +151,16 @@ def _find_kubernetes(environment: Mapping[str, str]) -> Found | None:
 
 def _find_tpu(environment: Mapping[str, str]) -> Found | None:
     """A worker of one or several slices, in Google's Kubernetes."""
-    workers = [x for x in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if x]
+    names = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    workers = [x for name in names if (x := name.strip())]
     if "TPU_WORKER_ID" not in environment or not workers:
         return None
     index, slices, address = _integer(environment, "TPU_WORKER_ID"), 1, workers[0]
     if environment.get("MEGASCALE_NUM_SLICES"):
         slices = _integer(environment, "MEGASCALE_NUM_SLICES")
         index += len(workers) * _integer(environment, "MEGASCALE_SLICE_ID")
-        address = environment.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")[0]
+        address = environment.get("MEGASCALE_COORDINATOR_ADDRESS", "")
+        address = re.match(r"\[[^\]]*\]|[^:]*", address)[0]  # without its port
     return Found(len(workers) * slices, index, f"{address}:{PORT}" if address else None)
 
 
@@ -178,9 +182,9 @@ def _metadata(name: str, environment: Mapping[str, str]) -> str:
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
         with direct.open(request, timeout=_METADATA_SECONDS) as answer:
-            return answer.read().decode().strip()
+            return answer.read(_LONGEST_ANSWER).decode().strip()
     return ""
 
 

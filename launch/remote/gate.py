@@ -198,11 +198,11 @@ class Gate:
 
     async def _accompany(self, stream: Stream, service: str) -> None:
         """Stays with a guest until one of both leaves."""
-        stream.writer.write(line(self._welcome(service)))
         self._guests[stream.writer] = service
-        self._count()
+        self._count()  # who is welcomed has been counted
         gone = asyncio.ensure_future(stream.reader.read(1))  # guests say nothing
         try:
+            stream.writer.write(line(self._welcome(service)))
             while not (await asyncio.wait({gone}, timeout=BEAT))[0]:
                 stream.writer.write(b"\n")
                 await stream.writer.drain()

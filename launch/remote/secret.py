@@ -50,16 +50,18 @@ def read_join(path: pathlib.Path) -> Join:
       ValueError: there is none, or it is damaged; one line.
     """
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        with path.open("rb") as file:  # perhaps a pipe or a device, whose size nobody knows
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
             raise ValueError("it is too large")
-        values = json.loads(path.read_text("utf-8"))
-        join = Join(values["token"], values["certificate"])
+        values = json.loads(content.decode())
+        join = Join(*(isinstance(values, dict) and values.get(name) for name in Join._fields))
         if not (isinstance(join.token, str) and isinstance(join.certificate, str)):
             raise ValueError("it has no token and certificate")
         if len(join.token) != TOKEN_LENGTH or not set(join.token) <= _CHARACTERS:
             raise ValueError("its token is damaged")
         join.context()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
             f"{shown(str(path))} cannot be read ({reason}); give the {JOIN} of the run directory, "

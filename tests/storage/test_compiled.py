@@ -90,6 +90,12 @@ def test_without_a_folder_nothing_is_kept(tmp_path):
     assert keeping_compiled_programs({"XDG_CACHE_HOME": str(tmp_path / "file")}) == {}
 
 
+def test_a_folder_that_cannot_be_looked_at_stops_nobody(tmp_path):
+    """As in another user's home, which the tests' user may be allowed to enter."""
+    variables = keeping_compiled_programs({"XDG_CACHE_HOME": str(tmp_path / ("x" * 300))})
+    assert run(variables) == 0
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_to_is_left_alone(tmp_path):
     folder = pathlib.Path(keeping_compiled_programs({"HOME": str(tmp_path)})[FOLDER])

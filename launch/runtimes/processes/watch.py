@@ -73,12 +73,20 @@ class Processes:
             _temporary_files_in(self._jobs),
         ):
             program, servers = make_program(config, spec, resume, central_inference)
-            self._manager = lp.launch(
-                program,
-                launch_type=config.launch,
-                local_resources=local_resources(config),
-                terminal="current_terminal",
-            )
+            try:
+                self._manager = lp.launch(
+                    program,
+                    launch_type=config.launch,
+                    local_resources=local_resources(config),
+                    terminal="current_terminal",
+                )
+            except RuntimeError as error:
+                # Launchpad blames a node where a file cannot be written, as on a full disk.
+                if not isinstance(cause := error.__cause__, OSError):
+                    raise
+                shutil.rmtree(self._jobs, ignore_errors=True)
+                cause.filename = cause.filename or str(self._jobs)
+                raise cause from None
         started = set(psutil.Process().children()) - before
         try:
             self._wrappers = {wrapper.node: wrapper for wrapper in map(_Wrapper, started)}

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from bmg.launch import train
 from bmg.launch.hosts import cluster
 from bmg.launch.hosts.cluster import find_host
 from bmg.launch.presets import PRESETS
@@ -58,7 +59,14 @@ FOUND = [
     ("kubernetes", JOB_OF_KUBERNETES, GIVEN, (4, 2, "bmg-0.bmg:8476")),
     ("kubernetes", {"JOB_COMPLETION_INDEX": "0"}, {"count": 1}, (1, 0, "")),
     ("tpu", TPU, {}, (2, 1, "w-0.bmg:8476")),
+    ("tpu", {**TPU, "TPU_WORKER_HOSTNAMES": " a, b,"}, {}, (2, 1, "a:8476")),
     ("tpu", SLICES, {}, (6, 5, "first.bmg:8476")),
+    (
+        "tpu",
+        {**SLICES, "MEGASCALE_COORDINATOR_ADDRESS": "[fd00::5]:8081"},
+        {},
+        (6, 5, "[fd00::5]:8476"),
+    ),
     ("auto", STEP, {}, (4, 3, f"gpu01:{61440 + 4711 - 4096}")),
     ("auto", OPEN_MPI_4, {}, (2, 1, f"10.96.0.1:{61440 + 373920 % 4096}")),
     ("auto", {**ONE_TASK, **OPEN_MPI_4}, {}, (2, 1, f"10.96.0.1:{61440 + 373920 % 4096}")),
@@ -175,6 +183,9 @@ def test_a_tpu_vm_asks_its_metadata_server():
     assert found == {"count": 2, "index": 1, "coordinator": "10.0.0.5:8476"}
     with metadata_server(workers) as address, pytest.raises(ValueError, match="is tpu"):
         find_host("tpu", {}, {"GCE_METADATA_IP": address})
+    for address in ("no address", "127.0.0.1:x"):
+        with pytest.raises(ValueError, match="is tpu"):
+            find_host("tpu", {}, {"GCE_METADATA_IP": address})
 
 
 TRAIN = "train --game catch --learner.online-batch 4 --learner.replay-batch 4".split()
@@ -217,6 +228,34 @@ def test_a_run_goes_on_wherever_its_cluster_places_it(command, monkeypatch, tmp_
     again = command.config(*resume)
     assert (again.hosts.count, again.hosts.index) == (2, 1)
     assert again.hosts.coordinator.startswith("b7:") and again.evaluator.num_evaluators == 0
+
+
+def test_a_restart_in_place_knows_what_was_given(command, monkeypatch, tmp_path):
+    """Count and coordinator of a Job's hosts stand in no variable."""
+    config = PRESETS["local"]("catch")
+    learner = dataclasses.replace(config.learner, online_batch=4, replay_batch=4)
+    for hosts, variables in (
+        (HostsConfig(4, 2, "bmg-0.bmg:8476", cluster="kubernetes"), JOB_OF_KUBERNETES),
+        (HostsConfig(4, 3, "10.0.0.1:9", cluster="slurm"), STEP),
+        (HostsConfig(), {}),
+    ):
+        with named(hosts.cluster):
+            path = tmp_path / hosts.cluster
+            run = dataclasses.replace(
+                config, learner=learner, hosts=hosts, workdir=str(path), restarts=2
+            )
+            run.path.mkdir(parents=True)
+            config_file(run.path).write_text(json.dumps(to_dict(run)))
+            task(monkeypatch, variables)
+            executed = []
+            with monkeypatch.context() as patched:
+                patched.setattr(train.signals, "block", lambda: None)
+                patched.setattr(train.time, "sleep", lambda seconds: None)
+                patched.setattr(train.os, "execve", lambda *given: executed.append(given[1]))
+                train.go_on(run, "")
+            words = executed[0][executed[0].index("train") :]
+            again = train.parse(words[1:])
+            assert again.hosts == hosts and again.restarts == 1 and again.resume
 
 
 BAD_OPTIONS = [

@@ -29,6 +29,7 @@ from tests.launch.commands import (
     json_of,
     learner_rows,
     started,
+    started_as,
 )
 from tests.launch.remote.test_gate import Place
 from tests.ports import free_port
@@ -54,6 +55,7 @@ def test_bad_input_is_one_line(command, tmp_path):
         ("--learner 10.0.0.1:x --join join.json", ["give HOST:PORT"]),
         ("--learner :8500 --join join.json", ["give HOST:PORT"]),
         ("--learner a:70000 --join join.json", ["give HOST:PORT"]),
+        ("--learner a..b:8500 --join join.json", ["'a..b:8500'", "give HOST:PORT"]),
         ("--learner a:8500 --join none.json", ["'none.json' cannot be read", "give the join.json"]),
         ("--learner a:8500 --join damaged.json", ["'damaged.json' cannot be read"]),
         ("--learner a:8500 --join join.json --actors 0", ["--actors is 0", "from 1"]),
@@ -68,6 +70,7 @@ def test_a_gate_needs_launchpad(command):
         options = f"--game catch --runtime {runtime} --gate-port 8500".split()
         line = command.refused("train", *options)
         assert "--gate-port 8500" in line and runtime in line and "--runtime launchpad" in line
+        assert "or --gate-port 0" in line, "a run that goes on has it in its configuration"
     assert "0 to 65535" in command.refused("train", "--game", "catch", "--gate-port", "65536")
 
 
@@ -90,6 +93,14 @@ def join(place, monkeypatch, program: str) -> int:
     monkeypatch.setattr(actors, "COMMAND", (sys.executable, "-c", program))
     config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3)
     return asyncio.run(actors._run(config, place.join, threading.Event()))
+
+
+def test_a_temporary_folder_that_is_too_deep_for_sockets(place, monkeypatch, tmp_path):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(actors.tempfile, "tempdir", str(deep))
+    with pytest.raises(ValueError, match="TMPDIR is .*; give a shorter one"):
+        join(place, monkeypatch, "")
 
 
 def test_what_an_actor_is_given(place, monkeypatch, tmp_path):
@@ -165,6 +176,31 @@ def test_no_run_is_there(tmp_path):
     assert err.startswith("bmg: no connection to 127.0.0.1:") and len(err.splitlines()) == 1
 
 
+# `bmg actors` where the name server does not answer.
+NO_ANSWER = """
+import socket, sys, time
+from bmg.launch import cli
+
+def look_up(*_, **__):
+    print("looks it up", flush=True)
+    time.sleep(600)
+
+socket.getaddrinfo = look_up
+sys.argv[1:] = "actors --learner learner.example:8500 --join join.json".split()
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_name_server(tmp_path):
+    keep(tmp_path)
+    with started_as([sys.executable, "-c", NO_ANSWER], tmp_path, environment()) as run:
+        assert run.process.stdout.readline() == "looks it up\n"
+        run.interrupt()
+        code, out, err = run.finish()
+        assert (code, out, err) == (130, "stopped\n", "")
+
+
 def remote(workdir: pathlib.Path, actors: int, lost: int, frames: int = 0):
     """A condition: so many remote actors are there, so many were lost, beyond these frames."""
 
@@ -232,9 +268,10 @@ def test_each_of_several_hosts_has_a_gate_of_its_own(tmp_path):
             host.wait_for(remote(place, actors=1, lost=0))
             host.wait_for(lambda: learner_rows(place)[-1].get("actors/reporting") == 2)
         hosts[0].interrupt()
-        for host in hosts:
-            code, out, err = host.finish()
-            assert code == 130, out + err
+        code, out, err = hosts[0].finish()
+        assert code == 130, out + err
+        code, out, err = hosts[1].finish()
+        assert code == 1 and "host 0 was asked to stop" in err, out + err
         for actor in joined:
             actor.interrupt()
             assert actor.finish()[0] == 130

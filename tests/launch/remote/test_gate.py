@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import ssl
 import stat
@@ -304,6 +305,8 @@ def test_join_files_that_cannot_be_read(tmp_path):
             assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="No such file"):
         read_join(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="too large"):
+        read_join(pathlib.Path("/dev/zero"))  # which has no end
 
 
 # Opens the socket, goes on as another program in a network of its own, and accepts a connection.
