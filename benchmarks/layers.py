@@ -69,17 +69,27 @@ def measure(config: Config) -> Iterator[dict]:
     its own."""
     asked = dataclasses.replace(config, turns=3) if config.quick else config
     for memory, variables in {"fetched": {}, "kept": keeping_freed_memory(os.environ)}.items():
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM], input=json.dumps(dataclasses.asdict(asked)),
-            stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **variables},
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env={**os.environ, **variables},
         )  # fmt: skip
-        for row in json.loads(done.stdout):
-            yield {"memory": memory, **row}
+        with process:
+            try:
+                process.stdin.write(json.dumps(dataclasses.asdict(asked)))
+                process.stdin.close()
+                for line in process.stdout:
+                    yield {"memory": memory, **json.loads(line)}
+            except BaseException:  # nobody wants the rest
+                process.kill()
+                raise
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
 def answer() -> None:
-    """The program of a process: reads settings, writes rows."""
-    print(json.dumps(list(_measured(**json.loads(sys.stdin.read())))))
+    """The program of a process: reads settings, writes a row a line, as they come."""
+    for row in _measured(**json.loads(sys.stdin.read())):
+        print(json.dumps(row), flush=True)
 
 
 def _measured(

@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> int:
                 if config.json:
                     write_json(pathlib.Path(config.json), rows)
     except KeyboardInterrupt:
+        if rows:
+            print("stopped; measured so far:")
+            print_table(rows)
         return signals.EXIT_CODE
     if not rows:
         raise ValueError(f"nothing to measure; see bmg benchmark {name} --help.")

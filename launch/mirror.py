@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     """Runs `bmg wandb`.
 
     Raises:
-      ValueError: no run, or no Weights & Biases; one line.
+      ValueError: no run, or no Weights & Biases, or it takes nothing; one line.
     """
     from bmg.launch.runs import find
 
@@ -131,11 +131,17 @@ class _Mirror:
         self._id, self._sent = state.get("id") or secrets.token_hex(4), state.get("sent", 0)
         self._last = state.get("last", "")
         name = workdir.relative_to(root) if workdir != root else workdir.absolute().name
-        self._run = wandb.init(
-            project=project, id=self._id, resume="allow", name=f"{name} seed {seed}",
-            group=str(folder), dir=workdir, config={**flatten(load_json(folder)), "seed": seed},
-            reinit="create_new", settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
+        try:
+            self._run = wandb.init(
+                project=project, id=self._id, resume="allow", name=f"{name} seed {seed}",
+                group=str(folder), dir=workdir, config={**flatten(load_json(folder)), "seed": seed},
+                reinit="create_new", settings=wandb.Settings(silent=True, console="off"),
+            )  # fmt: skip
+        except wandb.errors.Error as error:  # nobody is logged in, or nobody answers
+            raise ValueError(
+                f"Weights & Biases does not take {workdir}: {str(error).rstrip('.')}; with "
+                "WANDB_MODE=offline in the environment it gets files for `wandb sync`."
+            ) from None
         self._run.define_metric("*", step_metric=_STEP)
 
     def send(self, rows: list[dict[str, Any]]) -> int:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from bmg.launch.options import parse_options
+from bmg.launch.options import parse_options, with_first
 from bmg.launch.pictures import no_picture, picture_path
 from bmg.launch.runs import find
 from bmg.launch.tables import print_table
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class PlotConfig:
     """Draw metrics of runs, with one line for all seeds of a run, and print for each its last value
-    and its mean over the second half."""
+    and its mean over the second half; also as `bmg plot WORKDIR ...`."""
 
     workdirs: tuple[str, ...]
     """Run directories, of `bmg train` or of experiments, or folders of them, however deep; those
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     Raises:
       ValueError: no run there, a metric that no run has, or no place for the picture; one line.
     """
-    config = parse_options(PlotConfig, "bmg plot", arguments)
+    config = parse_options(PlotConfig, "bmg plot", with_first("--workdirs", arguments))
     output = picture_path(config.output, "curves.png")
 
     from bmg.experiments.curves import group_runs, line_of

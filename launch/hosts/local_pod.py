@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
 
     # Whatever is wrong with the options is said once, before anything starts.
     config = train.parse([*options, *_host_options(0, layout.hosts, f"127.0.0.1:{PORT}")])
+    train.check_root(config)  # else the other hosts would wait for the first
     environment.clean()
     if config.network == "private":
         why_open = isolation.enter([sys.executable, *sys.orig_argv[1:]])

@@ -129,6 +129,14 @@ def error_line(text: str) -> str:
     return last.removeprefix("ERROR: ").rstrip(".")[:300] or "no reason was given"
 
 
+def _cause(text: str, remedy: str) -> str:
+    """gcloud's complaint and what to do; where it only lacks zone or project, which to give."""
+    unset = re.search(r"(?:property|attribute) \[(zone|project)\]", text)
+    if unset:
+        return f"gcloud has no {unset[1]}; give --{unset[1]}"
+    return f"{error_line(text)}; {remedy}"
+
+
 def execute(step: Step) -> str:
     """Does a step; returns what it printed.
 
@@ -146,7 +154,7 @@ def execute(step: Step) -> str:
     if step.feed:
         source.close()
     if done.returncode or (step.feed and feed.wait()):
-        raise Failed(f"could not {step.what}: {error_line(done.stderr)}; {step.remedy}")
+        raise Failed(f"could not {step.what}: {_cause(done.stderr, step.remedy)}")
     return done.stdout
 
 
@@ -168,7 +176,7 @@ def follow(step: Step) -> int:
     ended = re.search(r"^worker \S+: ended with exit code (\d+)", errors, re.MULTILINE)
     if not ended:
         raise Failed(
-            f"could not {step.what}: {error_line(errors)}; the run may go on: {step.remedy}"
+            f"could not {step.what}: {_cause(errors, f'the run may go on: {step.remedy}')}"
         )
     print(f"the run has ended with exit code {ended[1]}", flush=True)
     return int(ended[1])

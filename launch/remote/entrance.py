@@ -62,8 +62,8 @@ def open_gate(
     behind = {name: host_and_port(server.resolve()) for name, server in servers.items()}
     gate = Gate(listen(config.gate_port), context, join.token, behind, welcome, counted)
     notify(
-        f"actors on other machines join at port {gate.port}, with a copy of {config.path / JOIN}: "
-        "bmg actors"
+        f"actors on other machines join at port {gate.port}: copy {config.path / JOIN} there, then "
+        f"bmg actors --learner HOST:{gate.port} --join {JOIN}"
     )
     return gate
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.benchmarks import layers
+from tests.launch.conftest import command  # noqa: F401 - a fixture
 
 
 def test_every_way_is_measured_in_both_precisions_and_kinds_of_memory():
@@ -25,6 +26,24 @@ def test_every_way_is_measured_in_both_precisions_and_kinds_of_memory():
         assert row["frames"] == 21
         for name in ("forward", "gradient", "derivative_of_gradient"):
             assert 0 < row[f"{name}_ms"] < np.inf
+
+
+def test_rows_come_one_by_one(command, monkeypatch):  # noqa: F811
+    """What is stopped shows what it has measured."""
+    endless = 'import time; print(\'{"layers": "dqn"}\', flush=True); time.sleep(600)'
+    monkeypatch.setattr(layers, "_PROGRAM", endless)
+    measured = layers.measure(layers.Config())
+    row = next(measured)
+    assert row == {"memory": "fetched", "layers": "dqn"}
+    measured.close()  # as an interruption does; the process is not waited for
+
+    def stopped(config):
+        yield row
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layers, "measure", stopped)
+    code, out, err = command("benchmark", "layers", "--quick")
+    assert code == 130 and err == "" and "stopped; measured so far" in out and "dqn" in out
 
 
 def test_all_ways_compute_the_same():

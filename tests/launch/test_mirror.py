@@ -110,6 +110,19 @@ def test_what_cannot_be_is_one_line(command, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_login_that_is_missing_is_one_line(command, tmp_path, monkeypatch):
+    import wandb
+
+    def init(**_):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    save_run(tmp_path / "runs/one", seed=3)
+    (tmp_path / "runs/one/metrics.jsonl").write_text(json.dumps(ROW) + "\n")
+    monkeypatch.setattr(wandb, "init", init)
+    line = command.refused("wandb", "runs")
+    assert "runs/one" in line and "No API key" in line and "WANDB_MODE=offline" in line
+
+
 @pytest.mark.launchpad
 def test_a_private_network_reaches_nobody(tmp_path):
     words = ["train", "--game", "catch", "--runtime", "launchpad", "--wandb", "trial"]

@@ -93,6 +93,15 @@ def test_metrics_that_nobody_named_may_be_missing(command, run, pictures):
     assert "no run has training/return or evaluation/return yet" in line and "--metrics" in line
 
 
+def test_runs_may_be_named_without_their_option(command, run, tmp_path):
+    """As the console shows it when a run is complete."""
+    (run / "metrics.jsonl").write_text(json.dumps({"frames": 40, METRIC: 1.0}))
+    code, _, err = command("plot", "run", "--metrics", METRIC, "--output", "x.png")
+    assert code == 0 and err == "", err
+    assert (tmp_path / "x.png").exists()
+    assert "no run in nowhere" in command.refused("plot", "nowhere")
+
+
 def test_panels_share_the_axis_of_frames_from_0_on(command, run, monkeypatch):
     """Also one with a single point, whose own axis would be narrow."""
     ends = []

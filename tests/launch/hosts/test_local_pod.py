@@ -19,6 +19,7 @@ from tests.launch.commands import (
     rows_of,
     started,
 )
+from tests.launch.test_cli import save_run
 from tests.tables import named
 
 POD = (
@@ -49,6 +50,17 @@ def test_bad_input_is_one_line(command):
         with named(options):
             line = command.refused("pod", "local", *options.split())
             assert all(word in line for word in words), line
+
+
+def test_a_run_directory_that_is_taken_is_refused_before_a_host_starts(command, tmp_path):
+    """Else the first host would refuse it, and the others would wait for the first."""
+    save_run(tmp_path / "run")
+    options = ["--game", "catch", "--learner.replay-batch", "4", "--workdir", "run"]
+    line = command.refused("pod", "local", "--hosts", "2", *options)
+    assert "run holds a run already; give --resume" in line
+    assert not (tmp_path / "run/hosts").exists()
+    line = command.refused("pod", "local", *options[:-1], "none", "--resume")
+    assert "no run to resume in none" in line
 
 
 def test_an_unknown_command_is_refused(command):

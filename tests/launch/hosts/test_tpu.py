@@ -421,6 +421,21 @@ def test_an_error_of_gcloud_is_one_line(cloud):
             assert all(word in err for word in [*words, "(gcloud.x) NOT_FOUND: no such thing"]), err
 
 
+UNSET = [
+    ("zone", "The required property [zone] is not currently set. It can be set on a per-command"),
+    ("project", "Error parsing [tpu]. Failed to find attribute [project]. The attribute can be"),
+]
+
+
+def test_what_gcloud_lacks_is_named_as_an_option(cloud):
+    for option, text in UNSET:
+        with named(option):
+            cloud.put("fail-describe", f"ERROR: (gcloud.x.describe) {text}\n")
+            code, _, err = cloud("status")
+            assert code == 1 and f"gcloud has no {option}; give --{option}" in err, err
+            assert len(err.splitlines()) == 1 and "bmg pod create" not in err
+
+
 BAD_INPUT = [
     ("stat", ["'stat'", "Did you mean status?"]),
     ("status --zone us-central2", ["'us-central2'", "us-central2-b"]),
