@@ -82,12 +82,13 @@ class ActorsConfig:
         check_fields(self)
         if host_and_port(self.learner) is None or not self.host:
             raise ValueError(
-                f"learner is {shown(self.learner)}; give HOST:PORT, the port as of --gate-port."
+                f"learner is {shown(self.learner)}; give HOST:PORT, the port as of --gate-port, an "
+                "IPv6 address in brackets."
             )
 
     @property
     def host(self) -> str:
-        """Where the run is; an IPv6 address may stand in brackets."""
+        """Where the run is; an IPv6 address without its brackets."""
         return host_and_port(self.learner)[0].removeprefix("[").removesuffix("]")
 
     @property
@@ -196,6 +197,11 @@ class _Host:
         visit = await self._visit(RUN, self._config.patience)
         try:
             run = from_dict(TrainConfig, self._config.changed(visit.welcome["config"]))
+            if self._config.rule is not None and run.agent.algorithm != "lpg":
+                raise ValueError(
+                    f"--rule is for a run of the agent lpg, and this one's is "
+                    f"{run.agent.algorithm}; leave it out."
+                )
             spec = make_spec(run.game, run.atari, run.game_options)  # a game that is not here
             if run.agent.algorithm not in _SELF_CONTAINED:  # an agent that is not
                 from bmg.launch.runtimes.assembly import acting

@@ -301,8 +301,11 @@ def _is_text(value: str) -> bool:
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:
-    """The two of HOST:PORT, the host as it stands there; None where it is no such thing."""
+    """The two of HOST:PORT, the host as it stands there, an IPv6 address in brackets; None where it
+    is no such thing."""
     host, _, port = address.rpartition(":")
+    if ":" in host and not re.fullmatch(r"\[[^\[\]]*\]", host):
+        return None
     if host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536:
         with contextlib.suppress(UnicodeError):  # a name such as a..b, which cannot be looked up
             host.encode("idna")

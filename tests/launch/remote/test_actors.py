@@ -54,6 +54,7 @@ def test_bad_input_is_one_line(command, tmp_path):
         ("--learner 10.0.0.1 --join join.json", ["'10.0.0.1'", "give HOST:PORT"]),
         ("--learner 10.0.0.1:x --join join.json", ["give HOST:PORT"]),
         ("--learner :8500 --join join.json", ["give HOST:PORT"]),
+        ("--learner ::1 --join join.json", ["'::1'", "in brackets"]),
         ("--learner a:70000 --join join.json", ["give HOST:PORT"]),
         ("--learner a..b:8500 --join join.json", ["'a..b:8500'", "give HOST:PORT"]),
         ("--learner a:8500 --join none.json", ["'none.json' cannot be read", "give the join.json"]),
@@ -88,10 +89,10 @@ def place(tmp_path, request):
     place.close()
 
 
-def join(place, monkeypatch, program: str) -> int:
+def join(place, monkeypatch, program: str, **options) -> int:
     """The exit code of `bmg actors`, whose actor is this program."""
     monkeypatch.setattr(actors, "COMMAND", (sys.executable, "-c", program))
-    config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3)
+    config = actors.ActorsConfig(f"127.0.0.1:{place.port}", JOIN, env_threads=3, **options)
     return asyncio.run(actors._run(config, place.join, threading.Event()))
 
 
@@ -142,6 +143,11 @@ def test_a_rule_may_lie_elsewhere_here():
         run = from_dict(TrainConfig, config.changed(told))
         assert run.agent.lpg.rule == expected
         assert run.agent.lpg.baseline and run.actors == from_dict(TrainConfig, told).actors
+
+
+def test_a_rule_is_for_an_agent_that_has_one(place, monkeypatch):
+    with pytest.raises(ValueError, match="--rule is for a run of the agent lpg, .* is bmg"):
+        join(place, monkeypatch, "", rule="rule.npz")
 
 
 def test_an_actor_that_keeps_dying_ends_all(place, monkeypatch, capsys):
