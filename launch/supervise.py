@@ -81,7 +81,7 @@ def supervise(
             while (state := program.poll()) == "running" and not asked.is_set():
                 print_notes()
                 console.refresh()
-                # Launchpad takes the signals for itself when it starts, JAX when hosts join.
+                # JAX takes the signals for itself when hosts join.
                 signals.take()
                 time.sleep(0.2)
             if asked.is_set() and state != "finished":  # nodes may die of the same Ctrl-C

@@ -12,6 +12,7 @@ import io
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import IO
 import absl.flags
 import launchpad as lp
 import psutil
+from launchpad.launch import worker_manager
 
 from bmg.environments.base import EnvironmentSpec
 from bmg.launch.config import TrainConfig
@@ -33,6 +35,7 @@ from bmg.launch.runtimes.restarts import Restarts
 from bmg.launch.runtimes.status import (
     ACTOR,
     EVALUATOR,
+    GATE,
     acting_nodes,
     failed_nodes,
     is_finished,
@@ -73,6 +76,7 @@ class Processes:
             _temporary_files_in(self._jobs),
         ):
             program, servers = make_program(config, spec, resume, central_inference)
+            _keep_signals()
             try:
                 self._manager = lp.launch(
                     program,
@@ -89,7 +93,13 @@ class Processes:
                 raise cause from None
         started = set(psutil.Process().children()) - before
         try:
-            self._wrappers = {wrapper.node: wrapper for wrapper in map(_Wrapper, started)}
+            self._wrappers = _wrappers_of(started)
+            if config.launch == "local_mp":
+                self.failed = [
+                    name
+                    for name in node_names(config)
+                    if name != GATE and name not in self._wrappers
+                ]
             self._gate = secret and open_gate(config, *secret, servers, self.board, notify)
         except BaseException:  # Launchpad would wait for them when this process ends
             _end_processes(started, 0.0)
@@ -220,6 +230,26 @@ class _Wrapper:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in self.process.children(recursive=True):
                 child.kill()
+
+
+def _wrappers_of(started: set[psutil.Process]) -> dict[str, _Wrapper]:
+    """By their nodes' names; without those that have ended already."""
+    found = {}
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            wrapper = _Wrapper(process)
+            found[wrapper.node] = wrapper
+    return found
+
+
+def _keep_signals() -> None:
+    """Has Launchpad leave to this process the signals that `launch.signals` answers. Its own answer
+    looks at processes that the same signal may have ended, and fails then."""
+    if worker_manager._SIGNAL_HANDLERS is None:
+        ours = {number: set() for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        worker_manager._SIGNAL_HANDLERS = ours
+        for number in (signal.SIGQUIT, signal.SIGALRM):  # by which it ends what does not leave
+            worker_manager._register_signal_dispatcher(number)
 
 
 def _appending(log: pathlib.Path) -> IO[bytes]:
