@@ -137,9 +137,7 @@ async def _run_and_leave(config: ActorsConfig, join: Join, asked: threading.Even
     for its thread that looks up the run's name."""
     code = await _run(config, join, asked)
     if asked.is_set():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        signals.leave(code)
     return code
 
 

@@ -92,9 +92,7 @@ def supervise(
             console.close(last_line=state != "finished")
         code = report_end(config, state, program.failed, program.board.statuses(), whole)
         if not all_left:  # a thread in a compilation: the interpreter would wait for it, or crash
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            signals.leave(code)
     return code
 
 

@@ -28,7 +28,6 @@ from bmg.storage.fields import number, shown
 _FIRST_PORT, _PORTS = 61440, 4096
 # Where each host has a network address of its own, there is nothing that it could collide with.
 PORT = 8476  # as JAX has it on TPUs
-_OPTIONS = ("count", "index", "coordinator")
 _METADATA_SECONDS = 5.0
 _LONGEST_ANSWER = 2**20  # bytes; a worker has about twenty in it
 
@@ -94,7 +93,7 @@ def find_host(
 
 def _merged(there: Found | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, else what is there."""
-    values = there._asdict() if there else dict.fromkeys(_OPTIONS)
+    values = there._asdict() if there else dict.fromkeys(Found._fields)
     return {**values, **given}
 
 

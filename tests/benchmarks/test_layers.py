@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmg.benchmarks import layers
-from tests.launch.conftest import command  # noqa: F401 - a fixture
 
 
 def test_every_way_is_measured_in_both_precisions_and_kinds_of_memory():
@@ -28,7 +27,7 @@ def test_every_way_is_measured_in_both_precisions_and_kinds_of_memory():
             assert 0 < row[f"{name}_ms"] < np.inf
 
 
-def test_rows_come_one_by_one(command, monkeypatch):  # noqa: F811
+def test_rows_come_one_by_one(command, monkeypatch):
     """What is stopped shows what it has measured."""
     endless = 'import time; print(\'{"layers": "dqn"}\', flush=True); time.sleep(600)'
     monkeypatch.setattr(layers, "_PROGRAM", endless)
