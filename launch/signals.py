@@ -45,6 +45,7 @@ class _Scope:
         raises: bool = False,
     ):
         self.limit, self.at_once, self.raises = limit, at_once, raises
+        self.interrupted = False  # whether the main thread has got a KeyboardInterrupt
         self.asked = threading.Event()
         self.first = float("inf")  # when the first signal came
         self.over = threading.Event()
@@ -84,7 +85,7 @@ class _Watch:
         """Python's own handler: the thread has been woken already, or is about to be."""
         scope = self.scope
         if scope is not None and scope.raises and not scope.over.is_set():
-            scope.raises = False
+            scope.raises, scope.interrupted = False, True
             self._raised = time.monotonic()
             raise KeyboardInterrupt
 
@@ -168,12 +169,20 @@ def orderly(
 @contextlib.contextmanager
 def interrupting(limit: float | None = None) -> Iterator[None]:
     """A block into which the first signal raises KeyboardInterrupt, for commands that have to tidy
-    up wherever they are; they have so many seconds for it, or as many as they want."""
+    up wherever they are; they have so many seconds for it, or as many as they want.
+
+    Whatever other error the block ends by after that stands for the interruption: Python makes a
+    RuntimeError of one that comes while a class gets its attributes' names, say.
+    """
     with _scoped(_Scope(limit, raises=True)) as scope:
         before = sys.unraisablehook
         sys.unraisablehook = lambda found: _again(scope) if _is_ours(found) else before(found)
         try:
             yield
+        except Exception as error:
+            if scope.interrupted:
+                raise KeyboardInterrupt from error
+            raise
         finally:
             sys.unraisablehook = before
 

@@ -347,10 +347,11 @@ def main(command: str, arguments: list[str]) -> int:
         )
     try:
         with signals.interrupting():
-            return function(config, options) if trains else function(config)
-    except Failed as error:
-        print(f"bmg: {error}", file=sys.stderr)
-        return 1
+            try:
+                return function(config, options) if trains else function(config)
+            except Failed as error:  # also the second of an interruption and a failure to tidy up
+                print(f"bmg: {error}", file=sys.stderr)
+                return 1
     except KeyboardInterrupt:
         print("bmg: interrupted; see bmg pod status", file=sys.stderr)
         return 130

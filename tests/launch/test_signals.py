@@ -160,6 +160,45 @@ def test_an_interruption_that_a_callback_swallowed_comes_again(start):
         assert ended(process) == (7, "called\n")
 
 
+CHANGED = """
+class Name:
+  def __set_name__(self, owner, name):
+    print("ready", flush=True)
+    time.sleep(60)
+try:
+  with signals.handled(), signals.interrupting():
+    try:
+      WITHIN
+    except RuntimeError as error:
+      raise ValueError("cannot be imported") from error
+except KeyboardInterrupt:
+  sys.exit(7)
+except ValueError:
+  sys.exit(8)
+"""
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        "type('Owner', (), {'name': Name()})",
+        "Name().__set_name__(None, '')",
+    ],
+    ids=["by Python", "not"],
+)
+def test_an_interruption_that_became_another_error_is_one_still(within):
+    """Python 3.10 gives RuntimeError for whatever is raised while a class is made."""
+    with running(CHANGED.replace("WITHIN", within)) as process:
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == (7, "")
+
+
+def test_an_error_without_an_interruption_stays():
+    program = CHANGED.replace("WITHIN", "print('ready', flush=True); raise RuntimeError")
+    with running(program) as process:
+        assert ended(process) == (8, "")
+
+
 @pytest.mark.parametrize("program", ["orderly", "interrupting", "nothing"])
 def test_a_command_ends_like_the_one_that_started_it(program):
     program = {
