@@ -108,7 +108,7 @@ class Runner:
         self._state_specs = State(
             PartitionSpec(SEEDS, SHARDS) if lifetime.spread else each, each, each
         )
-        init = self._map(lambda key, _: lifetime.init(key), each, self._state_specs)
+        init = self._map(functools.partial(_init, lifetime), each, self._state_specs)
         self._progress = _Progress(tuple(init(part, None) for part in self._parts(keys)), records)
         self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
         chunk = functools.partial(_chunk, lifetime, self.chunk_windows)
@@ -332,6 +332,12 @@ def _spread(seeds: int, shards: int, devices: int) -> tuple[int, int]:
 
     best = min(choices, key=rounds)
     return min(seeds, devices // best), best
+
+
+def _init(lifetime: Lifetime, key, data):
+    """One lifetime at its beginning, which needs no data."""
+    del data
+    return lifetime.init(key)
 
 
 def _chunk(lifetime: Lifetime, windows: int, state, data):

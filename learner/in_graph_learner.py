@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,7 +90,10 @@ class InGraphLearner:
         self._most = min(_MOST_UPDATES, -(-self._total // config.log_rows))
         program = make_program(agent, world, config, replay_capacity, self._most, self._shards)
         self._chunk = self._map(
-            _of_a_piece(program.chunk), (_STATE, PartitionSpec()), (_STATE, _TOLD), donate=(0,)
+            functools.partial(_of_a_piece, program.chunk),
+            (_STATE, PartitionSpec()),
+            (_STATE, _TOLD),
+            donate=(0,),
         )
         begin, advance = make_evaluation(agent, world, episodes, _EVALUATION_STEPS)
         self._begin_evaluation = self._map(begin, (_EACH,), _EACH)
@@ -291,13 +295,9 @@ class InGraphLearner:
             )
 
 
-def _of_a_piece(chunk: Callable) -> Callable:
+def _of_a_piece(chunk: Callable, state: State, updates: jax.Array) -> tuple[State, Told]:
     """A chunk of what one device plays, given with an axis of one in front."""
-
-    def mapped(state: State, updates: jax.Array) -> tuple[State, Told]:
-        own = state._replace(playing=jax.tree.map(lambda x: x[0], state.playing))
-        after, told = chunk(own, updates)
-        after = after._replace(playing=jax.tree.map(lambda x: x[None], after.playing))
-        return after, told._replace(episode_return=told.episode_return[None])
-
-    return mapped
+    own = state._replace(playing=jax.tree.map(lambda x: x[0], state.playing))
+    after, told = chunk(own, updates)
+    after = after._replace(playing=jax.tree.map(lambda x: x[None], after.playing))
+    return after, told._replace(episode_return=told.episode_return[None])

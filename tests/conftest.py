@@ -117,6 +117,15 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module")
+def shared_programs():
+    """See `tests.programs`."""
+    from tests import programs
+
+    with programs.shared():
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A real file system of one megabyte, where mounting is allowed."""

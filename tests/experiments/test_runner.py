@@ -23,6 +23,7 @@ from bmg.experiments.two_colors import experiment
 from bmg.experiments.two_colors.config import ActorCriticConfig, QLambdaConfig, TwoColorsConfig
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError
+from tests.programs import once
 
 CRITIC = TwoColorsConfig(
     actor_critic=ActorCriticConfig(hidden=(12, 9), meta_hidden=(6,)), target_steps=3, flip_every=512
@@ -33,11 +34,14 @@ Q = TwoColorsConfig(
 STRETCH = 160
 
 
+@once
 def make_lifetime(config: TwoColorsConfig):
     return experiment.make_lifetime(config)._replace(chunk_steps=500)
 
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [
+    pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
+]  # fmt: skip
 
 
 def lived(runner: Runner, steps: int = 1_900):

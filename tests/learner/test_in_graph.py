@@ -27,7 +27,9 @@ from bmg.learner.record import RunInfo, RunRecord
 from bmg.replay import ring
 from bmg.storage import checkpoint
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [
+    pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
+]  # fmt: skip
 WORLD = make_world("catch")
 LENGTH, FRESH, REPLAYED = 12, 3, 2  # an episode has 9 steps
 CONFIG = LearnerConfig(unroll_length=LENGTH, online_batch=FRESH, replay_batch=REPLAYED)
@@ -148,7 +150,8 @@ def learner(
             directory, "catch", updates * frames, frames, first + index, resume, {}, {}, 1, 1.0, {}
         )
         records.append(RunRecord(info, 2, print, lambda results: None))
-    config = dataclasses.replace(config, log_rows=2, checkpoint_interval=1e6)
+    # Chunks of two updates at most, however many there are: runs of the same program.
+    config = dataclasses.replace(config, log_rows=-(-updates // 2), checkpoint_interval=1e6)
     mesh = spread(seeds, config, jax.devices()[:devices])
     return InGraphLearner(agent, world, config, 5, 1e6, 9, records, mesh, print)
 
@@ -343,8 +346,9 @@ def with_returns(value):
 
 def test_an_evaluation_that_is_not_finite_is_left_out(agent, tmp_path, capsys):
     """And the run goes on: no checkpoint has it."""
+    world = with_returns(np.inf)
     for updates, resume in ((2, False), (4, True)):
-        made = learner(agent, tmp_path, 1, updates, resume=resume, world=with_returns(np.inf))
+        made = learner(agent, tmp_path, 1, updates, resume=resume, world=world)
         assert made.run(lambda: False) is True
         line = "seed 3: none of 5 episodes of an evaluation had a finite return; it is left out"
         assert line in capsys.readouterr().out

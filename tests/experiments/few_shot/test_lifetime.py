@@ -28,8 +28,12 @@ from bmg.meta.side_by_side import SHARDS
 from bmg.storage.checkpoint import CheckpointError
 from bmg.storage.fields import FieldError
 from tests.experiments.few_shot import oracle
+from tests.programs import once
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.heavy]
+pytestmark = [
+    pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
+]  # fmt: skip
+make_lifetime = once(lifetime.make_lifetime)
 KEY = jax.random.PRNGKey(0)
 SMALL = dataclasses.replace(
     oracle.SMALL, inner_steps=1, target_steps=1, meta_gradient_clip=0.0, record_every=2,
@@ -46,7 +50,7 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
     """On one device, and with the tasks spread over two."""
     there = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda: there)
-    found = lifetime.make_lifetime(SMALL, IMAGES)
+    found = make_lifetime(SMALL, IMAGES)
     alone = Runner(found, 1, 7, 1)
     assert len(alone.devices) == devices
     begin = alone.lifetime(0)
@@ -93,7 +97,7 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_an_evaluation_that_is_never_due_is_not_compiled(steps):
     config = dataclasses.replace(SMALL, steps=steps)
-    runner = Runner(lifetime.make_lifetime(config, IMAGES), 1, 0, 1)
+    runner = Runner(make_lifetime(config, IMAGES), 1, 0, 1)
     program = runner.compile()
     assert ("conditional" in program.as_text()) == (steps == 2)
     runner.advance()
@@ -116,7 +120,7 @@ def test_the_clip_is_of_each_element():
 def test_lifetimes_at_once_as_on_an_accelerator(monkeypatch):
     """Tasks as a batch, lifetimes mapped, meta-batches in a loop: to rounding what a CPU does.
     Evaluations stay conditional: they are the only loops over batches of tasks."""
-    slowly = lifetime.make_lifetime(SMALL, IMAGES)
+    slowly = make_lifetime(SMALL, IMAGES)
     one_by_one = Runner(slowly, 2, 3, 1)
     assert one_by_one.chunk_windows == 1
     one_by_one.run(4, lambda done: None)
@@ -126,7 +130,7 @@ def test_lifetimes_at_once_as_on_an_accelerator(monkeypatch):
     config = dataclasses.replace(
         SMALL, tasks_mapped="together", evaluation_batch=2, evaluation_convolution="lax"
     )
-    quickly = lifetime.make_lifetime(config, IMAGES)._replace(chunk_steps=2)
+    quickly = make_lifetime(config, IMAGES)._replace(chunk_steps=2)
     at_once = Runner(quickly, 2, 3, 1)
     assert at_once.chunk_windows == 2
     at_once.run(4, lambda done: None)
@@ -173,7 +177,7 @@ def test_the_best_by_validation_is_kept():
 
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(tmp_path):
     """To the last bit: parameters, records and the best so far, and the tasks that come next."""
-    found = lifetime.make_lifetime(SMALL, IMAGES)
+    found = make_lifetime(SMALL, IMAGES)
     whole = Runner(found, 1, 3, 1)
     whole.run(5, lambda done: None)
     stopped = Runner(found, 1, 3, 1, tmp_path)
@@ -336,7 +340,7 @@ def test_an_evaluation_has_a_row_of_its_own():
 
 def test_weights_that_are_no_numbers_have_no_accuracy():
     """Of their logits the first is the largest: as good as chance, and never the best."""
-    params = lifetime.make_lifetime(SMALL, IMAGES).init(jax.random.PRNGKey(0)).meta.params
+    params = make_lifetime(SMALL, IMAGES).init(jax.random.PRNGKey(0)).meta.params
     config = SMALL.settled("cpu")
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (SHARDS,))
 
@@ -359,7 +363,7 @@ def test_a_run_goes_on_with_the_same_images(tmp_path):
     """A class that has come or gone shares all of them out anew."""
 
     def runner(digest):
-        own = lifetime.make_lifetime(SMALL, IMAGES)._replace(identity={"images": digest})
+        own = make_lifetime(SMALL, IMAGES)._replace(identity={"images": digest})
         return Runner(own, 1, 0, 2, tmp_path)
 
     first = runner("a")

@@ -17,8 +17,12 @@ from bmg.experiments.lpg import lifetime
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.runner import Runner
 from bmg.storage.fields import FieldError
+from tests.programs import once
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [
+    pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
+]  # fmt: skip
+make_lifetime = once(lifetime.make_lifetime)
 # Lifetimes of three meta-updates in grids, and of one in chains.
 SMALL = LpgConfig(
     worlds=("cliff", "chain-short"), lifetimes=2, environments=4, rollout_length=8, inner_steps=2,
@@ -31,7 +35,7 @@ SMALL = LpgConfig(
 def on(devices: int, monkeypatch, config=SMALL, **how) -> Runner:
     there = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda: there)
-    runner = Runner(lifetime.make_lifetime(config), config.seeds, 3, 1, **how)
+    runner = Runner(make_lifetime(config), config.seeds, 3, 1, **how)
     monkeypatch.undo()
     return runner
 
