@@ -30,7 +30,7 @@ class ActorCriticState(NamedTuple):
 
 
 class StepAux(NamedTuple):
-    """What one agent update tells."""
+    """Auxiliary outputs of one agent update."""
 
     terms: LossTerms  # [n] each, means over the batch
     gradient_norm: jax.Array  # [] before clipping
@@ -38,7 +38,7 @@ class StepAux(NamedTuple):
 
 
 def num_devices(axis_name: str | None) -> int:
-    """Of the mapped axis; 1 without one."""
+    """The number of devices on the mapped axis; 1 without one."""
     return 1 if axis_name is None else jax.lax.psum(1, axis_name)
 
 
@@ -177,7 +177,7 @@ def make_context(
     optimizer: optax.GradientTransformation,
     frames: jax.Array,
 ) -> StepContext:
-    """What all the steps of the update share that comes after so many environment frames."""
+    """What all steps of one update share; the update comes after so many environment frames."""
     return StepContext(
         network, config.loss, optimizer, config.optimizer.max_norm,
         learning_rate(config.optimizer, frames), config.meta.differentiation, spec.axis_name,

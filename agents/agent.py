@@ -1,4 +1,4 @@
-"""What the rest of the system knows of an agent: six fields, and the data of an update."""
+"""What the rest of the system knows of an agent: seven fields, and the data of an update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Metrics = dict[str, jax.Array]  # `group/name` -> []
 
 
 class Spec(NamedTuple):
-    """What an agent is made for."""
+    """What an agent has to know of its environment and devices."""
 
     observation_shape: tuple[int, ...]  # of a stacked observation: (H, W, S * C), or (S * D,)
     num_actions: int  # A
@@ -43,8 +43,8 @@ class Agent(NamedTuple):
     needs_replay: bool = False
     """Whether the main batch's replayed part may not be empty."""
     value: Callable[[PyTree, jax.Array], jax.Array] | None = None
-    """(params of `act`, observations [N, ...]) -> what the agent expects [N], to be shown; None
-    where it expects nothing."""
+    """(params of `act`, observations [N, ...]) -> values of these observations [N], for videos;
+    None for an agent without values."""
 
     @property
     def uses_replay(self) -> bool:

@@ -4,7 +4,7 @@
     (u~, h~)  = (u1, h1), then L - 1 steps on fresh replay under frozen w, all tasks,
                 then one step on tau on the main task's outer loss f(.; p)
     g_w       = grad_w mu(u~_0, u1_0(w)),  u~ constant
-    the agent goes on from (u1, h1); target and its optimiser state are thrown away
+    the agent continues from (u1, h1); the target and its optimiser state are discarded
 
 Reference: Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, section 5.2, appendix C.
 """
@@ -73,7 +73,7 @@ def make(config: AgentConfig, spec: Spec) -> Agent:
 
 
 def matching_function(config: MetaConfig, num_devices: int) -> matching.Matching:
-    """The matching function of that name (BMG appendix C), of one of so many devices."""
+    """The configured matching function (BMG appendix C), for each of so many devices."""
     if config.matching in ("l2", "l2_norm"):
         return matching.squared_l2 if config.matching == "l2" else matching.l2
     mean = {

@@ -188,7 +188,7 @@ class MetaConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuleAgentConfig:
-    """An agent that a learned update rule updates (Oh et al. 2020); the rule stays what it is."""
+    """An agent that a learned update rule updates (Oh et al. 2020); the rule does not change."""
 
     rule: str = "tabular"
     """File of the rule, as `bmg lpg` leaves it in its run directory, or the name of one that comes

@@ -36,7 +36,7 @@ def make_agent(config: AgentConfig, spec: Spec) -> Agent:
 
 
 def check_agent(name: str, agent: Agent, spec: Spec, dtype: str) -> None:
-    """Traces how an agent begins and acts, without any array.
+    """Traces an agent's `init` and `act`, without any array.
 
     Args:
       name: of the agent.

@@ -192,7 +192,7 @@ def actor_critic_loss(
       predictions: logits [T + 1, A] and values [T + 1] of the parameters being updated.
       bootstrap: the same predictions again, as the constants inside targets and ratios.
       hyper: this task's hyper-parameters, scalars.
-      sequence: one sequence (no batch axis); its observation is not looked at.
+      sequence: one sequence (no batch axis); its observation is not used.
       config: what is fixed in every loss.
 
     Returns:

@@ -4,8 +4,8 @@
                                             + alpha_y KL(y(s_t) || y^_t) + 1/2 (f(s_t) - pi^_t)^2)
 
 The rule makes pi^ and y^ of the rollout as the agent's parameters see it now; f is a baseline that
-does not depend on the action (Eq. 7). Rollouts are taken as the agent's own: of an update's data it
-learns from the fresh ones alone.
+does not depend on the action (Eq. 7). Rollouts are treated as on-policy: of an update's
+data it learns from the fresh ones only.
 
 Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2020, appendix B.2.
 """
@@ -100,7 +100,7 @@ def make_targets(
     sequences: Sequences,
     config: AgentConfig,
 ) -> Targets:
-    """What the rule says of B sequences: [T, B] leading."""
+    """Targets of B sequences, from the rule: [T, B] leading."""
     outputs, _ = outputs_of(heads, params, sequences)
     given = (sequences.action, sequences.reward, sequences.discount, sequences.reset)
     action, reward, discount, reset = (jnp.swapaxes(x, 0, 1) for x in given)

@@ -165,7 +165,7 @@ def _features(observation: jax.Array, torso: Callable, config: NetworkConfig) ->
 
 
 class Heads(NamedTuple):
-    """Pure functions of a torso and of what stands on it."""
+    """Pure functions of a torso and its heads."""
 
     init: Callable[[jax.Array], hk.Params]  # key -> params
     # params, float32 [..., *observation_shape], names -> [..., size] of each of these heads
@@ -241,8 +241,8 @@ def make_network(
 ) -> Network:
     """Builds the network of `num_tasks` tasks.
 
-    `apply` is told how many of them to evaluate: actors and the outer loss need the main task
-    alone, and for them `main_task_params` suffice.
+    `apply` takes the number of tasks to evaluate: actors and the outer loss need the main task
+    only, and for them `main_task_params` suffice.
 
     Args:
       config: its architecture.

@@ -111,7 +111,7 @@ def stacx_update(
     objective_batch: PyTree,
     key: jax.Array,
 ) -> tuple[StacxState, Metrics]:
-    """One update of STACX or BMG, which differ in their objectives alone: K agent steps, the
+    """One update of STACX or BMG, which differ only in their objectives: K agent steps, the
     meta-gradient, Adam on the meta-parameters.
 
     Args:
@@ -202,7 +202,7 @@ def stacx_objective(
       previous: the agent before its update, which that term refers to.
 
     Returns:
-      An objective over `Sequences`; the agent goes on from its updated parameters.
+      An objective over `Sequences`; the agent continues from its updated parameters.
     """
     loss = outer_loss(context)
 

@@ -1,16 +1,16 @@
-"""A learned update rule: an LSTM that reads what an agent did, and says how it should change (LPG).
+"""A learned update rule: an LSTM that reads rollouts and gives an agent's targets (LPG).
 
     x_t         =  r_t, d_t, gamma, pi(a_t|s_t), e(y(s_t)), e(y(s_t+1))
     pi^_t, y^_t =  LSTM(x_T-1 ... x_t)
     the agent descends  mean_t  -log pi(a_t|s_t) pi^_t + alpha_y KL(y(s_t) || y^_t)
 
-Beside its policy the agent has a prediction y(s), a distribution over 30 values that mean nothing
-at first: the rule is free to make of it what helps. d_t is 0 where an episode ended, else 1; there
-the LSTM begins anew, and what follows is not seen. e is a small network. The rule sees neither
-observations nor actions, so it fits any environment and any network.
+Beside its policy the agent has a prediction y(s), a distribution over 30 values without a given
+meaning: the rule learns to use it. d_t is 0 where an episode ended, else 1; there the LSTM's state
+is reset, and what follows is not seen. e is a small network. The rule has neither observations nor
+actions as inputs, so it fits any environment and any network.
 
 Reference: Oh et al., "Discovering Reinforcement Learning Algorithms", NeurIPS 2020, section 3 and
-appendix B.1. Not stated there: how weights begin, and whether y(s_t+1) counts where an episode
+appendix B.1. Not stated there: the initial weights, and whether y(s_t+1) counts where an episode
 ended (here: not).
 """
 
@@ -31,7 +31,7 @@ Prediction = Literal["distribution", "vector", "value"]
 
 @dataclasses.dataclass(frozen=True)
 class RuleConfig:
-    """What a rule looks like."""
+    """The architecture of a rule."""
 
     units: Count = 256
     """Of the LSTM. Appendix B.1."""
@@ -81,7 +81,7 @@ class Rule(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the rule sees of N sequences."""
+    """Inputs of the rule, of N sequences."""
 
     reward: jax.Array  # float32 [T, N]
     discount: jax.Array  # float32 [T, N], 0 where an episode ended, else 1
@@ -94,21 +94,21 @@ class Seen(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the rule says."""
+    """Outputs of the rule."""
 
     policy: jax.Array  # float32 [T, N], pi^
     prediction: jax.Array  # float32 [T, N, m], y^: of a distribution the logits
 
 
 class Outputs(NamedTuple):
-    """What an agent's network gives."""
+    """Outputs of an agent's network."""
 
     logits: jax.Array  # float32 [..., A], of the policy
     prediction: jax.Array  # float32 [..., m]: of a distribution the logits
 
 
 def init_rule(config: RuleConfig, key: jax.Array) -> Rule:
-    """A rule that knows nothing: truncated normal weights, 1 / sqrt(inputs), and biases of 0."""
+    """An untrained rule: truncated normal weights, 1 / sqrt(inputs), and biases of 0."""
 
     def layer(key: jax.Array, inputs: int, outputs: int) -> Layer:
         w = jax.nn.initializers.truncated_normal(inputs**-0.5)(key, (inputs, outputs))
@@ -133,7 +133,7 @@ def see(
     config: RuleConfig,
     reset: jax.Array | None = None,
 ) -> Seen:
-    """What the rule sees of an agent; differentiable in `outputs`.
+    """The rule's inputs, of an agent; differentiable in `outputs`.
 
     Args:
       outputs: in all states, [T + 1, N] leading.
@@ -150,12 +150,12 @@ def see(
 
 
 def predicted(prediction: jax.Array, config: RuleConfig) -> jax.Array:
-    """y itself, of what a network gives: [..., m]."""
+    """y itself, from a network's output: [..., m]."""
     return jax.nn.softmax(prediction) if config.prediction == "distribution" else prediction
 
 
 def apply_rule(rule: Rule, seen: Seen, config: RuleConfig) -> Targets:
-    """The targets of all steps; differentiable in the rule and in what it sees."""
+    """The targets of all steps; differentiable in the rule and in its inputs."""
     y = seen.prediction
     if rule.embedding is not None:
         y = rule.embedding.out(jax.nn.relu(rule.embedding.hidden(y)))

@@ -1,4 +1,4 @@
-"""Atari games: a vector of emulators in C++ threads (ale-py's `AtariVectorEnv`), made BMG's way.
+"""Atari games: a vector of emulators in C++ threads (ale-py's `AtariVectorEnv`), as in BMG.
 
 What this file adds to `AtariVectorEnv`: a discount of 0 at a loss of life without a reset, returns
 of episodes, seeds, and a check of actions, since an unknown one would make it wait for ever.

@@ -25,7 +25,7 @@ episodes of one environment:
 
         frame     A6      A7      A8      B0          A8 is shown: its value is bootstrapped from.
         action       a6      a7      a8               The next step is a reset step, in which a8
-        reward       r7      r8      0                does nothing; no loss looks at it
+        reward       r7      r8      0                does nothing; no loss uses it
         discount     1       1       0
         first        F       F       T
         reset        F       F       T
@@ -59,7 +59,7 @@ class EnvironmentSpec(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a vector of N environments shows after an action."""
+    """What a vector of N environments returns after an action."""
 
     frame: np.ndarray  # [N, *frame_shape]; where `first`, the FIRST frame of the next episode
     reward: np.ndarray  # float32 [N], raw (unclipped), summed over the action repeat
@@ -78,7 +78,7 @@ class VectorEnvironment(Protocol):
     def reset(self) -> Step:
         """New episodes everywhere: `first` True, reward 0, discount 1, episode_return NaN.
 
-        The first call starts from the seeds; later calls go on from where the random numbers are.
+        The first call starts from the seeds; later calls continue the sequence of random numbers.
         """
         ...
 

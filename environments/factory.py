@@ -4,7 +4,7 @@
     catch
     minatar/breakout, snake, grid    environments that are pure functions (`in_graph`)
     gymnasium:CartPole-v1            whatever is registered with Gymnasium
-    package.module:function          what your function gives: an environment of Gymnasium or
+    package.module:function          what your function returns: an environment of Gymnasium or
                                      dm_env, or a vector (`base.VectorEnvironment`) where it takes
                                      `num_envs`, or pure functions (`in_graph.World`)
 
@@ -52,7 +52,7 @@ def make(
         game: its name.
         num_envs: number of environments, N.
         seed: of the whole run.
-        worker_index: every actor and every evaluator of a run has its own, else they play alike.
+        worker_index: every actor and every evaluator of a run has its own, so that they differ.
         config: how Atari is played; unused by others.
         num_threads: of Atari's emulators; 0 takes one for each core.
         first: number of the first one among the worker's, where it makes them in parts.

@@ -199,7 +199,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
-    """What so many steps draw; places alone where they are not fixed."""
+    """Random numbers of so many steps; places alone where they are not fixed."""
     count = 1 + MOST_OBJECTS
     numbers = jax.random.uniform(key, (*shape, count if params.places else 3 * count - 1))
     few = Draws(numbers[..., 1:count], numbers[..., 0], None, None)

@@ -1,6 +1,6 @@
 """Environments that are part of the compiled program: one protocol, pure functions without a batch.
 
-What a step draws is given to it, so that a whole rollout's can be drawn at once:
+The random numbers of a step are its argument, so that those of a rollout can be drawn at once:
 
     random = world.draw(params, key, (T,))
     def act(state, random):
@@ -9,8 +9,8 @@ What a step draws is given to it, so that a whole rollout's can be drawn at once
         return state, (action, transition)
     jax.lax.scan(act, world.reset(params, reset_key), random)
 
-What tells variants of an environment apart are its parameters, a NamedTuple of arrays: `jax.vmap`
-over stacked ones runs many variants in one program. Sizes are padded: arrays have the largest
+Variants of an environment differ in their parameters, a NamedTuple of arrays: `jax.vmap` over
+stacked ones runs many variants in one program. Sizes are padded: arrays have the largest
 variant's shape. Parameters that are constants of the program cost nothing there.
 
 The modules `two_colors`, `snake`, `markov_reward`, `grid`, `chain`, `in_graph_catch` and the games
@@ -55,7 +55,7 @@ class Environment(Protocol):
         """The state at the beginning."""
 
     def draw(self, params: PyTree, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
-        """What so many steps draw: arrays [*shape, ...]."""
+        """Random numbers of so many steps: arrays [*shape, ...]."""
 
     def step(
         self, params: PyTree, state: PyTree, action: jax.Array, random: PyTree
@@ -89,7 +89,7 @@ class World(NamedTuple):
         return self.environment.reset(self.params, key)
 
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> PyTree:
-        """What so many steps draw: arrays [*shape, ...]."""
+        """Random numbers of so many steps: arrays [*shape, ...]."""
         return self.environment.draw(self.params, key, shape)
 
     def step(

@@ -56,7 +56,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """What so many steps draw: the next balls' columns, uniform in [0, 1), float32 [*shape]."""
+    """Random numbers of so many steps, for the balls' columns: float32 [*shape] in [0, 1)."""
     del params
     return jax.random.uniform(key, shape)
 

@@ -2,8 +2,8 @@
 
     s_0 -> s_1 -> ... -> s_9 -> end        r_i = 0.1 for even i, a draw of N(0, 1) for odd i
 
-Nothing is chosen: an episode is its ten rewards, and then the next one begins. It keeps the
-protocol of `in_graph`; of a shorter process the last states are never reached.
+There are no actions to choose: an episode is its ten rewards, and then the next one begins. It
+keeps the protocol of `in_graph`; of a shorter process the last states are never reached.
 
 References:
   Xu et al., "Meta-Gradient Reinforcement Learning", NeurIPS 2018.

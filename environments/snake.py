@@ -1,4 +1,4 @@
-"""Snake on a 12x12 grid, jumanji's, begun anew wherever an episode ends.
+"""Snake on a 12x12 grid, jumanji's, reset wherever an episode ends.
 
 The snake moves one cell up, right, down or left (actions 0 to 3). The fruit pays 1, lets the snake
 grow by a cell and comes back on a random free cell; nothing else pays. An episode ends at the wall,

@@ -33,7 +33,7 @@ class LifetimesConfig:
 
     @property
     def most_devices(self) -> int:
-        """Devices that are of any use."""
+        """The largest useful number of devices."""
         return self.seeds
 
     @property

@@ -3,7 +3,7 @@
     EXPERIMENT = Experiment("two-colors", TwoColorsConfig, "bmg.experiments.two_colors.experiment")
 
 `launch.experiment` does the rest for all experiments: options, run directories, seeds side by side,
-checkpoints, going on, tables, `all`, `variance` and `figures`.
+checkpoints, resuming, tables, `all`, `variance` and `figures`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Shown = str | list[dict[str, Any]] | pathlib.Path
 
 
 class Functions(Protocol):
-    """What the module of an experiment offers. It is imported once something is to be done, and may
-    import what it likes."""
+    """What the module of an experiment offers. It is imported only when a command needs it, and
+    may import anything."""
 
     DESCRIPTIONS: Mapping[str, str]
     """May be left out: what TensorBoard's curves are, pattern of their tags -> a sentence."""
@@ -47,8 +47,8 @@ class Functions(Protocol):
         without it, all columns."""
 
     def keep(self, config: LifetimesConfig) -> None:
-        """May be left out: copies into the directory of a run that begins what it was given from
-        elsewhere, so that it can go on without it.
+        """May be left out: copies what a new run was given from elsewhere into its directory, so
+        that the run can be resumed without it.
 
         Raises:
           OSError: it could not be written.
@@ -65,12 +65,12 @@ class Functions(Protocol):
         """Where the declaration has a `suite`: a run directory's name -> what runs there."""
 
     def draw(self, runs: Sequence[Run], options: FiguresOptions) -> Iterable[Shown]:
-        """Where the declaration has `figures`: writes them, and tells what the runs came to."""
+        """Where the declaration has `figures`: writes them, and yields what to print."""
 
     def evaluate(
         self, config: LifetimesConfig, options: Any, lifetimes: Sequence[State]
     ) -> Iterable[Shown]:
-        """Where the declaration has an `evaluate`: tries what each lifetime has learned."""
+        """Where the declaration has an `evaluate`: evaluates what each lifetime has learned."""
 
     def make_estimate(self, config: LifetimesConfig) -> Callable[[Any, Any], Any]:
         """Where the declaration has a `variance`: (state, key) -> one meta-gradient."""

@@ -92,7 +92,7 @@ def meta_window(
       state: the lifetime.
 
     Returns:
-      The lifetime, gone on from where the objective says, and the meta-gradient's result.
+      The lifetime, continued from the objective's next state, and the meta-gradient's result.
     """
     next_key, key = jax.random.split(state.key)
     result = compute(state.meta.params, state.agent, (None,) * num_steps, objective_batch, key)

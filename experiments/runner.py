@@ -26,7 +26,7 @@ PyTree = Any
 
 
 def count_cores() -> int:
-    """Those that this process may use; not every system says which."""
+    """The cores that this process may use; not every system reports which."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -34,10 +34,10 @@ def use_all_cores(most: int) -> None:
     """Makes JAX see a device for each core, so that lifetimes spread over them.
 
     Args:
-      most: devices that are of any use.
+      most: the largest useful number of devices.
 
     It has to come before JAX is first used. Where there is an accelerator, its devices are taken
-    and this changes nothing; what the user's XLA_FLAGS say of it stays.
+    and this changes nothing; a number of devices in the user's XLA_FLAGS is kept.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
@@ -47,7 +47,7 @@ def use_all_cores(most: int) -> None:
 
 
 def convolves_slowly(device: jax.Device) -> bool:
-    """Whether a device does so inside of loops and with a batch of kernels."""
+    """Whether convolutions are slow there inside loops and with a batch of kernels."""
     return device.platform == "cpu"
 
 
@@ -195,7 +195,7 @@ class Runner:
     ) -> None:
         """Runs until every lifetime has `steps` steps, with checkpoints on the way.
 
-        However it ends, a checkpoint of where it was is left, or `not_saved` says why not.
+        However it ends, it writes a checkpoint, or `not_saved` has the reason why not.
 
         Args:
           steps: of each lifetime.
@@ -252,7 +252,7 @@ class Runner:
         checkpoint.save(self._directory, records.steps, state, header, keep=2)
 
     def restore(self) -> list[str]:
-        """Goes on from the newest checkpoint that can be read.
+        """Resumes from the newest checkpoint that can be read.
 
         Returns:
           A line for each newer one that could not.

@@ -93,7 +93,7 @@ def local(game: str) -> TrainConfig:
 
 
 def _for_minatar(config: TrainConfig) -> TrainConfig:
-    """What `bmg suite minatar` compares agents with, from its poor beginning: docs/minatar.md."""
+    """The settings of `bmg suite minatar`, from its poor initial values: docs/minatar.md."""
     agent = config.agent
     return dataclasses.replace(
         config,

@@ -175,8 +175,8 @@ def bootstrapped(
         (K = 0) it sees the meta-parameters only if `start` puts them into the state.
       matching: (target's predictions, updated learner's predictions) -> scalar, minimal at equal.
       num_target_steps: L >= 1, the final one included.
-      continue_from: where the learner continues: "updated" is x(K) (Atari: the target is thrown
-        away), "bootstrap" the target before its final step (two colours, where the L - 1 steps
+      continue_from: where the learner continues: "updated" is x(K) (Atari: the target is
+        discarded), "bootstrap" the target before its final step (two colours, where the L - 1 steps
         are real updates), "target" the target itself (variant DB of BMG figure 17).
       match_on: where the matching inputs come from; an online learner collects them on its way to
         the target.

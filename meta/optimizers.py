@@ -38,7 +38,7 @@ class RunningNormState(NamedTuple):
 def clip_by_running_norm(factor: float, decay: float = 0.99) -> optax.GradientTransformation:
     """Scales an update down to `factor` times the mean norm of those before; the first one stays.
 
-    For gradients whose usual norm nobody knows beforehand, among which are a few enormous ones.
+    For gradients whose usual norm is not known beforehand and a few of which are enormous.
     Norms of 0 do not count, nor do those beyond what a float32 holds, whose updates become 0. Not
     to be differentiated through.
 

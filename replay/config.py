@@ -7,7 +7,7 @@ from bmg.storage.fields import Count, FieldError, Natural, Pause, Seconds, check
 
 @dataclasses.dataclass(frozen=True)
 class ReplayConfig:
-    """How much experience is held, and how long anyone waits for it.
+    """How much experience is kept, and the time limits of waiting for it.
 
     Raises:
         ValueError: a size or a time that cannot work, in one line.

@@ -61,7 +61,7 @@ class Replay(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of everything, within about a second; may be called twice."""
+        """Releases everything, within about a second; may be called twice."""
         ...
 
 

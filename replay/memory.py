@@ -131,7 +131,7 @@ class MemoryReplay:
         return metrics
 
     def close(self) -> None:
-        """Frees everyone who waits, as a request to stop does."""
+        """Ends every wait, as a request to stop does."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

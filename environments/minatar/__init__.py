@@ -1,8 +1,8 @@
 """MinAtar, in the compiled program: five Atari games in small, on 10x10 cells.
 
 Each module of this folder is an environment that keeps the protocol of `in_graph`; `GAMES` has them
-by name. The rules are those of Young and Tian's implementation, version 1.0.15; tests play every
-step beside it. Settings are in `Params`: sticky actions (0.1) and whether the difficulty rises.
+by name. The rules are those of Young and Tian's implementation, version 1.0.15; tests compare
+every step with it. Settings are in `Params`: sticky actions (0.1) and whether the difficulty rises.
 
 | game | planes | actions |
 | --- | --- | --- |

@@ -35,7 +35,7 @@ _RAMP_INTERVAL = 100
 
 
 class State(NamedTuple):
-    """Where everything is; enemies and treasures are told by their row, from above."""
+    """Where everything is; enemies and treasures are indexed by row, from above."""
 
     row: jax.Array  # int32 [], the player's
     column: jax.Array  # int32 []
@@ -90,7 +90,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
-    """What so many steps draw."""
+    """Random numbers of so many steps."""
     del params
     return Draws(*jax.random.uniform(key, (4, *shape)))
 

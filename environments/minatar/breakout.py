@@ -84,7 +84,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
-    """What so many steps draw."""
+    """Random numbers of so many steps."""
     del params
     return Draws(*jax.random.uniform(key, (2, *shape)))
 

@@ -36,7 +36,7 @@ _REST = 3  # steps from a move to the next
 
 
 class State(NamedTuple):
-    """Where everything is; cars are told by their lane, from above."""
+    """Where everything is; cars are indexed by lane, from above."""
 
     row: jax.Array  # int32 [], the chicken's
     rest: jax.Array  # int32 [], steps until it can move
@@ -84,7 +84,7 @@ def reset(params: Params, key: jax.Array) -> State:
 
 
 def draw(params: Params, key: jax.Array, shape: tuple[int, ...]) -> Draws:
-    """What so many steps draw."""
+    """Random numbers of so many steps."""
     del params
     numbers = jax.random.uniform(key, (*shape, 1 + _LANES))
     return Draws(numbers[..., 0], numbers[..., 1:])

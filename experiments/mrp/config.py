@@ -26,7 +26,7 @@ class MrpConfig(LifetimesConfig, ObjectiveConfig):
     """Predict values on the Markov reward process; the discount of each state is meta-learned."""
 
     steps: Count = 640_000
-    """Environment steps of each lifetime, 320 an update: 2,000 updates. Ours."""
+    """Environment steps of each lifetime: 2000 updates of 320 steps each. Ours."""
     record_every: Count = 320
     """Environment steps that a row of the results averages; at least an update."""
     workdir: str = "runs/mrp/n-step-3"

@@ -73,7 +73,7 @@ _LOW = {
     for method, own in (_MAIN | _ABLATIONS).items()
     if method != "impala"
 }
-"""A poor beginning: each meta-parameter at 0.88 of its range in place of 0.99."""
+"""Poor initial values: each meta-parameter at 0.88 of its range in place of 0.99."""
 METHODS = {**_MAIN, **_ABLATIONS, **_LOW}
 """What is not as in `AGENT`."""
 Method = Literal[tuple(METHODS)]
@@ -105,7 +105,7 @@ def _orders() -> list[tuple[str, str]]:
 
 ORDERS = _orders()
 """Which method is to be above which: the paper's claims; what the auxiliary tasks alone do, and
-what is learned beside them; each method over its ablation; the same from a poor beginning."""
+what is learned beside them; each method over its ablation; the same from poor initial values."""
 
 
 def agent_of(method: str) -> AgentConfig:
