@@ -118,6 +118,28 @@ def quick_compilation():
 
 
 @pytest.fixture(scope="module")
+def kept_programs():
+    """Keeps what is compiled for the session, as `bmg` does for its user: for tests that run the
+    same commands several times in their own process."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from bmg.storage.compiled import FOLDER, keeping_compiled_programs
+
+    kept = keeping_compiled_programs(os.environ)
+    if not kept:
+        yield
+        return
+    seconds, jax_name = kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"], FOLDER.lower()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+    jax.config.update(jax_name, kept[FOLDER])
+    compilation_cache.reset_cache()  # it has looked for a folder once, and found none
+    yield
+    jax.config.update(jax_name, None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
 def shared_programs():
     """See `tests.programs`."""
     from tests import programs

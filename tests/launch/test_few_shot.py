@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bmg.experiments.records import read_csv
 from tests.launch.commands import files, json_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "kept_programs")]
 SMALL = (
     "few-shot --objective maml --inner-steps 1 --ways 2 --shots 1 --queries 1 --meta-batch 2 "
     "--filters 2 --seeds 2 --record-every 2 --evaluate-every 4 --evaluation-tasks 6 "

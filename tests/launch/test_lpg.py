@@ -21,6 +21,7 @@ SMALL = (
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("quick_compilation", "kept_programs")
 def test_a_run_going_on_and_evaluation(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", 2)[0] == 0
     assert command("lpg", "--resume", "--workdir", "run", "--steps", 4)[0] == 0
@@ -49,6 +50,7 @@ def test_a_run_going_on_and_evaluation(command, tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("quick_compilation", "kept_programs")
 def test_a_run_keeps_the_rule_that_it_began_with(command, tmp_path):
     """It goes on, and is evaluated, without the file."""
     kind = RuleConfig(units=4, prediction_size=3, embedding=2)
@@ -96,6 +98,7 @@ def test_figure_9_needs_no_meta_training(command, tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("quick_compilation", "kept_programs")
 def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
     before = files(tmp_path)
     for arguments, words in (

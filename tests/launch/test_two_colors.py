@@ -31,7 +31,7 @@ SMALL = (
 ).split()
 
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "kept_programs")]
 
 
 @pytest.mark.parametrize(

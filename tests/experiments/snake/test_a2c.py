@@ -82,7 +82,7 @@ def test_the_agents_gradient_is_equation_3():
     network, optimizer, state = played(SMALL)
     agent, rollout = state.agent, state.agent.rollout
     hyper = snake.Hyperparameters(0.9, 0.8, 0.3, 0.07)
-    outputs = network.apply(agent.params, rollout.observation)
+    outputs = jax.jit(network.apply)(agent.params, rollout.observation)
     advantage = slow_errors(outputs.value, rollout, 0.9, 0.8)
 
     def sums(params):
@@ -96,16 +96,18 @@ def test_the_agents_gradient_is_equation_3():
             jnp.mean(entropy),
         )
 
-    policy, critic, entropy = jax.jacrev(sums)(agent.params)
+    policy, critic, entropy = jax.jit(jax.jacrev(sums))(agent.params)
     expected = jax.tree.map(lambda p, c, h: -p - 0.3 * c - 0.07 * h, policy, critic, entropy)
-    gradient = jax.grad(
-        lambda params: snake.a2c_loss(
-            network.apply(params, rollout.observation), outputs, hyper, rollout
-        )[0]
+    gradient = jax.jit(
+        jax.grad(
+            lambda params: snake.a2c_loss(
+                network.apply(params, rollout.observation), outputs, hyper, rollout
+            )[0]
+        )
     )(agent.params)
     close(gradient, expected)
     # And the step follows it: clipped, then Adam.
-    step = snake.make_step(network, optimizer, SMALL)
+    step = jax.jit(snake.make_step(network, optimizer, SMALL))
     logits = jax.tree.map(lambda x: jnp.log(x / (1 - x)), hyper)
     updates, opt_state = optimizer.update(expected, agent.opt_state)
     after, _ = step(logits, agent, None, KEY)
@@ -138,9 +140,11 @@ def test_the_outer_gradient_is_equation_4():
     network, _, state = played(SMALL)
     agent, rollout = state.agent, state.agent.rollout
     advantage = outer_advantage(network, agent)
-    expected = jax.grad(lambda p: outer_loss(network, p, rollout, advantage))(agent.params)
+    expected = jax.jit(jax.grad(lambda p: outer_loss(network, p, rollout, advantage)))(agent.params)
     loss = snake.make_outer_loss(network, SMALL)
-    gradient = jax.grad(lambda p: loss(agent._replace(params=p), None, None)[0])(agent.params)
+    gradient = jax.jit(jax.grad(lambda p: loss(agent._replace(params=p), None, None)[0]))(
+        agent.params
+    )
     close(gradient, expected)
     for name, module in gradient.items():
         moved = any(np.any(x != 0) for x in module.values())
