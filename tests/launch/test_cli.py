@@ -90,6 +90,21 @@ def test_options_of_every_part(command):
     assert config.agent.network.features == PRESETS["local"]("catch").agent.network.features
 
 
+def test_integers_as_people_type_them(command):
+    """Also in lists, where None is allowed, and where an option is looked at before the others."""
+    sweep = command.refused(*"sweep nowhere --parallel 1e0 --retries 0.0".split())
+    assert "no sweep nowhere" in sweep
+    config = command.config(
+        *"train --game catch --frames 1e6 --seed 2_000 --agent.network.head-hidden 1e2 8 "
+        "--learner.online-batch 4.0 --hosts.count 1e0 --hosts.index 0e0".split()
+    )
+    expected = (1_000_000, 2_000, (100, 8), 4)
+    found = (
+        config.frames, config.seed, config.agent.network.head_hidden, config.learner.online_batch
+    )  # fmt: skip
+    assert found == expected and {type(x) for x in (*found[:2], *found[2], found[3])} == {int}
+
+
 BAD_INPUT = [
     ("trian", ["'trian'", "train", "evaluate", "benchmark", "Did you mean train?"]),
     ("--game pong", ["no command '--game'"]),
@@ -104,6 +119,8 @@ BAD_INPUT = [
     ),
     ("train --game catch --actors.parts 2", ["--actors.parts is called --actors.splits now"]),
     ("train --game catch --frames abc", ["--frames is 'abc'; allowed are integers from 1;"]),
+    ("train --game catch --frames 1.5e0", ["--frames is 1.5; allowed are integers from 1;"]),
+    ("train --game catch --frames 1e300", ["--frames is 1e+300; allowed are integers from 1 to"]),
     ("train --game catch --framez 100", ["no option '--framez'; did you mean --frames;"]),
     (
         "train --game catch --replay.min-replay-size 1000",
