@@ -29,7 +29,7 @@ from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
 from bmg.launch.remote.gate import RUN
 from bmg.launch.remote.peer import Peer, Visit
-from bmg.launch.remote.secret import Join, read_join
+from bmg.launch.remote.secret import Join, read_join, why_exposed
 from bmg.launch.remote.streams import allow_many_connections
 from bmg.launch.runtimes.choice import why_no_launchpad
 from bmg.launch.runtimes.processes.remote import COMMAND, task
@@ -124,7 +124,11 @@ def main(arguments: list[str]) -> int:
     environment.clean()
     if why := why_no_launchpad():
         raise ValueError(f"bmg actors: {why}.")
-    return _act(config, read_join(pathlib.Path(config.join)))
+    path = pathlib.Path(config.join)
+    join = read_join(path)
+    if why := why_exposed(path):
+        print(f"bmg: {why}", file=sys.stderr, flush=True)
+    return _act(config, join)
 
 
 def _act(config: ActorsConfig, join: Join) -> int:

@@ -66,6 +66,26 @@ def test_bad_input_is_one_line(command, tmp_path):
             assert all(word in line for word in words), line
 
 
+def test_a_join_file_that_others_can_read_is_named(command, tmp_path, monkeypatch):
+    """And used: where a container mounts it nobody may be able to change its mode."""
+    keep(tmp_path)
+    (tmp_path / JOIN).rename(tmp_path / "a copy.json")
+    monkeypatch.setattr(actors, "_act", lambda config, join: len(join.token))
+    join = ["actors", "--learner", "a:8500", "--join"]
+    for mode in (0o600, 0o400, 0o440, 0o644):
+        with named(oct(mode)):
+            (tmp_path / "a copy.json").chmod(mode)
+            code, out, err = command(*join, "a copy.json")
+            assert code == 43 and out == "", err
+            assert (err == "") == (mode in (0o600, 0o400))
+    assert "give chmod 600 'a copy.json'" in err and err.startswith("bmg: ")
+    assert len(err.splitlines()) == 1
+    shell = f"cat {shlex.quote(str(tmp_path / 'a copy.json'))}"
+    with subprocess.Popen(shell, shell=True, stdout=subprocess.PIPE) as process:
+        pipe = f"/dev/fd/{process.stdout.fileno()}"
+        assert command(*join, pipe) == (43, "", ""), "a pipe has no mode that counts"
+
+
 def test_a_gate_needs_launchpad(command):
     for runtime in ("local-threads", "in-graph"):
         options = f"--game catch --runtime {runtime} --gate-port 8500".split()
