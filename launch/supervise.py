@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from bmg.launch import environment, signals
 from bmg.launch.config import TrainConfig
+from bmg.launch.options import BAD_INPUT
 from bmg.launch.preflight import Plan
 from bmg.launch.runtimes.choice import choose_runtime
 from bmg.launch.runtimes.in_graph import directories
@@ -164,7 +165,7 @@ def report_end(
         except OSError as error:
             print(f"  (it cannot be read: {error.strerror})", file=sys.stderr)
     _print_causes(failed, statuses)
-    return 1
+    return BAD_INPUT if any(statuses.get(name, {}).get("mistake") for name in failed) else 1
 
 
 def _print_causes(failed: list[str], statuses: dict[str, Status]) -> None:

@@ -25,8 +25,9 @@ _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
 
-class NotFiniteError(RuntimeError):
-    """Nothing is learned any more: losses or gradients are not finite."""
+class NotFiniteError(ValueError):
+    """Nothing is learned any more, and a restart would change nothing: losses or gradients are not
+    finite."""
 
 
 def check_skipped(in_a_row: int, updates: int) -> None:

@@ -94,6 +94,7 @@ class Node:
             "process": name_of(os.getpid()),
             "start": self.start,
             "restarts": before["restarts"] + 1 if before else 0,
+            "mistake": False,  # it has failed of what the user has to mend
             "notes": [],  # the newest, of so many:
             "noted": 0,
         }
@@ -182,6 +183,7 @@ class Node:
             with contextlib.suppress(OSError), open(log_file(self._workdir, self.name), "a") as log:
                 traceback.print_exc(file=log)
             message = " ".join(str(error).split()) or type(error).__name__
+            self._status["mistake"] = isinstance(error, ValueError)
             # Who waited in vain for another node is not at fault, and would only wait again.
             self.set_state("stalled" if isinstance(error, TimeoutError) else "failed", message)
             raise

@@ -18,6 +18,7 @@ from bmg.environments.games import IN_GRAPH
 from bmg.launch import cli, console, preflight, train
 from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
+from bmg.launch.supervise import report_end
 from bmg.replay import memory
 from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
@@ -212,6 +213,25 @@ def test_actors_ask_where_there_is_an_accelerator(
 
 def test_every_game_is_known_to_the_error(command):
     assert "57" in command.refused("train", "--game", "zzz")
+
+
+def test_a_restart_repeats_nothing_that_the_user_has_to_mend(command, monkeypatch):
+    """A node's own error of that kind ends the run as wrong options do."""
+    again = []
+    monkeypatch.setattr(train, "go_on", lambda config, _: again.append(config.restarts) or 0)
+    for mistake, expected in ((False, 0), (True, 2)):
+        status = {"state": "failed", "message": "boom", "mistake": mistake}
+
+        def fails(config, *_, status=status) -> int:
+            return report_end(config, "failed", ["learner"], {"learner": status, "actor_0": {}})
+
+        monkeypatch.setattr(train, "supervise", fails)
+        workdir = f"runs/{mistake}"
+        code, _, err = command(*f"train --game catch --restarts 4 --workdir {workdir}".split())
+        assert code == expected and "bmg: learner failed: boom\n" in err
+        assert ("bmg: not started again" in err) == mistake
+    assert again == [4]
+    assert command(*"train --game catch --workdir runs/alone".split())[0] == 2
 
 
 def test_a_directory_of_another_configuration_is_refused(command, tmp_path):

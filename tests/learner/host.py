@@ -53,7 +53,7 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
     identity = {"game": "catch", "seed": index if scenario == "seeds" else 0}
     try:
         join(config, identity)
-    except HostsDiffer as error:
+    except ValueError as error:
         print(json.dumps({"differ": str(error)}), flush=True)
         os._exit(1)
     devices = place(DevicesConfig(), "cpu", central_inference=False).learner

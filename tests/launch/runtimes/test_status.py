@@ -55,6 +55,7 @@ def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
         raise error
     said = board.statuses()["actor_1"]
     assert said["state"] == state and said["message"] == " ".join(str(error).split())
+    assert said["mistake"] == isinstance(error, ValueError)
     assert "Traceback" in (config.path / "logs" / "actor_1.log").read_text()
     assert status.failed_nodes(board.statuses()) == ["actor_1"]
 
