@@ -17,7 +17,7 @@ from bmg.learner.config import LearnerConfig
 from bmg.learner.hosts import ONE_HOST, HostLeft, Hosts, OneHost
 from bmg.learner.profile import Profile
 from bmg.learner.progress import Progress
-from bmg.learner.record import RunInfo, RunRecord
+from bmg.learner.record import RunInfo, RunRecord, what_is_left
 from bmg.learner.reports import Report, summarise_reports
 from bmg.learner.update import MetricsRow, ShardedAgent, first
 
@@ -162,7 +162,7 @@ class Learner:
             self._config.prefetch,
         )  # fmt: skip
         if self.frames >= self._info.total_frames and self._progress.updates:
-            self._notify(f"the run has {self.frames:,} frames already; give more --frames to go on")
+            self._notify(what_is_left([self._record]))
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)
