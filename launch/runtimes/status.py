@@ -10,7 +10,7 @@ import pathlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -24,6 +24,7 @@ REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
 GATE = "gate"  # a part of the launcher, see `launch.remote`
 _PULSE_INTERVAL = 2.0  # seconds between signs of life
 _NOTES_KEPT = 20
+_NAMED = 3  # nodes in a line
 _LONGEST_LINE = 400  # characters of a note or a message
 
 Status = dict[str, Any]
@@ -233,6 +234,16 @@ class Notes:
 def failed_nodes(statuses: dict[str, Status]) -> list[str]:
     """Those that say so."""
     return [name for name, status in statuses.items() if status["state"] in ("failed", "stalled")]
+
+
+def what_is_awaited(nodes: Sequence[str], statuses: dict[str, Status], hosts: int) -> str:
+    """What keeps a run of so many hosts from its first update, as far as its nodes have said."""
+    silent = [name for name in nodes if name not in statuses and name != GATE]
+    if not silent:
+        others = "other hosts, " if hosts > 1 else ""
+        return f"all nodes have begun; {others}the first compilation, the first unrolls"
+    more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+    return f"not begun yet: {', '.join(silent[:_NAMED])}{more}"
 
 
 def is_finished(statuses: dict[str, Status]) -> bool:

@@ -530,6 +530,12 @@ def test_the_live_lines_fit_a_terminal():
 def test_the_live_line_at_the_start_and_at_the_end():
     start = console.progress_line({}, 100, 12.4)
     assert start.startswith("starting") and "12 s" in start
+    awaited = "not begun yet: actor_0"
+    assert console.progress_line({}, 100, 9.0, 1, awaited).startswith("starting: ")
+    slow = "starting for 75 s: not begun yet: actor_0"
+    assert console.progress_line({}, 100, 75.2, 1, awaited) == slow
+    assert console.live_lines({}, 100, 75.2, 1, awaited) == slow
+    assert "not begun" not in console.progress_line(ROW, 200_000, 75.2, 1, awaited)
     # An evaluation alone tells nothing of the learner.
     assert console.progress_line({"evaluation/return": 1.0}, 100, 1.0).startswith("starting")
     done = console.progress_line({**ROW, "learner/frames": 100_080}, 100_000, 60.0)

@@ -21,6 +21,7 @@ from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.status import Notes, clear_statuses, node_metrics, node_names, process_of
 from bmg.learner.config import HostsConfig
 from bmg.storage.processes import name_of
+from tests.tables import named
 from tests.waiting import eventually
 
 
@@ -58,6 +59,21 @@ def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
     assert said["mistake"] == isinstance(error, ValueError)
     assert "Traceback" in (config.path / "logs" / "actor_1.log").read_text()
     assert status.failed_nodes(board.statuses()) == ["actor_1"]
+
+
+def test_what_keeps_a_run_from_its_first_update():
+    nodes = ["replay", "learner", "actor_0", "actor_1", "evaluator_0", "gate"]
+    for begun, hosts, words in [
+        ([], 1, "not begun yet: replay, learner, actor_0 and 2 more"),
+        (["replay", "learner", "evaluator_0"], 2, "not begun yet: actor_0, actor_1"),
+        (nodes[:-1], 1, "all nodes have begun; the first compilation, the first unrolls"),
+        (nodes[:-1], 2,
+         "all nodes have begun; other hosts, the first compilation, the first unrolls"),
+    ]:  # fmt: skip
+        with named(begun, hosts):
+            said = dict.fromkeys(begun, {"state": "running"})
+            assert status.what_is_awaited(nodes, said, hosts) == words
+            assert len(f"starting for 999 s: {words}") <= 100
 
 
 def test_starts_are_counted_over_the_whole_run_and_restarts_in_its_stretch(config, board):
