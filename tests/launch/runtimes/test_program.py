@@ -106,6 +106,8 @@ def catch(request, tmp_path_factory):
     ).split()
     with started(*arguments, cwd=folder, optimized=True) as run:
         run.wait_for(learning(workdir))
+        if request.param == THREADS:
+            run.children.clear()  # git, which was asked for the commit
         nodes = nodes_of(workdir)
         for name in [] if request.param == THREADS else ["learner", "actor_0", "evaluator_0"]:
             environment = psutil.Process(nodes[name]["pid"]).environ()
