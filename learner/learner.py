@@ -20,12 +20,13 @@ from bmg.learner.progress import Progress
 from bmg.learner.record import RunInfo, RunRecord, what_is_left
 from bmg.learner.reports import Report, summarise_reports
 from bmg.learner.update import MetricsRow, ShardedAgent, first
+from bmg.storage.fields import Mistake
 
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(Mistake):
     """Nothing is learned any more, and a restart would change nothing: losses or gradients are not
     finite."""
 

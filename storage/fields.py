@@ -103,7 +103,12 @@ Weight = Annotated[float, Range(0, _LARGEST)]
 Logit = Annotated[float, Range(-50, 50)]  # beyond, a sigmoid is 0 or 1
 
 
-class FieldError(ValueError):
+class Mistake(ValueError):
+    """What the user has to mend: whoever tries again meets it again. Other ValueErrors may be a
+    library's, which raises them for a lost connection as well."""
+
+
+class FieldError(Mistake):
     """A field that cannot be what it is, in one line: `str` begins with its dotted path."""
 
     def __init__(self, path: str, problem: str):

@@ -17,6 +17,7 @@ import psutil
 
 from bmg.launch.config import TrainConfig
 from bmg.launch.runtimes.board import Board
+from bmg.storage.fields import Mistake
 from bmg.storage.files import write_json
 from bmg.storage.processes import is_running, name_of
 
@@ -184,7 +185,7 @@ class Node:
             with contextlib.suppress(OSError), open(log_file(self._workdir, self.name), "a") as log:
                 traceback.print_exc(file=log)
             message = " ".join(str(error).split()) or type(error).__name__
-            self._status["mistake"] = isinstance(error, ValueError)
+            self._status["mistake"] = isinstance(error, Mistake)
             # Who waited in vain for another node is not at fault, and would only wait again.
             self.set_state("stalled" if isinstance(error, TimeoutError) else "failed", message)
             raise

@@ -20,6 +20,8 @@ from bmg.launch.runtimes import assembly, status
 from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.status import Notes, clear_statuses, node_metrics, node_names, process_of
 from bmg.learner.config import HostsConfig
+from bmg.learner.learner import NotFiniteError
+from bmg.storage.checkpoint import CheckpointError
 from bmg.storage.processes import name_of
 from tests.tables import named
 from tests.waiting import eventually
@@ -48,7 +50,13 @@ def test_a_node_says_how_it_is(config, board):
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(ValueError("two\nlines"), "failed"), (TimeoutError("no room"), "stalled")]
+    ("error", "state"),
+    [
+        (ValueError("two\nlines"), "failed"),
+        (TimeoutError("no room"), "stalled"),
+        (CheckpointError("is truncated"), "failed"),
+        (NotFiniteError("all skipped"), "failed"),
+    ],
 )
 def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
     node = status.Node(config, "actor_1", board)
@@ -56,7 +64,8 @@ def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
         raise error
     said = board.statuses()["actor_1"]
     assert said["state"] == state and said["message"] == " ".join(str(error).split())
-    assert said["mistake"] == isinstance(error, ValueError)
+    ours = isinstance(error, (CheckpointError, NotFiniteError))
+    assert said["mistake"] == ours, "a library's ValueError may come of a lost host"
     assert "Traceback" in (config.path / "logs" / "actor_1.log").read_text()
     assert status.failed_nodes(board.statuses()) == ["actor_1"]
 
