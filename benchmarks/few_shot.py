@@ -25,6 +25,7 @@ import numpy as np
 from bmg.benchmarks.config import BenchmarkConfig
 from bmg.benchmarks.peer_process import Peer
 from bmg.benchmarks.peers.burst import burst
+from bmg.benchmarks.progress import show, turns
 from bmg.experiments.few_shot.config import FewShotConfig
 from bmg.experiments.few_shot.lifetime import Images, make_lifetime
 from bmg.experiments.few_shot.network import NUM_CONVOLUTIONS, Shape
@@ -276,7 +277,11 @@ def measure(config: Config) -> Iterator[dict]:
             if not cases:
                 every = sorted({case.K for case in CASES})
                 raise ValueError(f"inner_steps has {inner_steps}; allowed are {every}.")
-            programs = {case: compile_case(config_of(case, config), images) for case in cases}
+            programs = {}
+            for case in cases:
+                programs[case] = compile_case(config_of(case, config), images)
+                took = programs[case].compile_seconds
+                show(f"{case.method}, K = {case.K}, L = {case.L}: {took:.1f} s to compile")
             if inner_steps == 1:
                 one_step = {case: program.temporary_bytes for case, program in programs.items()}
             seconds = take_turns(programs, peers, inner_steps, config)
@@ -287,18 +292,18 @@ def take_turns(
     programs: Mapping[Case, Program], peers: Mapping[str, Peer], inner_steps: int, config: Config
 ) -> dict[Case, float | None]:
     """Median seconds of a meta-step of each; None where a peer has failed."""
-    turns = {
+    bursts = {
         case: functools.partial(burst, program.run, config.seconds)
         for case, program in programs.items()
     }
     for name, peer in peers.items():
-        turns[Case(name, inner_steps, 0)] = functools.partial(
+        bursts[Case(name, inner_steps, 0)] = functools.partial(
             peer.ask, inner_steps=inner_steps, seconds=config.seconds
         )
-    times: dict[Case, list[float | None]] = {case: [] for case in turns}
-    for _ in range(_QUICK_ROUNDS if config.quick else config.rounds):
-        for case, turn in turns.items():
-            times[case].append(turn())
+    times: dict[Case, list[float | None]] = {case: [] for case in bursts}
+    for _ in turns(_QUICK_ROUNDS if config.quick else config.rounds):
+        for case, burst_of in bursts.items():
+            times[case].append(burst_of())
     return {
         case: None if None in values else statistics.median(values)
         for case, values in times.items()

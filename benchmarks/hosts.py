@@ -42,7 +42,13 @@ def _apart(hosts: int, seconds: float, pinned: bool) -> float:
     cores = sorted(os.sched_getaffinity(0)) if pinned else [None]
     with concurrent.futures.ThreadPoolExecutor(hosts) as pool:
         runs = [
-            pool.submit(run_and_measure, _batch(1), seconds, core=cores[index % len(cores)])
+            pool.submit(
+                run_and_measure,
+                _batch(1),
+                seconds,
+                core=cores[index % len(cores)],
+                name=f"run {index + 1} of {hosts}, alone",
+            )  # fmt: skip
             for index in range(hosts)
         ]
         try:

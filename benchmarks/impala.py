@@ -6,6 +6,8 @@ IMPALA's ResNet 16-32-32 with 256. docs/speed.md has the command of one to run i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bmg.benchmarks.config import BenchmarkConfig as Config
 from bmg.benchmarks.system import run_and_measure
 
@@ -23,11 +25,9 @@ _COMMON = [
 ]
 
 
-def measure(config: Config) -> list[dict]:
+def measure(config: Config) -> Iterator[dict]:
     """Runs the program with each torso."""
-    rows = []
     for torso, options in _TORSOS.items():
         measured = run_and_measure([*_COMMON, *options], seconds=20 if config.quick else 60)
         steps = measured["frames_per_second"] / 4
-        rows.append({"torso": torso, "agent_steps_per_second": steps, **measured})
-    return rows
+        yield {"torso": torso, "agent_steps_per_second": steps, **measured}

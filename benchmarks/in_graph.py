@@ -47,7 +47,7 @@ def measure(config: Config) -> list[dict]:
             several = "seeds" in name
             found = run_and_measure(
                 [*common, "--agent.algorithm", agent, *cases[name]], seconds,
-                folder="seed-0" if several else "",
+                folder="seed-0" if several else "", name=f"{agent}, {name}",
             )  # fmt: skip
             count = config.seeds if several else 1
             measured[name].append({**found, "steps": count * found["frames_per_second"]})

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -41,20 +40,24 @@ def _options(placement: str) -> list[str]:
     ]
 
 
-def measure(config: Config) -> Iterator[dict]:
+def measure(config: Config) -> list[dict]:
     """A row for each placement: medians over its runs."""
     seconds = 20.0 if config.quick else 60.0
     runs: dict[str, list[dict]] = {placement: [] for placement in _PLACEMENTS}
     for _ in range(1 if config.quick else config.rounds):
         for placement, measured in runs.items():
-            measured.append(run_and_measure(_options(placement), seconds))
+            measured.append(run_and_measure(_options(placement), seconds, name=placement))
     alone = np.median([run["frames_per_second"] for run in runs["actor"]])
+    rows = []
     for placement, measured in runs.items():
         rate = np.median([run["frames_per_second"] for run in measured])
-        yield {
-            "inference": placement,
-            "agent_steps_per_second": rate / 4,
-            "over_actor": rate / alone,
-            "occupancy": np.median([run["occupancy"] for run in measured]),
-            "peak_gb": np.median([run["peak_bytes"] for run in measured]) / 1e9,
-        }
+        rows.append(
+            {
+                "inference": placement,
+                "agent_steps_per_second": rate / 4,
+                "over_actor": rate / alone,
+                "occupancy": np.median([run["occupancy"] for run in measured]),
+                "peak_gb": np.median([run["peak_bytes"] for run in measured]) / 1e9,
+            }
+        )
+    return rows

@@ -14,6 +14,7 @@ import time
 from bmg.agents.update_rule import RuleConfig
 from bmg.benchmarks.config import BenchmarkConfig
 from bmg.benchmarks.learner import product_rate
+from bmg.benchmarks.progress import show, turns
 from bmg.experiments.lpg.config import LpgConfig
 from bmg.experiments.lpg.lifetime import make_lifetime
 from bmg.experiments.runner import Runner, use_all_cores
@@ -75,8 +76,9 @@ def measure(config: Config) -> list[dict]:
         compiled[name] = runners[name].compile()
         compile_seconds[name] = time.perf_counter() - begin
         runners[name].advance()
+        show(f"{name}: {compile_seconds[name]:.1f} s to compile")
     seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(2 if config.quick else config.rounds):
+    for _ in turns(2 if config.quick else config.rounds):
         for name, runner in runners.items():
             begin = time.perf_counter()
             runner.advance()

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.benchmarks.progress import show
 from bmg.benchmarks.system import run_and_measure
 from bmg.environments.atari import LIGHT
 from bmg.environments.factory import make
@@ -32,6 +33,7 @@ def bare_environment(seconds: float, num_envs: int = 24) -> float:
         steps += num_envs
     elapsed = time.perf_counter() - start
     environment.close()
+    show(f"bare environment: {steps / elapsed:,.0f} agent steps/s")
     return steps / elapsed
 
 
@@ -39,7 +41,7 @@ def measure(config: Config) -> list[dict]:
     """The bare environment before and after the pipeline; the pipeline against their mean."""
     seconds = 5.0 if config.quick else 15.0
     before = bare_environment(seconds)
-    measured = run_and_measure(_OPTIONS, seconds=15 if config.quick else 40)
+    measured = run_and_measure(_OPTIONS, seconds=15 if config.quick else 40, name="pipeline")
     bare = (before + bare_environment(seconds)) / 2
     steps = measured["frames_per_second"] / 4
     return [

@@ -32,7 +32,8 @@ def measure(config: Config) -> list[dict]:
     seconds = config.seconds / 3 if config.quick else config.seconds
     measured: dict[str, list[dict]] = {runtime: [] for runtime in config.runtimes}
     for runtime in (*config.runtimes, *reversed(config.runtimes)):
-        measured[runtime].append(run_and_measure([*common, "--runtime", runtime], seconds))
+        options = [*common, "--runtime", runtime]
+        measured[runtime].append(run_and_measure(options, seconds, name=runtime))
     rows = []
     for runtime, runs in measured.items():
         row = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}

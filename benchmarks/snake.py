@@ -9,6 +9,7 @@ import time
 import jax
 
 from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.progress import show, turns
 from bmg.experiments.multistep.config import ObjectiveConfig
 from bmg.experiments.snake.a2c import make_lifetime
 from bmg.experiments.snake.config import SnakeConfig
@@ -46,8 +47,9 @@ def measure(config: Config) -> list[dict]:
         memory = windows[objective].memory_analysis()
         peaks[objective] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
         states[objective], _ = windows[objective](state, None)
+        show(f"{objective.label}: {compilation[objective]:.1f} s to compile")
     seconds: dict[ObjectiveConfig, list[float]] = {objective: [] for objective in objectives}
-    for _ in range(config.repetitions):
+    for _ in turns(config.repetitions):
         for objective in objectives:
             began = time.perf_counter()
             after = windows[objective](states[objective], None)

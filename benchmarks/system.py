@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
+from bmg.benchmarks.progress import show
 from bmg.storage.processes import child_environment
 from bmg.storage.rows import read_rows
 
@@ -22,6 +23,7 @@ def run_and_measure(
     command: Sequence[str] = ("train",),
     core: int | None = None,
     folder: str = "",
+    name: str = "",
 ) -> dict[str, float]:
     """Runs `bmg train` for a while and stops it.
 
@@ -31,6 +33,7 @@ def run_and_measure(
       command: another command with these options, such as `pod local`.
       core: the one that it runs on; None for all.
       folder: of the run directory that has the metrics, such as that of one of several seeds.
+      name: for a line that shows what was measured; empty for none.
 
     Returns:
       updates and environment frames per second, policy lag in updates, the share of its time in
@@ -56,7 +59,10 @@ def run_and_measure(
         )
         _running.add(process)
         try:
-            return _watch(process, workdir / folder / "metrics.jsonl", start, seconds)
+            found = _watch(process, workdir / folder / "metrics.jsonl", start, seconds)
+            if name:
+                show(f"{name}: {found['frames_per_second']:,.0f} frames/s")
+            return found
         finally:
             _running.remove(process)
             process.terminate()

@@ -6,6 +6,7 @@ import statistics
 import time
 
 from bmg.benchmarks.config import BenchmarkConfig as Config
+from bmg.benchmarks.progress import show, turns
 from bmg.experiments.runner import Runner, use_all_cores
 from bmg.experiments.two_colors.config import TwoColorsConfig
 from bmg.experiments.two_colors.experiment import make_lifetime
@@ -34,8 +35,9 @@ def measure(config: Config) -> list[dict]:
         for name, method in _METHODS.items():
             runners[name] = Runner(make_lifetime(method), seeds, 0, method.record_every)
             runners[name].advance()  # compiles
+            show(f"{name}, seeds {seeds}: compiled")
         seconds: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(3 if config.quick else 10):
+        for _ in turns(3 if config.quick else 10):
             for name, runner in runners.items():
                 began, before = time.perf_counter(), runner.records.steps
                 runner.advance()

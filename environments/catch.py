@@ -26,14 +26,14 @@ ACTIONS = ("left", "stay", "right")
 NUM_ACTIONS = len(ACTIONS)
 
 
-def check_board(rows: int, columns: int) -> None:
-    """Refuses a board without room for the game, or that does not fit into the observation.
+def check_board(rows: int, columns: int) -> tuple[int, int]:
+    """The two; refuses a board without room for the game, or that does not fit the observation.
 
     Raises:
         ValueError: one line.
     """
-    read(Annotated[int, Range(2, ROWS)], rows, "rows")
-    read(Annotated[int, Range(1, COLUMNS)], columns, "columns")
+    rows = read(Annotated[int, Range(2, ROWS)], rows, "rows")
+    return rows, read(Annotated[int, Range(1, COLUMNS)], columns, "columns")
 
 
 class Catch:
@@ -46,12 +46,11 @@ class Catch:
         self, num_envs: int, seed: int | np.ndarray, rows: int = ROWS, columns: int = COLUMNS
     ):
         """Args: `seed` is an integer or an array of integers (such as `base.spaced_seeds`)."""
-        check_board(rows, columns)
+        self._rows, self._columns = check_board(rows, columns)
         self.num_envs = num_envs
         self.spec = base.EnvironmentSpec(
             frame_shape=(ROWS, COLUMNS, 1), num_actions=NUM_ACTIONS, num_stack=1, action_repeat=1
         )
-        self._rows, self._columns = rows, columns
         self._random = np.random.default_rng(seed)
         self._started = False
 

@@ -31,7 +31,7 @@ def make_params(rows: int = catch.ROWS, columns: int = catch.COLUMNS) -> Params:
     Raises:
       ValueError: it has no room for the game, or does not fit into the observation; one line.
     """
-    catch.check_board(rows, columns)
+    rows, columns = catch.check_board(rows, columns)
     return Params(np.int32(rows), np.int32(columns))
 
 

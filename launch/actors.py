@@ -12,10 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import pathlib
+import re
 import signal
+import socket
+import ssl
 import sys
 import tempfile
 import threading
@@ -29,7 +33,7 @@ from bmg.launch.config import TrainConfig
 from bmg.launch.options import parse_options
 from bmg.launch.remote.gate import RUN
 from bmg.launch.remote.peer import Peer, Visit
-from bmg.launch.remote.secret import Join, read_join
+from bmg.launch.remote.secret import Join, read_join, why_exposed
 from bmg.launch.remote.streams import allow_many_connections
 from bmg.launch.runtimes.choice import why_no_launchpad
 from bmg.launch.runtimes.processes.remote import COMMAND, task
@@ -51,6 +55,7 @@ _SELF_CONTAINED = set(ALGORITHMS) - {"lpg"}  # the others need a file of this ma
 _LONGEST_PAUSE = 5.0  # seconds between attempts to reach the run
 _LOOK = 0.1  # seconds between looks at whether to stop
 _LONGEST_SOCKET = 107  # bytes of a path that a socket can have on Linux
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _SAME_CAUSE = 2.0  # seconds within which a process dies of the connection that is about to be lost
 
 
@@ -124,7 +129,11 @@ def main(arguments: list[str]) -> int:
     environment.clean()
     if why := why_no_launchpad():
         raise ValueError(f"bmg actors: {why}.")
-    return _act(config, read_join(pathlib.Path(config.join)))
+    path = pathlib.Path(config.join)
+    join = read_join(path)
+    if why := why_exposed(path):
+        print(f"bmg: {why}", file=sys.stderr, flush=True)
+    return _act(config, join)
 
 
 def _act(config: ActorsConfig, join: Join) -> int:
@@ -231,12 +240,17 @@ class _Host:
                 visit = await self._peer.visit(service)
                 break
             except OSError as error:
-                reason = error.strerror or str(error) or type(error).__name__
-                problem = f"no connection to {self._peer.address} ({reason})"
+                problem = f"no connection to {self._peer.address} ({_reason(error)})"
             if time.monotonic() - started > patience:
-                raise _Ended(f"{problem} for {patience:g} s; is the run there, and its port open?")
+                raise _Ended(
+                    f"{problem} for {patience:g} s; start the run with --gate-port "
+                    f"{self._config.port}, let firewalls pass that port, or give another --learner."
+                )
             if pause == 1.0 and patience < math.inf:
-                print(f"{problem}; tries for {patience:g} s", flush=True)
+                print(
+                    f"{problem}; is the run there, with --gate-port {self._config.port}? tries for "
+                    f"{patience:g} s", flush=True,
+                )  # fmt: skip
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         there = visit.welcome.get("version")
@@ -309,6 +323,20 @@ class _Host:
         process.stdin.write(task(run, number, self._folder))
         process.stdin.close()
         return process
+
+
+def _reason(error: OSError) -> str:
+    """Why there is no connection, in our own words as far as there are some."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror
+    if isinstance(error, ssl.SSLError):
+        return "what answers there is not a run's gate"
+    # A name with several addresses has several errors, of which asyncio joins the texts.
+    found = {error.errno} if error.errno else {int(x) for x in _ERRNO.findall(str(error))}
+    if errno.ECONNREFUSED in found:
+        return "refused: nothing listens there"
+    reasons = sorted(map(os.strerror, found))
+    return ", ".join(reasons) or str(error) or type(error).__name__
 
 
 async def _last_sign(process: asyncio.subprocess.Process, seconds: float) -> str:

@@ -1,4 +1,5 @@
-"""`bmg benchmark BENCHMARK`: measures, prints a table, and writes its rows as a JSON list."""
+"""`bmg benchmark BENCHMARK`: measures, prints a line for each row as it comes and a table of all,
+and writes the rows as a JSON list."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import pathlib
 
 from bmg.launch import environment, signals
 from bmg.launch.options import choose, parse_options
-from bmg.launch.tables import print_table
+from bmg.launch.tables import print_row, print_table
 from bmg.storage.compiled import FOLDER
 from bmg.storage.files import write_json
 
@@ -52,8 +53,11 @@ def main(arguments: list[str]) -> int:
     rows = []
     try:
         with signals.interrupting(_TIDY_SECONDS):
-            for row in benchmark.measure(config):
+            found = benchmark.measure(config)
+            for row in found:
                 rows.append(row)
+                if not isinstance(found, list):  # whose rows come together: the table follows
+                    print_row(row)
                 if config.json:
                     write_json(pathlib.Path(config.json), rows)
     except KeyboardInterrupt:

@@ -135,8 +135,10 @@ def _run(arguments: list[str]) -> int:
 
 def fail(message: str) -> int:
     """Prints an error in one line, which a terminal takes for nothing but text; the exit code 2."""
+    from bmg.launch.options import BAD_INPUT
+
     print("bmg: " + " ".join(_printable(word) for word in message.split()), file=sys.stderr)
-    return 2
+    return BAD_INPUT
 
 
 def _printable(word: str) -> str:

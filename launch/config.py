@@ -66,7 +66,8 @@ class TrainConfig:
     """TCP port of this machine at which actors on others join the run: bmg actors; 0 for none.
     Launchpad alone; docs/devices.md."""
     restarts: Few = 0
-    """How often the run goes on from its newest checkpoint by itself after it has failed."""
+    """How often the run goes on from its newest checkpoint by itself after it has failed; not where
+    it has failed of what you have to mend (exit code 2)."""
     node_restarts: Few = 10
     """Deaths of one actor or evaluator within ten minutes, after each of which it starts again; one
     more ends the run."""

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from bmg.storage.rows import METRICS, Row, parse_row
 
+_SLOW_START = 10.0  # seconds after which it is said what a run waits for
 _PLAIN_INTERVAL = 30.0  # seconds between lines where the output is no terminal
 
 
@@ -88,10 +89,14 @@ class RunConsole:
         """Prints a line above the live ones."""
         self._text.print(message)
 
-    def refresh(self) -> None:
-        """Reads new metrics and redraws; plain lines come now and then where no terminal is."""
+    def refresh(self, awaited: str = "") -> None:
+        """Reads new metrics and redraws; plain lines come now and then where no terminal is.
+
+        Args:
+          awaited: what keeps the run from its first line of metrics.
+        """
         self._read()
-        now = self._latest, self._total, time.monotonic() - self._started, self._seeds
+        now = self._latest, self._total, time.monotonic() - self._started, self._seeds, awaited
         self._text.show(live_lines(*now), progress_line(*now))
 
     def _read(self) -> None:
@@ -154,7 +159,9 @@ class _NewLines:
         return not os.path.samestat(opened, found) or found.st_size < self._position
 
 
-def progress_line(latest: Row, total: int, elapsed: float, seeds: int = 1) -> str:
+def progress_line(
+    latest: Row, total: int, elapsed: float, seeds: int = 1, awaited: str = ""
+) -> str:
     """One line: frames, rates, lag, what is wrong, scores, time left.
 
     Args:
@@ -162,9 +169,10 @@ def progress_line(latest: Row, total: int, elapsed: float, seeds: int = 1) -> st
       total: environment frames of the whole run.
       elapsed: seconds since this stretch of the run began.
       seeds: that run side by side, of which this is the first one.
+      awaited: what keeps the run from its first line of metrics.
     """
     if not _has_begun(latest):
-        return _starting(elapsed)
+        return _starting(elapsed, awaited)
     parts = [_frames(latest, total), _rate(latest, seeds)]
     if "learner/updates_per_second" in latest:
         parts.append(f"{latest['learner/updates_per_second']:.2f} updates/s")
@@ -176,11 +184,11 @@ def progress_line(latest: Row, total: int, elapsed: float, seeds: int = 1) -> st
     return " | ".join(parts)
 
 
-def live_lines(latest: Row, total: int, elapsed: float, seeds: int = 1) -> str:
+def live_lines(latest: Row, total: int, elapsed: float, seeds: int = 1, awaited: str = "") -> str:
     """Two lines for a terminal of 80 columns: how far the run is, and what comes of it; arguments
     as of `progress_line`."""
     if not _has_begun(latest):
-        return _starting(elapsed)
+        return _starting(elapsed, awaited)
     first = " | ".join([_frames(latest, total), _rate(latest, seeds), _left(latest, total)])
     second = " | ".join([*_returns(latest), *_problems(latest)])
     return f"{first}\n{second or 'no episode has ended yet'}"
@@ -219,7 +227,9 @@ def _has_begun(latest: Row) -> bool:
     return {"learner/frames", "learner/frames_per_second"} <= latest.keys()
 
 
-def _starting(elapsed: float) -> str:
+def _starting(elapsed: float, awaited: str) -> str:
+    if awaited and elapsed > _SLOW_START:
+        return f"starting for {elapsed:.0f} s: {awaited}"
     return f"starting: environments and the first compilation, {elapsed:.0f} s so far"
 
 

@@ -27,6 +27,7 @@ from bmg.storage.fields import (
 )
 
 Config = TypeVar("Config")
+BAD_INPUT = 2  # exit code of an error that the user has to mend: the next try would meet it again
 
 
 def check_name(kind: str, name: str, allowed: Iterable[str]) -> None:

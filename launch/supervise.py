@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from bmg.launch import environment, signals
 from bmg.launch.config import TrainConfig
+from bmg.launch.options import BAD_INPUT
 from bmg.launch.preflight import Plan
 from bmg.launch.runtimes.choice import choose_runtime
 from bmg.launch.runtimes.in_graph import directories
-from bmg.launch.runtimes.status import LEARNER, Notes, Status, log_file
+from bmg.launch.runtimes.status import LEARNER, Notes, Status, log_file, what_is_awaited
 from bmg.learner.config import HostsConfig
 from bmg.storage.run_directory import config_file, to_dict
 
@@ -72,15 +73,17 @@ def supervise(
         program = _start(runtime, config, plan, resume, console.print)
         notes = Notes()
 
-        def print_notes() -> None:
-            for line in notes.new(program.board.statuses()):
+        def print_notes() -> dict[str, Status]:
+            statuses = program.board.statuses()
+            for line in notes.new(statuses):
                 console.print(line)
+            return statuses
 
         state = "failed"
         try:
             while (state := program.poll()) == "running" and not asked.is_set():
-                print_notes()
-                console.refresh()
+                statuses = print_notes()
+                console.refresh(what_is_awaited(program.board.nodes, statuses, config.hosts.count))
                 # JAX takes the signals for itself when hosts join.
                 signals.take()
                 time.sleep(0.2)
@@ -164,7 +167,7 @@ def report_end(
         except OSError as error:
             print(f"  (it cannot be read: {error.strerror})", file=sys.stderr)
     _print_causes(failed, statuses)
-    return 1
+    return BAD_INPUT if any(statuses.get(name, {}).get("mistake") for name in failed) else 1
 
 
 def _print_causes(failed: list[str], statuses: dict[str, Status]) -> None:

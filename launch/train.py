@@ -14,7 +14,7 @@ from typing import Any
 from bmg.launch import environment, mirror, signals
 from bmg.launch.config import FIXED, TrainConfig, kept_rule, with_kept_rule
 from bmg.launch.hosts.cluster import Found, find_host
-from bmg.launch.options import check_name, parse_options, peek
+from bmg.launch.options import BAD_INPUT, check_name, parse_options, peek
 from bmg.launch.preflight import check
 from bmg.launch.presets import PRESETS
 from bmg.launch.runtimes.choice import choose_runtime
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
     """Runs `bmg train`.
 
     Returns:
-      The exit code: 0 complete, 1 a node failed, 130 stopped by Ctrl-C.
+      The exit code: 0 complete, 1 a node failed, 2 of what the user has to mend, 130 stopped by
+      Ctrl-C.
 
     Raises:
       ValueError: bad input, one line.
@@ -42,6 +43,11 @@ def main(arguments: list[str]) -> int:
     code = run(config, open_network)
     if code == 1 and config.restarts:
         return go_on(config, open_network)
+    if code == BAD_INPUT and config.restarts:
+        print(
+            "bmg: not started again, it would fail in the same way; mend that, then give --resume",
+            file=sys.stderr,
+        )
     return code
 
 

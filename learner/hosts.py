@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bmg.learner.batches import BatchInfo
 from bmg.learner.config import HostsConfig
-from bmg.storage.fields import host_and_port
+from bmg.storage.fields import Mistake, host_and_port
 
 _MESSAGE_BYTES = 2**16  # of what a host tells the others at the start
 _GO_ON = "go on with --resume, on as many hosts as there are"
@@ -43,7 +43,7 @@ class HostMissing(RuntimeError):
 
 
 class HostsDiffer(RuntimeError):
-    """Hosts that should hold the same do not."""
+    """Hosts hold other states than each other."""
 
 
 def check_port(config: HostsConfig) -> None:
@@ -75,7 +75,7 @@ def join(config: HostsConfig, identity: dict[str, Any]) -> None:
 
     Raises:
       TimeoutError: some hosts did not come in time; one line.
-      HostsDiffer: they run other code, or another configuration; one line that names a difference.
+      Mistake: they run other code, or another configuration; one line that names a difference.
     """
     if config.count == 1:
         return
@@ -109,7 +109,7 @@ def _check_identity(identity: dict[str, Any]) -> None:
         other = json.loads(row.tobytes())
         for name in sorted({*first, *other}):
             if first.get(name) != other.get(name):
-                raise HostsDiffer(
+                raise Mistake(
                     f"host {index} has {name} = {other.get(name)!r}, host 0 {first.get(name)!r}; "
                     "start all hosts with the same code and options."
                 )

@@ -17,7 +17,7 @@ from bmg.environments.in_graph import World
 from bmg.learner.config import LearnerConfig
 from bmg.learner.in_graph import Playing, State, Told, make_evaluation, make_program
 from bmg.learner.learner import check_skipped
-from bmg.learner.record import RunRecord
+from bmg.learner.record import RunRecord, what_is_left
 from bmg.meta.side_by_side import SEEDS, SHARDS, make_mesh, side_by_side
 from bmg.storage.checkpoint import CheckpointError
 
@@ -168,9 +168,7 @@ class InGraphLearner:
         chunks: list[tuple[int, Told]] = []  # of the next row
         most = 1
         if self._updates >= self._total:
-            frames = self._records[0].frames
-            what = "give more --frames to go on" if self._is_evaluated() else "it is evaluated"
-            self._notify(f"the run has {frames:,} frames already; {what}")
+            self._notify(what_is_left(self._records))
         try:
             while self._updates < self._total and not should_stop():
                 count = min(most, self._total - self._updates)
@@ -207,11 +205,6 @@ class InGraphLearner:
         for record in self._records:
             record.check_saved()
         return complete
-
-    def _is_evaluated(self) -> bool:
-        """Whether nothing is missing of a run that has its frames."""
-        found = [record.progress.evaluation or {} for record in self._records]
-        return not self._evaluates or all(x.get("final") is True for x in found)
 
     def _row_is_due(self, chunks: list[tuple[int, Told]], seconds: float) -> bool:
         """So many rows in a run, evenly over its updates, or one after so long a time."""

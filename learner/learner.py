@@ -17,16 +17,18 @@ from bmg.learner.config import LearnerConfig
 from bmg.learner.hosts import ONE_HOST, HostLeft, Hosts, OneHost
 from bmg.learner.profile import Profile
 from bmg.learner.progress import Progress
-from bmg.learner.record import RunInfo, RunRecord
+from bmg.learner.record import RunInfo, RunRecord, what_is_left
 from bmg.learner.reports import Report, summarise_reports
 from bmg.learner.update import MetricsRow, ShardedAgent, first
+from bmg.storage.fields import Mistake
 
 _MOST_SKIPPED = 100  # updates in a row without effect, after which a run ends
 _LEAVE_SECONDS = 60.0  # that hosts wait for the others' last checkpoint at most
 
 
-class NotFiniteError(RuntimeError):
-    """Nothing is learned any more: losses or gradients are not finite."""
+class NotFiniteError(Mistake):
+    """Nothing is learned any more, and a restart would change nothing: losses or gradients are not
+    finite."""
 
 
 def check_skipped(in_a_row: int, updates: int) -> None:
@@ -161,7 +163,7 @@ class Learner:
             self._config.prefetch,
         )  # fmt: skip
         if self.frames >= self._info.total_frames and self._progress.updates:
-            self._notify(f"the run has {self.frames:,} frames already; give more --frames to go on")
+            self._notify(what_is_left([self._record]))
         window = Window(self.frames)
         last_checkpoint = time.monotonic()
         profile = Profile(self._info.workdir / "profile", self._config.profile_updates)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,13 @@ class RunRecord:
     def complete(self) -> bool:
         """Whether these are all."""
         return self.frames >= self.info.total_frames
+
+    @property
+    def has_score(self) -> bool:
+        """Whether the evaluation at its end is there, or nobody evaluates."""
+        found = self.progress.evaluation or {}
+        there = found.get("final") is True and found["version"] == self.progress.updates
+        return there or not self.info.num_evaluators
 
     def restore(self, template: Any, most_updates: int | None = None) -> Any:
         """Goes on from the newest usable checkpoint.
@@ -326,6 +333,13 @@ class RunRecord:
         }
         self._publish_results(results)
         write_json(info.workdir / "results.json", results)
+
+
+def what_is_left(records: Sequence[RunRecord]) -> str:
+    """A line about a run that goes on and has its frames already, of each of its seeds."""
+    done = all(record.has_score for record in records)
+    what = "give more --frames to go on" if done else "its last evaluation is missing and is made"
+    return f"the run has {records[0].frames:,} frames already; {what}"
 
 
 def _replaces(evaluation: Evaluation, before: dict | None) -> bool:

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from bmg.storage import npz
+from bmg.storage.fields import Mistake
 from bmg.storage.files import whole_file
 
 FORMAT = 1
@@ -34,7 +35,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 _SHOWN = 80  # characters of a foreign value in a message
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Mistake):
     """A checkpoint that cannot be used; the message is one line for the user.
 
     What is raised by a `template` or a `check` goes on from the file's name, which `load` adds.

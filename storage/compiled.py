@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -12,6 +13,9 @@ from collections.abc import Mapping
 FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's name for it
 _SECONDS = 0.5  # of compilation, from which on a program is kept
 _BYTES = 2**30  # of all programs; the one unused for longest goes first
+# JAX's names of a program, and of the file with the time of its last use, which it writes next.
+_PROGRAM, _USED = "-cache", "-atime"
+_LOCK, _LOCK_SECONDS = ".lockfile", 1.0  # JAX has it while it writes
 
 
 def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
@@ -19,7 +23,7 @@ def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
 
     JAX tells programs apart by their code, its own version, its flags and the kind of device; not
     by what a CPU can do, which is another one where a home directory is shared. So each kind of CPU
-    has a folder of its own.
+    has a folder of its own. What was not written to its end is removed from it.
 
     Args:
       environment: of this process. Whoever has chosen a folder, or none by an empty name, keeps it.
@@ -39,11 +43,32 @@ def keeping_compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
     there = next(x for x in (wanted, *wanted.parents) if os.path.exists(x))
     if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
         return {}
+    _remove_unfinished(wanted)
     return {
         FOLDER: str(folder),
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(_BYTES),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(_SECONDS),
     }
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes programs whose writer was killed, or had no space. JAX would not replace them, and
+    as long as it has not read one, it could keep no others."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:  # nothing is kept there yet
+        return
+    stems = (name.removesuffix(_PROGRAM) for name in names if name.endswith(_PROGRAM))
+    unfinished = [stem for stem in stems if stem + _USED not in names]
+    if not unfinished:
+        return
+    import filelock
+
+    with contextlib.suppress(OSError):  # somebody writes: it is for the next start
+        with filelock.FileLock(folder / _LOCK, timeout=_LOCK_SECONDS):
+            for stem in unfinished:
+                if not (folder / (stem + _USED)).exists():
+                    (folder / (stem + _PROGRAM)).unlink(missing_ok=True)
 
 
 def _cpu() -> str:

@@ -28,6 +28,7 @@ MOST_NODES = 1000  # processes of a kind in a run: each has a number below it
 MANY = 2**31 - 1  # what counts and seeds end at: they are 32-bit integers somewhere
 _TOO_LARGE = 10**9  # bounds from here on are named only where they are broken
 _SHOWN = 60  # characters of a value in an error
+_EXACT = 2**53  # floats of this size and larger are not every integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,12 @@ Weight = Annotated[float, Range(0, _LARGEST)]
 Logit = Annotated[float, Range(-50, 50)]  # beyond, a sigmoid is 0 or 1
 
 
-class FieldError(ValueError):
+class Mistake(ValueError):
+    """What the user has to mend: whoever tries again meets it again. Other ValueErrors may be a
+    library's, which raises them for a lost connection as well."""
+
+
+class FieldError(Mistake):
     """A field that cannot be what it is, in one line: `str` begins with its dotted path."""
 
     def __init__(self, path: str, problem: str):
@@ -161,8 +167,8 @@ def describe(hint: Any, whole: bool = False) -> str:
 
 
 def check_fields(config) -> None:
-    """Refuses a dataclass with a field that is not of its type or out of its range; of fields that
-    are dataclasses themselves, another one than declared.
+    """Makes a dataclass's fields what `read` makes of them, and refuses what is not of its type or
+    out of its range; of fields that are dataclasses themselves, another one than declared.
 
     Raises:
       FieldError: one line, such as `inner_steps is 0; allowed are integers from 1.`
@@ -173,7 +179,7 @@ def check_fields(config) -> None:
             if not isinstance(value, hint):
                 raise FieldError(name, f"is {shown(value)}; allowed is {hint.__name__}")
         else:
-            read(hint, value, name)
+            object.__setattr__(config, name, read(hint, value, name))  # it may be frozen
 
 
 def check_lists(config, *names: str) -> None:
@@ -252,7 +258,8 @@ def from_dict(cls: type[Config], values: Any, path: str = "") -> Config:
 
 
 def read(hint: Any, value: Any, path: str) -> Any:
-    """A value as a field of that type has it: tuples from lists, floats from integers.
+    """A value as a field of that type has it: tuples from lists, floats from integers, integers
+    from floats such as 1e6.
 
     Raises:
       FieldError: it is not of the type, or out of its range.
@@ -266,6 +273,7 @@ def read(hint: Any, value: Any, path: str) -> Any:
         fits = isinstance(value, str) and value in typing.get_args(hint)
     elif allowed is not None:
         kind = typing.get_args(hint)[0]
+        value = _whole(value) if kind is int else value
         fits = _is_number(value, kind) and value in allowed
         value = kind(value) if fits else value
     elif (names := names_of(hint)) is not None:
@@ -290,6 +298,13 @@ def _is_number(value: Any, kind: type) -> bool:
         and isinstance(value, float)
         and (math.isfinite(value))
     )
+
+
+def _whole(value: Any) -> Any:
+    """An integer for a float that is one, such as 1e6; others as they are."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
 
 
 def _is_text(value: str) -> bool:
@@ -329,12 +344,12 @@ def shown(value: Any) -> str:
 
 
 def number(text: str) -> int | float | str:
-    """What is typed or written for a number: an integer, a finite float, or else the text itself,
-    which no field of numbers takes."""
+    """What is typed or written for a number: an integer, also as 1e6, a finite float, or else the
+    text itself, which no field of numbers takes."""
     if text.isascii():
         with contextlib.suppress(ValueError):
             return int(text)
         with contextlib.suppress(ValueError):
             if math.isfinite(float(text)):
-                return float(text)
+                return _whole(float(text))
     return text

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import pathlib
 import secrets
+import shlex
 import ssl
+import stat
 import string
 from datetime import datetime
 from typing import NamedTuple
@@ -68,6 +70,24 @@ def read_join(path: pathlib.Path) -> Join:
             "or a copy of it."
         ) from None
     return join
+
+
+def why_exposed(path: pathlib.Path) -> str:
+    """A line where others than its owner can read a join file, else nothing.
+
+    It is no reason to refuse the file: where a container mounts it as a secret, it often has such a
+    mode that nobody can change, and nobody else is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""
+    if not stat.S_ISREG(mode) or not mode & _OTHERS:
+        return ""
+    return (
+        f"others than its owner can open {shown(str(path))}, and whoever has it can run code as "
+        f"the run's user; give chmod 600 {shlex.quote(str(path))}"
+    )
 
 
 def keep(workdir: pathlib.Path) -> tuple[Join, ssl.SSLContext]:

@@ -10,13 +10,14 @@ import pathlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
 
 from bmg.launch.config import TrainConfig
 from bmg.launch.runtimes.board import Board
+from bmg.storage.fields import Mistake
 from bmg.storage.files import write_json
 from bmg.storage.processes import is_running, name_of
 
@@ -24,6 +25,7 @@ REPLAY, LEARNER, ACTOR, EVALUATOR = "replay", "learner", "actor", "evaluator"
 GATE = "gate"  # a part of the launcher, see `launch.remote`
 _PULSE_INTERVAL = 2.0  # seconds between signs of life
 _NOTES_KEPT = 20
+_NAMED = 3  # nodes in a line
 _LONGEST_LINE = 400  # characters of a note or a message
 
 Status = dict[str, Any]
@@ -94,6 +96,7 @@ class Node:
             "process": name_of(os.getpid()),
             "start": self.start,
             "restarts": before["restarts"] + 1 if before else 0,
+            "mistake": False,  # it has failed of what the user has to mend
             "notes": [],  # the newest, of so many:
             "noted": 0,
         }
@@ -182,6 +185,7 @@ class Node:
             with contextlib.suppress(OSError), open(log_file(self._workdir, self.name), "a") as log:
                 traceback.print_exc(file=log)
             message = " ".join(str(error).split()) or type(error).__name__
+            self._status["mistake"] = isinstance(error, Mistake)
             # Who waited in vain for another node is not at fault, and would only wait again.
             self.set_state("stalled" if isinstance(error, TimeoutError) else "failed", message)
             raise
@@ -231,6 +235,16 @@ class Notes:
 def failed_nodes(statuses: dict[str, Status]) -> list[str]:
     """Those that say so."""
     return [name for name, status in statuses.items() if status["state"] in ("failed", "stalled")]
+
+
+def what_is_awaited(nodes: Sequence[str], statuses: dict[str, Status], hosts: int) -> str:
+    """What keeps a run of so many hosts from its first update, as far as its nodes have said."""
+    silent = [name for name in nodes if name not in statuses and name != GATE]
+    if not silent:
+        others = "other hosts, " if hosts > 1 else ""
+        return f"all nodes have begun; {others}the first compilation, the first unrolls"
+    more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+    return f"not begun yet: {', '.join(silent[:_NAMED])}{more}"
 
 
 def is_finished(statuses: dict[str, Status]) -> bool:

@@ -22,6 +22,7 @@ from bmg.launch.runtimes.status import (
     ACTOR,
     EVALUATOR,
     LEARNER,
+    REPLAY,
     Node,
     failed_nodes,
     is_finished,
@@ -51,7 +52,7 @@ class Threads:
         """Starts the learner, which starts the others as soon as there are parameters; `notify`
         takes lines for the console."""
         self.failed: list[str] = []
-        self.board = Board.make(node_names(config))
+        self.board = Board.make([name for name in node_names(config) if name != REPLAY])
         self._config, self._spec = config, spec
         self._resume, self._notify = resume, notify
         self._restarts = Restarts(config.node_restarts)

@@ -9,11 +9,10 @@ import subprocess
 from typing import IO
 
 from bmg.launch import signals
+from bmg.launch.options import BAD_INPUT
 from bmg.launch.sweeps.declaration import Run
 from bmg.storage.processes import PROGRAM, child_environment
 from bmg.storage.run_directory import config_file
-
-BAD_INPUT = 2  # exit code; it would be the same again
 
 
 def start(run: Run, log: IO[bytes], cores: set[int] | None = None) -> subprocess.Popen:

@@ -18,6 +18,7 @@ from bmg.environments.games import IN_GRAPH
 from bmg.launch import cli, console, preflight, train
 from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
+from bmg.launch.supervise import report_end
 from bmg.replay import memory
 from bmg.storage.run_directory import config_file, load_config, to_dict
 from tests.launch import commands
@@ -90,6 +91,21 @@ def test_options_of_every_part(command):
     assert config.agent.network.features == PRESETS["local"]("catch").agent.network.features
 
 
+def test_integers_as_people_type_them(command):
+    """Also in lists, where None is allowed, and where an option is looked at before the others."""
+    sweep = command.refused(*"sweep nowhere --parallel 1e0 --retries 0.0".split())
+    assert "no sweep nowhere" in sweep
+    config = command.config(
+        *"train --game catch --frames 1e6 --seed 2_000 --agent.network.head-hidden 1e2 8 "
+        "--learner.online-batch 4.0 --hosts.count 1e0 --hosts.index 0e0".split()
+    )
+    expected = (1_000_000, 2_000, (100, 8), 4)
+    found = (
+        config.frames, config.seed, config.agent.network.head_hidden, config.learner.online_batch
+    )  # fmt: skip
+    assert found == expected and {type(x) for x in (*found[:2], *found[2], found[3])} == {int}
+
+
 BAD_INPUT = [
     ("trian", ["'trian'", "train", "evaluate", "benchmark", "Did you mean train?"]),
     ("--game pong", ["no command '--game'"]),
@@ -104,6 +120,8 @@ BAD_INPUT = [
     ),
     ("train --game catch --actors.parts 2", ["--actors.parts is called --actors.splits now"]),
     ("train --game catch --frames abc", ["--frames is 'abc'; allowed are integers from 1;"]),
+    ("train --game catch --frames 1.5e0", ["--frames is 1.5; allowed are integers from 1;"]),
+    ("train --game catch --frames 1e300", ["--frames is 1e+300; allowed are integers from 1 to"]),
     ("train --game catch --framez 100", ["no option '--framez'; did you mean --frames;"]),
     (
         "train --game catch --replay.min-replay-size 1000",
@@ -195,6 +213,25 @@ def test_actors_ask_where_there_is_an_accelerator(
 
 def test_every_game_is_known_to_the_error(command):
     assert "57" in command.refused("train", "--game", "zzz")
+
+
+def test_a_restart_repeats_nothing_that_the_user_has_to_mend(command, monkeypatch):
+    """A node's own error of that kind ends the run as wrong options do."""
+    again = []
+    monkeypatch.setattr(train, "go_on", lambda config, _: again.append(config.restarts) or 0)
+    for mistake, expected in ((False, 0), (True, 2)):
+        status = {"state": "failed", "message": "boom", "mistake": mistake}
+
+        def fails(config, *_, status=status) -> int:
+            return report_end(config, "failed", ["learner"], {"learner": status, "actor_0": {}})
+
+        monkeypatch.setattr(train, "supervise", fails)
+        workdir = f"runs/{mistake}"
+        code, _, err = command(*f"train --game catch --restarts 4 --workdir {workdir}".split())
+        assert code == expected and "bmg: learner failed: boom\n" in err
+        assert ("bmg: not started again" in err) == mistake
+    assert again == [4]
+    assert command(*"train --game catch --workdir runs/alone".split())[0] == 2
 
 
 def test_a_directory_of_another_configuration_is_refused(command, tmp_path):
@@ -493,6 +530,12 @@ def test_the_live_lines_fit_a_terminal():
 def test_the_live_line_at_the_start_and_at_the_end():
     start = console.progress_line({}, 100, 12.4)
     assert start.startswith("starting") and "12 s" in start
+    awaited = "not begun yet: actor_0"
+    assert console.progress_line({}, 100, 9.0, 1, awaited).startswith("starting: ")
+    slow = "starting for 75 s: not begun yet: actor_0"
+    assert console.progress_line({}, 100, 75.2, 1, awaited) == slow
+    assert console.live_lines({}, 100, 75.2, 1, awaited) == slow
+    assert "not begun" not in console.progress_line(ROW, 200_000, 75.2, 1, awaited)
     # An evaluation alone tells nothing of the learner.
     assert console.progress_line({"evaluation/return": 1.0}, 100, 1.0).startswith("starting")
     done = console.progress_line({**ROW, "learner/frames": 100_080}, 100_000, 60.0)

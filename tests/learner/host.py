@@ -19,6 +19,7 @@ from bmg.learner.hosts import HostLeft, HostMissing, Hosts, HostsDiffer, join
 from bmg.learner.placement import place
 from bmg.learner.update import first, make_sharded_agent
 from bmg.storage import checkpoint
+from bmg.storage.fields import Mistake
 from tests.learner import fakes
 from tests.waiting import DEADLINE
 
@@ -53,7 +54,7 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
     identity = {"game": "catch", "seed": index if scenario == "seeds" else 0}
     try:
         join(config, identity)
-    except HostsDiffer as error:
+    except Mistake as error:
         print(json.dumps({"differ": str(error)}), flush=True)
         os._exit(1)
     devices = place(DevicesConfig(), "cpu", central_inference=False).learner

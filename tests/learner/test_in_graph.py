@@ -280,7 +280,7 @@ def test_a_run_that_has_its_frames_says_what_is_left_to_do(agent, tmp_path, caps
     first._evaluate = lambda final, should_stop: None
     first.run(lambda: False)
     frames = 2 * CONFIG.online_batch * LENGTH
-    for words in ("it is evaluated", "give more --frames to go on"):
+    for words in ("its last evaluation is missing and is made", "give more --frames to go on"):
         capsys.readouterr()
         learner(agent, tmp_path, 1, 2, resume=True).run(lambda: False)
         assert f"the run has {frames} frames already; {words}\n" in capsys.readouterr().out

@@ -196,6 +196,38 @@ def test_a_run_beyond_its_frames_says_so(agent, tmp_path):
     assert results_of(tmp_path)["updates"] == 3
 
 
+def test_a_run_that_was_stopped_in_its_last_evaluation_says_so(agent, tmp_path):
+    """Also where it had a last evaluation once, and was made longer since."""
+    more, missing = "give more --frames to go on", "its last evaluation is missing and is made"
+
+    def stopped(updates: int, resume: bool) -> None:
+        learner = fakes.make_learner(
+            agent, tmp_path, updates, resume=resume, num_evaluators=1, final_timeout=0.0
+        )
+        run(learner)  # no evaluation comes in time
+
+    def said(updates: int) -> list[str]:
+        lines = []
+
+        def notify(line: str) -> None:
+            lines.append(line)
+            learner.report_evaluation(Evaluation(updates, 40 * updates, 0.5, 0.1, 10, True))
+
+        learner = fakes.make_learner(
+            agent, tmp_path, updates, notify=notify, resume=True, num_evaluators=1
+        )
+        run(learner)
+        return lines
+
+    stopped(2, resume=False)
+    assert said(2) == [f"the run has 80 frames already; {missing}"]
+    assert results_of(tmp_path)["evaluation_return"] == 0.5
+    assert said(2) == [f"the run has 80 frames already; {more}"]
+    stopped(3, resume=True)
+    assert said(3) == [f"the run has 120 frames already; {missing}"]
+    assert said(3) == [f"the run has 120 frames already; {more}"]
+
+
 def test_results_without_a_single_episode(agent, tmp_path):
     run(fakes.make_learner(agent, tmp_path, 1))
     results = results_of(tmp_path)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from bmg.storage import compiled
@@ -48,7 +49,33 @@ def test_a_second_process_finds_what_the_first_has_compiled(tmp_path, monkeypatc
     assert run(variables) == 0
     folder = pathlib.Path(variables[FOLDER])
     assert folder.parent == tmp_path / "bmg/compiled" and any(folder.glob("jit*-cache"))
+    keeping_compiled_programs({"XDG_CACHE_HOME": str(tmp_path)})
     assert run(variables) > 0
+
+
+def test_what_was_not_written_to_its_end_is_written_anew(tmp_path, monkeypatch):
+    """As a writer leaves it that is killed: JAX itself would neither replace it nor keep others."""
+    monkeypatch.undo()
+    if compiled._refuses(compiled._cpu()):
+        pytest.skip("JAX does not take back what it keeps on this processor")
+    monkeypatch.setattr(compiled, "_SECONDS", 0)
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    variables = keeping_compiled_programs(environment)
+    run(variables)
+    folder = pathlib.Path(variables[FOLDER])
+    whole = {path.name for path in folder.glob("*-cache")}
+    cut = sorted(whole)[0]
+    (folder / cut).write_bytes(b"x")
+    (folder / cut.replace("-cache", "-atime")).unlink()
+    with filelock.FileLock(folder / ".lockfile"):  # it may be written just now
+        monkeypatch.setattr(compiled, "_LOCK_SECONDS", 0.0)
+        keeping_compiled_programs(environment)
+    assert (folder / cut).exists()
+    keeping_compiled_programs(environment)
+    assert {path.name for path in folder.glob("*-cache")} == whole - {cut}
+    assert run(variables) == len(whole) - 1
+    assert (folder / cut).stat().st_size > 100
+    assert run(variables) == len(whole)
 
 
 def test_other_processors_have_a_folder_of_their_own(tmp_path, monkeypatch):

@@ -104,7 +104,10 @@ REFUSED = [
     ({"inner": {"steps": 0}}, "inner.steps is 0; allowed are integers from 1."),
     ({"inner": {"steps": 2**31}},
      "inner.steps is 2147483648; allowed are integers from 1 to 2147483647."),
-    ({"inner": {"steps": 2.0}}, "inner.steps is 2.0; allowed are integers from 1."),
+    ({"inner": {"steps": 2.5}}, "inner.steps is 2.5; allowed are integers from 1."),
+    ({"inner": {"steps": 0.0}}, "inner.steps is 0; allowed are integers from 1."),
+    ({"inner": {"steps": 1e300}},
+     "inner.steps is 1e+300; allowed are integers from 1 to 2147483647."),
     ({"inner": {"steps": True}}, "inner.steps is True; allowed are integers from 1."),
     ({"inner": {"steps": None}}, "inner.steps is None; allowed are integers from 1."),
     ({"inner": {"steps": 10**5000}},
@@ -151,6 +154,16 @@ def test_values_become_what_the_fields_are():
     assert read(tuple[Count, ...], (), "sizes") == ()
 
 
+def test_integers_are_taken_from_whole_floats():
+    """From JSON and TOML as 2e6, in a list, and by a constructor."""
+    inner = from_dict(Outer, {"name": "x", "inner": {"steps": 2e6, "sizes": [4.0, 5]}}).inner
+    made = dataclasses.replace(Inner(), steps=2e6, sizes=[4.0, 5], rate=0)
+    assert inner.steps == made.steps == 2_000_000 and inner.sizes == made.sizes == (4, 5)
+    assert {type(x) for x in (inner.steps, made.steps, *inner.sizes, *made.sizes)} == {int}
+    assert type(made.rate) is float
+    assert type(read(Count | None, 3.0, "count")) is int
+
+
 def test_a_group_of_fields_is_of_its_own_class():
     with pytest.raises(FieldError, match="^inner is None; allowed is Inner"):
         Outer("x", inner=None)
@@ -158,6 +171,7 @@ def test_a_group_of_fields_is_of_its_own_class():
 
 TEXTS = [
     ("3", 3), ("-3", -3), ("1_000", 1000), ("2.5", 2.5), ("1e-3", 0.001),
+    ("1e6", 10**6), ("2E9", 2 * 10**9), ("-0.0", 0), ("1.5e0", 1.5), ("1e300", 1e300),
     ("1e400", "1e400"), ("nan", "nan"), ("-inf", "-inf"), ("", ""), ("x", "x"),
     ("\u0663", "\u0663"), ("9" * 30, 10**30 - 1),
 ]  # fmt: skip

@@ -8,6 +8,8 @@ import dataclasses
 import json
 import pathlib
 import shlex
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +22,8 @@ from bmg.agents.config import AgentConfig
 from bmg.launch import actors
 from bmg.launch.config import TrainConfig
 from bmg.launch.presets import PRESETS
+from bmg.launch.remote.gate import RUN as RUN_SERVICE
+from bmg.launch.remote.peer import Peer
 from bmg.launch.remote.secret import JOIN, keep
 from bmg.storage.fields import from_dict
 from bmg.storage.run_directory import to_dict
@@ -64,6 +68,26 @@ def test_bad_input_is_one_line(command, tmp_path):
         with named(options):
             line = command.refused("actors", *options.split())
             assert all(word in line for word in words), line
+
+
+def test_a_join_file_that_others_can_read_is_named(command, tmp_path, monkeypatch):
+    """And used: where a container mounts it nobody may be able to change its mode."""
+    keep(tmp_path)
+    (tmp_path / JOIN).rename(tmp_path / "a copy.json")
+    monkeypatch.setattr(actors, "_act", lambda config, join: len(join.token))
+    join = ["actors", "--learner", "a:8500", "--join"]
+    for mode in (0o600, 0o400, 0o440, 0o644):
+        with named(oct(mode)):
+            (tmp_path / "a copy.json").chmod(mode)
+            code, out, err = command(*join, "a copy.json")
+            assert code == 43 and out == "", err
+            assert (err == "") == (mode in (0o600, 0o400))
+    assert "give chmod 600 'a copy.json'" in err and err.startswith("bmg: ")
+    assert len(err.splitlines()) == 1
+    shell = f"cat {shlex.quote(str(tmp_path / 'a copy.json'))}"
+    with subprocess.Popen(shell, shell=True, stdout=subprocess.PIPE) as process:
+        pipe = f"/dev/fd/{process.stdout.fileno()}"
+        assert command(*join, pipe) == (43, "", ""), "a pipe has no mode that counts"
 
 
 def test_a_gate_needs_launchpad(command):
@@ -178,8 +202,52 @@ def test_no_run_is_there(tmp_path):
     arguments = f"actors --learner 127.0.0.1:{free_port()} --join join.json --patience 1".split()
     with started(*arguments, cwd=tmp_path) as alone:
         code, out, err = alone.finish()
-    assert code == 1 and "tries for 1 s" in out
-    assert err.startswith("bmg: no connection to 127.0.0.1:") and len(err.splitlines()) == 1
+    port = arguments[2].partition(":")[2]
+    problem = f"no connection to 127.0.0.1:{port} (refused: nothing listens there)"
+    asks = f"; is the run there, with --gate-port {port}? tries for 1 s"
+    assert code == 1 and out == f"{problem}{asks}\n"
+    assert err.startswith(f"bmg: {problem} for 1 s; start the run with --gate-port {port}, ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (ConnectionRefusedError(111, "Connect call failed ('10.0.0.1', 8500)"),
+         "refused: nothing listens there"),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), "
+                 "[Errno 101] Connect call failed ('10.0.0.1', 1)"),
+         "refused: nothing listens there"),
+        (OSError(113, "Connect call failed ('10.0.0.1', 8500)"), "No route to host"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1007)"),
+         "what answers there is not a run's gate"),
+        (ConnectionError("no answer"), "no answer"),
+        (ConnectionResetError(), "ConnectionResetError"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_connection(error, words):
+    assert actors._reason(error) == words
+
+
+def test_what_is_no_gate_is_named(tmp_path):
+    """Such as an SSH server, which speaks first."""
+    secret, _ = keep(tmp_path)
+
+    async def reason() -> str:
+        async def serve(reader, writer):
+            writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            await writer.drain()
+            await reader.read(2**16)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            _, port = server.sockets[0].getsockname()
+            with pytest.raises(OSError) as caught:
+                await Peer("127.0.0.1", port, secret).visit(RUN_SERVICE)
+            return actors._reason(caught.value)
+
+    assert asyncio.run(reason()) == "what answers there is not a run's gate"
 
 
 # `bmg actors` where the name server does not answer.

@@ -20,7 +20,10 @@ from bmg.launch.runtimes import assembly, status
 from bmg.launch.runtimes.board import Board
 from bmg.launch.runtimes.status import Notes, clear_statuses, node_metrics, node_names, process_of
 from bmg.learner.config import HostsConfig
+from bmg.learner.learner import NotFiniteError
+from bmg.storage.checkpoint import CheckpointError
 from bmg.storage.processes import name_of
+from tests.tables import named
 from tests.waiting import eventually
 
 
@@ -47,7 +50,13 @@ def test_a_node_says_how_it_is(config, board):
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(ValueError("two\nlines"), "failed"), (TimeoutError("no room"), "stalled")]
+    ("error", "state"),
+    [
+        (ValueError("two\nlines"), "failed"),
+        (TimeoutError("no room"), "stalled"),
+        (CheckpointError("is truncated"), "failed"),
+        (NotFiniteError("all skipped"), "failed"),
+    ],
 )
 def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
     node = status.Node(config, "actor_1", board)
@@ -55,8 +64,25 @@ def test_an_error_is_in_the_state_and_in_the_log(config, board, error, state):
         raise error
     said = board.statuses()["actor_1"]
     assert said["state"] == state and said["message"] == " ".join(str(error).split())
+    ours = isinstance(error, (CheckpointError, NotFiniteError))
+    assert said["mistake"] == ours, "a library's ValueError may come of a lost host"
     assert "Traceback" in (config.path / "logs" / "actor_1.log").read_text()
     assert status.failed_nodes(board.statuses()) == ["actor_1"]
+
+
+def test_what_keeps_a_run_from_its_first_update():
+    nodes = ["replay", "learner", "actor_0", "actor_1", "evaluator_0", "gate"]
+    for begun, hosts, words in [
+        ([], 1, "not begun yet: replay, learner, actor_0 and 2 more"),
+        (["replay", "learner", "evaluator_0"], 2, "not begun yet: actor_0, actor_1"),
+        (nodes[:-1], 1, "all nodes have begun; the first compilation, the first unrolls"),
+        (nodes[:-1], 2,
+         "all nodes have begun; other hosts, the first compilation, the first unrolls"),
+    ]:  # fmt: skip
+        with named(begun, hosts):
+            said = dict.fromkeys(begun, {"state": "running"})
+            assert status.what_is_awaited(nodes, said, hosts) == words
+            assert len(f"starting for 999 s: {words}") <= 100
 
 
 def test_starts_are_counted_over_the_whole_run_and_restarts_in_its_stretch(config, board):
