@@ -75,10 +75,11 @@ def _run_alone(experiment: Experiment, config) -> int:
         mirror.check_installed()
     # Before anything is written: what a lifetime is made of may not be there, or not fit.
     lifetime = None if _is_left_alone(config) else make_lifetime(experiment, config)
+    runner = None if lifetime is None else make_runner(config, lifetime)
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
         with mirror.beside(config.wandb, config.path):
-            return _run(experiment, config, lifetime)
+            return _run(experiment, config, lifetime, runner)
 
 
 def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
@@ -103,8 +104,8 @@ def _is_left_alone(config) -> bool:
     return config.resume and _is_complete(config.path, config.steps)
 
 
-def _run(experiment: Experiment, config, lifetime) -> int:
-    """Likewise, in a directory of its own; `lifetime` is None where nothing is left to do."""
+def _run(experiment: Experiment, config, lifetime, runner) -> int:
+    """Likewise, in a directory of its own; `runner` is None where nothing is left to do."""
     from bmg.launch.console import StepsConsole
     from bmg.launch.events import Events, columns_as_they_are
     from bmg.storage.checkpoint import list_checkpoints
@@ -112,12 +113,11 @@ def _run(experiment: Experiment, config, lifetime) -> int:
 
     workdir = config.path
     remove_leftovers(workdir, workdir / "checkpoints")
-    if lifetime is None:
+    if runner is None:
         print((workdir / "results.json").read_text(), end="")
         return 0
     if found := environment.report():
         print(found)
-    runner = make_runner(config, lifetime)
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
             for problem in runner.restore():
@@ -206,7 +206,11 @@ def not_finite_seeds(config, runner) -> list[int]:
 
 
 def make_runner(config, lifetime):
-    """The lifetimes of a run, at their beginning; their checkpoints are in its directory."""
+    """The lifetimes of a run, at their beginning; their checkpoints are in its directory.
+
+    Raises:
+      ValueError: their state does not fit into the memory; one line.
+    """
     from bmg.experiments.runner import Runner
 
     return Runner(
