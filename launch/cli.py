@@ -129,6 +129,8 @@ def _run(arguments: list[str]) -> int:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         return fail(str(error))
+    except KeyboardInterrupt:  # what was begun is tidied up
+        return signals.EXIT_CODE
     except MemoryError as error:  # numpy names the array
         return fail(f"not enough memory ({str(error) or 'of this machine'}); {_SMALLER}")
     except RuntimeError as error:  # an accelerator that JAX cannot use

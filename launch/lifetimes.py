@@ -96,7 +96,8 @@ def make_lifetime(experiment: Experiment, config, most_devices: int | None = Non
     from bmg.experiments.runner import use_all_cores
 
     use_all_cores(most_devices or config.most_devices)
-    return experiment.functions.make_lifetime(config)
+    with signals.interrupting(_LEAVE_SECONDS):  # its data may be in the midst of being written
+        return experiment.functions.make_lifetime(config)
 
 
 def _is_left_alone(config) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bmg.experiments.records import read_csv
-from tests.launch.commands import files, json_of
+from tests.launch.commands import environment, files, json_of
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.heavy
 SMALL = (
@@ -57,6 +61,29 @@ def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
     np.testing.assert_allclose(mean, 100 * results["test_accuracy_mean"], atol=0.01)
     code, out, _ = command(*options, "--initialisation", "last", "--classes", "train")
     assert code == 0 and out.count(" 12 ") == 2
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from bmg.launch import cli
+
+def fsync(descriptor):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+os.fsync = fsync
+cli.main()
+"""
+
+
+def test_ctrl_c_while_images_are_kept_leaves_none(tmp_path):
+    options = "few-shot --shots 1 --queries 1 --evaluation-queries 1 --data.images-per-class 2"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *options.split(), "--data.cache", "cache"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert list((tmp_path / "cache").iterdir()) == [] and not (tmp_path / "runs").exists()
 
 
 def test_what_is_refused_leaves_nothing_behind(command, tmp_path):
