@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bmg.experiments.few_shot import experiment
 from bmg.experiments.records import read_csv
 from tests.launch.commands import environment, files, json_of
 from tests.waiting import DEADLINE
@@ -31,7 +32,7 @@ def curves(workdir, seed: int) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
+def test_a_run_its_curves_going_on_and_evaluation(command, monkeypatch, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", 8)[0] == 0
     code, _, _ = command("few-shot", "--resume", "--workdir", "run", "--steps", 12)
     assert code == 0
@@ -52,8 +53,10 @@ def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
 
     results = json_of(tmp_path / "run" / "results.json")
     options = "few-shot evaluate --workdir run --tasks 6 --steps 2".split()
+    read, load = [], experiment.load
+    monkeypatch.setattr(experiment, "load", lambda config: read.append(config) or load(config))
     code, out, _ = command(*options)
-    assert code == 0
+    assert code == 0 and len(read) == 1
     rows = [line.split() for line in out.splitlines() if "±" in line]
     assert len(rows) == 2 and "2 seeds:" in out
     # The tasks are those of the run's own evaluations.
@@ -61,6 +64,8 @@ def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
     np.testing.assert_allclose(mean, 100 * results["test_accuracy_mean"], atol=0.01)
     code, out, _ = command(*options, "--initialisation", "last", "--classes", "train")
     assert code == 0 and out.count(" 12 ") == 2
+    line = command.refused(*options, "--shots", "20")
+    assert "20 shots and 5 queries" in line
 
 
 INTERRUPTED = """
