@@ -198,6 +198,7 @@ class Runner:
         report: Callable[[int], None],
         checkpoint_interval: float = math.inf,
         should_stop: Callable[[], bool] = lambda: False,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs until every lifetime has `steps` steps, with checkpoints on the way.
 
@@ -208,6 +209,7 @@ class Runner:
           report: called with the steps so far.
           checkpoint_interval: seconds between checkpoints on the way.
           should_stop: asked after every chunk; True ends it sooner.
+          saved: called after each checkpoint on the way.
         """
         saved_at = time.monotonic()
         try:
@@ -216,6 +218,7 @@ class Runner:
                 report(self.records.steps)
                 if time.monotonic() - saved_at >= checkpoint_interval:
                     self._try_to_save()
+                    saved()
                     saved_at = time.monotonic()
         finally:
             if self.records.steps:

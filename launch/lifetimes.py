@@ -4,6 +4,7 @@ their results."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -148,15 +149,18 @@ def _run(experiment: Experiment, config, lifetime, runner) -> int:
         events.update(runner.records)
         watch.update()
 
+    def write() -> tuple[dict[str, Any] | None, list[str]]:
+        rate = (runner.records.steps - begin) / (time.monotonic() - started)
+        rate = runner.steps_per_second or config.seeds * rate
+        return _write_results(experiment, config, runner, rate)
+
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
-            _advance(experiment, config, lifetime, runner, report, asked.is_set)
+            _advance(experiment, config, lifetime, runner, report, asked.is_set, write)
         events.update(runner.records, last=runner.records.steps >= config.steps)
         events.close()
-        rate = (runner.records.steps - begin) / (time.monotonic() - started)
         stopped = asked.is_set() and runner.records.steps < config.steps
-        rate = runner.steps_per_second or config.seeds * rate
-        result, not_written = _write_results(experiment, config, runner, rate)
+        result, not_written = write()
         if result is not None and not stopped:
             print(json.dumps(result, indent=2))
         not_saved = [*runner.not_saved, *not_written]
@@ -220,8 +224,13 @@ def make_runner(config, lifetime):
     )  # fmt: skip
 
 
-def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop) -> None:
-    """Runs to the end or until asked to stop, and measures on the way where it is for that."""
+def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop, write) -> None:
+    """Runs to the end or until asked to stop, and measures on the way where it is for that; results
+    are written with each checkpoint, for whoever looks and if the process is killed."""
+    advance = functools.partial(
+        runner.run, report=report, checkpoint_interval=config.checkpoint_interval,
+        should_stop=should_stop, saved=write,
+    )  # fmt: skip
     if experiment.config is experiment.variance:
         from bmg.experiments.multistep import estimators
         from bmg.experiments.multistep.config import milestones
@@ -230,13 +239,13 @@ def _advance(experiment: Experiment, config, lifetime, runner, report, should_st
         kinds = estimators.make_estimators(config, make_estimate, lifetime.convolves)
         for steps in milestones(config, config.steps):
             if runner.records.steps < steps:
-                runner.run(steps, report, config.checkpoint_interval, should_stop)
+                advance(steps)
             if should_stop():
                 return
             # A resumed run may be far beyond: then it was measured before.
             if runner.records.steps < steps + runner.chunk_steps:
                 estimators.measure(kinds, config, runner, config.path / estimators.ESTIMATES)
-    runner.run(config.steps, report, config.checkpoint_interval, should_stop)
+    advance(config.steps)
 
 
 def _say_end() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from bmg.experiments import runner
 from bmg.experiments.lpg.config import LpgConfig
+from bmg.experiments.records import read_csv
 from bmg.launch import lifetimes
 from bmg.launch.lifetimes import _is_complete
+from bmg.storage.checkpoint import list_checkpoints
 from tests.launch.commands import files
 
 
@@ -32,6 +34,25 @@ def test_only_results_of_so_many_steps_are_complete(tmp_path, content, complete)
     assert _is_complete(tmp_path, 100) is False
     (tmp_path / "results.json").write_bytes(content)
     assert _is_complete(tmp_path, 100) is complete
+
+
+def test_results_are_there_with_each_checkpoint(command, monkeypatch, tmp_path):
+    """A process that is killed leaves what its newest checkpoint holds."""
+    run_chunk, found = runner.Runner._run_chunk, []
+
+    def look(self):
+        if self.records.steps:
+            result = json.loads((tmp_path / "run/results.json").read_text())
+            steps, columns = read_csv(tmp_path / "run/results.csv")
+            (newest,) = list_checkpoints(tmp_path / "run/checkpoints")[-1:]
+            assert int(re.findall(r"\d+", newest.name)[0]) == self.records.steps == steps[-1]
+            found.append((result["steps"], result["complete"], len(columns["reward"])))
+        run_chunk(self)
+
+    monkeypatch.setattr(runner.Runner, "_run_chunk", look)
+    options = "two-colors --steps 6000 --seeds 2 --checkpoint-interval 0 --workdir run".split()
+    assert command(*options)[0] == 0
+    assert found == [(1_904, False, 2), (3_808, False, 2), (5_712, False, 2)]
 
 
 def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
