@@ -102,8 +102,18 @@ def make_lifetime(experiment: Experiment, config, most_devices: int | None = Non
 
 
 def _is_left_alone(config) -> bool:
-    """Whether there is nothing left to do."""
-    return config.resume and _is_complete(config.path, config.steps)
+    """Whether there is nothing left to do: a table that is gone or damaged is written again."""
+    return config.resume and _is_complete(config.path, config.steps) and _has_table(config.path)
+
+
+def _has_table(workdir: pathlib.Path) -> bool:
+    from bmg.experiments.records import RESULTS, read_csv
+
+    try:
+        read_csv(workdir / RESULTS)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _run(experiment: Experiment, config, lifetime, runner) -> int:

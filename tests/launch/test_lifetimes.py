@@ -118,6 +118,18 @@ def test_no_memory_left_is_one_line(command, monkeypatch, error, words):
     assert code == 2 and words in line and "give smaller sizes, such as of batches" in line, line
 
 
+def test_a_table_that_is_gone_or_damaged_is_written_again(command, tmp_path):
+    assert command(*"mrp --steps 640 --record-every 320 --workdir run".split())[0] == 0
+    path, resume = tmp_path / "run/results.csv", "mrp --workdir run --resume".split()
+    content, written = path.read_bytes(), (tmp_path / "run/results.json").read_bytes()
+    assert command(*resume)[0] == 0
+    assert (tmp_path / "run/results.json").read_bytes() == written, "what is complete is left alone"
+    for damaged in (b"no table", content[: len(content) // 2], None):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        assert command(*resume)[0] == 0
+        assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("arguments", ["mrp", "snake", "two-colors"])
 def test_a_table_that_lacks_a_column_is_one_line(command, tmp_path, arguments):
     folder = tmp_path / "runs" / "other"
