@@ -9,6 +9,7 @@ import os
 import sys
 
 from bmg.launch import environment, output, provenance, signals
+from bmg.storage.files import reason
 from bmg.storage.memory import out_of_memory
 
 # A command's module, or an experiment's declaration.
@@ -125,6 +126,8 @@ def _run(arguments: list[str]) -> int:
         if not error.name or error.name.partition(".")[0] == "bmg":
             raise
         return fail(f"{error.name} is not installed; give pip install 'bmg[all]', or make setup.")
+    except FileExistsError as error:  # where a folder should be made
+        return fail(f"{reason(error)}; give another one.")
     except OSError as error:  # no permission, a full disk
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:

@@ -130,6 +130,16 @@ def test_a_table_that_is_gone_or_damaged_is_written_again(command, tmp_path):
         assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("arguments", [
+    "mrp --workdir file", "mrp all --root file/below", "train --game catch --workdir file",
+    "sweep small --root file",
+])  # fmt: skip
+def test_a_file_where_a_folder_should_be_is_one_line(command, tmp_path, arguments):
+    (tmp_path / "file").touch()
+    line = command.refused(*arguments.split())
+    assert "file is no folder; give another one." in line or "Not a directory" in line, line
+
+
 @pytest.mark.parametrize("arguments", ["mrp", "snake", "two-colors"])
 def test_a_table_that_lacks_a_column_is_one_line(command, tmp_path, arguments):
     folder = tmp_path / "runs" / "other"
