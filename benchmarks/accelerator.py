@@ -29,6 +29,7 @@ from typing import Any, Literal
 from bmg.benchmarks.config import BenchmarkConfig
 from bmg.storage.fields import Count, Lifetimes, Lookahead, Pause, Positive
 from bmg.storage.files import whole_file, write_json
+from bmg.storage.memory import out_of_memory
 from bmg.storage.processes import PROGRAM, child_environment
 
 Part = Literal["learner", "training", "in-graph", "experiments", "correctness"]
@@ -172,7 +173,7 @@ def _update_row(case, network, frame: tuple[int, int, int], config: Config, best
         while not times or time.perf_counter() - begin < config.seconds:
             times.append(update.run())
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
         return row("learner", name, note="out of memory", **about)
     rate = 1 / statistics.median(times)

@@ -36,6 +36,7 @@ from bmg.learner.guard import guarded
 from bmg.learner.update import with_precision
 from bmg.storage.fields import Lookahead, Pause
 from bmg.storage.files import whole_file
+from bmg.storage.memory import out_of_memory
 
 _ONLINE, _REPLAY, _LENGTH, STACK, _REPEAT = 6, 12, 20, 4, 4  # BMG Table 2
 ACTIONS = 6  # Pong's
@@ -222,7 +223,7 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
                 update = ready.get(case) or compiled(case)
                 base, median = take_turns(impala, update, seconds)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+                if not out_of_memory(error):
                     raise
                 print(f"{name} {case}: out of memory", flush=True)
                 continue

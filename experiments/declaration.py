@@ -68,9 +68,10 @@ class Functions(Protocol):
         """Where the declaration has `figures`: writes them, and yields what to print."""
 
     def evaluate(
-        self, config: LifetimesConfig, options: Any, lifetimes: Sequence[State]
+        self, config: LifetimesConfig, options: Any, lifetimes: Sequence[State], data: Any
     ) -> Iterable[Shown]:
-        """Where the declaration has an `evaluate`: evaluates what each lifetime has learned."""
+        """Where the declaration has an `evaluate`: evaluates what each lifetime has learned, with
+        the `Lifetime.data` of the run."""
 
     def make_estimate(self, config: LifetimesConfig) -> Callable[[Any, Any], Any]:
         """Where the declaration has a `variance`: (state, key) -> one meta-gradient."""

@@ -29,6 +29,9 @@ THEMES = {
 _LINES = ("-", "--", ":", "-.")
 # With more of either a legend in each panel would hide what it shows.
 _MANY_LINES, _MANY_PANELS = 6, 8
+_MOST_INSIDE = 10  # lines, beyond which a legend is beside its panel
+_MOST_NAMED = 60  # lines, beyond which a legend leaves out names
+_ROW = 1.7  # height of a legend's row, in its font's
 _FEW_POINTS = 30  # of a line, each of which is marked
 
 
@@ -84,7 +87,8 @@ def save_panels(
 ) -> pathlib.Path:
     """Draws panels side by side into a picture; returns its path.
 
-    Many panels of the same lines, or panels of the same many lines, share a legend beside them.
+    Many panels of the same lines, or panels of the same many lines, share a legend beside them; the
+    legend of a panel with many lines is beside it.
 
     Args:
       path: of the picture.
@@ -118,7 +122,7 @@ def save_panels(
             draw(axis)
             axis.set_title(plain(name), fontsize=look.size)
             axis.grid(alpha=0.3)
-        _add_legends(axes, grid[0, -1], look.size)
+        _add_legends(figure, axes, grid[0, -1], look.size)
         if title:
             figure.suptitle(plain(title), fontsize=1.2 * look.size)
         figure.tight_layout()
@@ -136,15 +140,36 @@ def _cycle():
     return cycler(linestyle=_LINES) * cycler(color=colors)
 
 
-def _add_legends(axes: Sequence, last_of_first_row, size: float) -> None:
+def _add_legends(figure, axes: Sequence, last_of_first_row, size: float) -> None:
     legends = [axis.get_legend_handles_labels() for axis in axes]
     labels = legends[0][1]
     many = len(labels) > _MANY_LINES or len(axes) > _MANY_PANELS
     if many and labels and all(legend[1] == labels for legend in legends):
-        last_of_first_row.legend(
-            *legends[0], fontsize=0.8 * size, loc="center left", bbox_to_anchor=(1.02, 0.5)
-        )
-        return
-    for axis, (handles, _) in zip(axes, legends):
-        if handles:
-            axis.legend(fontsize=0.7 * size)
+        extra = _beside(last_of_first_row, *legends[0], 0.8 * size)
+    else:
+        widths = [0.0]
+        for axis, (handles, names) in zip(axes, legends):
+            if len(names) > _MOST_INSIDE:
+                widths.append(_beside(axis, handles, names, 0.7 * size))
+            elif handles:
+                axis.legend(fontsize=0.7 * size)
+        extra = axes[0].get_gridspec().ncols * max(widths)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + extra, height)  # panels stay about as wide
+
+
+def _beside(axis, handles: Sequence, names: Sequence[str], size: float) -> float:
+    """A legend to the right of an axis, about as high as that at most; its width in inches."""
+    from matplotlib.lines import Line2D
+
+    handles, names = list(handles), list(names)
+    if (more := len(names) - _MOST_NAMED) > 0:
+        handles[_MOST_NAMED:] = [Line2D([], [], linestyle="none")]
+        names[_MOST_NAMED:] = [f"... and {more} more"]
+    figure = axis.get_figure()
+    rows = int(72 * axis.get_window_extent().height / figure.dpi / (_ROW * size))
+    legend = axis.legend(
+        handles, names, fontsize=size, loc="center left", bbox_to_anchor=(1.02, 0.5),
+        ncols=-(-len(names) // max(rows, 1)),
+    )  # fmt: skip
+    return legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import itertools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -90,12 +91,11 @@ def write_csv(
 ) -> None:
     """One row for each seed and stretch: seed, step (at the stretch's end), the means."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["seed", "step", *columns])
-    for seed in range(next(iter(columns.values())).shape[0]):
-        for index, step in enumerate(steps):
-            values = (f"{column[seed, index]:.6g}" for column in columns.values())
-            writer.writerow([first_seed + seed, step, *values])
+    csv.writer(text, lineterminator="\n").writerow(["seed", "step", *columns])
+    row = "%d,%d" + ",%.6g" * len(columns) + "\n"
+    for index, values in enumerate(zip(*(column.tolist() for column in columns.values()))):
+        seed = itertools.repeat(first_seed + index)
+        text.writelines(row % each for each in zip(seed, steps.tolist(), *values))
     with whole_file(path) as file:
         file.write(text.getvalue().encode())
 

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from bmg.meta.side_by_side import SEEDS, SHARDS, make_mesh, side_by_side
 from bmg.storage import checkpoint
 from bmg.storage.checkpoint import CheckpointError, shown
 from bmg.storage.files import reason
+from bmg.storage.memory import total_memory
 
 PyTree = Any
 
@@ -88,6 +89,9 @@ class Runner:
           stretch: steps that one row of the records averages.
           directory: for checkpoints; None for none.
           counted: what the steps are, as a message names them.
+
+        Raises:
+          ValueError: their state does not fit into the memory; one line.
         """
         self.not_saved: list[str] = []
         """What could not be written at the last try, and why."""
@@ -103,13 +107,15 @@ class Runner:
         self._one_by_one = self._in_pieces or seeds <= count
         self._part = count if self._one_by_one else padded
         records = Records(lifetime.columns, seeds, lifetime.steps_per_update, stretch)
-        keys = jnp.stack([jax.random.PRNGKey(first_seed + i) for i in range(padded)])
+        keys = jax.vmap(jax.random.PRNGKey)(first_seed + np.arange(padded))
         each = PartitionSpec(SEEDS)
         self._state_specs = State(
             PartitionSpec(SEEDS, SHARDS) if lifetime.spread else each, each, each
         )
         init = self._map(functools.partial(_init, lifetime), each, self._state_specs)
-        self._progress = _Progress(tuple(init(part, None) for part in self._parts(keys)), records)
+        parts = self._parts(keys)
+        _check_room(jax.eval_shape(init, parts[0], None), len(parts), seeds, self.devices)
+        self._progress = _Progress(tuple(init(part, None) for part in parts), records)
         self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
         chunk = functools.partial(_chunk, lifetime, self.chunk_windows)
         self._chunk = self._map(chunk, self._state_specs, (self._state_specs, each))
@@ -192,6 +198,7 @@ class Runner:
         report: Callable[[int], None],
         checkpoint_interval: float = math.inf,
         should_stop: Callable[[], bool] = lambda: False,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
         """Runs until every lifetime has `steps` steps, with checkpoints on the way.
 
@@ -202,6 +209,7 @@ class Runner:
           report: called with the steps so far.
           checkpoint_interval: seconds between checkpoints on the way.
           should_stop: asked after every chunk; True ends it sooner.
+          saved: called after each checkpoint on the way.
         """
         saved_at = time.monotonic()
         try:
@@ -210,6 +218,7 @@ class Runner:
                 report(self.records.steps)
                 if time.monotonic() - saved_at >= checkpoint_interval:
                     self._try_to_save()
+                    saved()
                     saved_at = time.monotonic()
         finally:
             if self.records.steps:
@@ -306,6 +315,41 @@ class Runner:
     def _all_lifetimes(self) -> State:
         """Where they are, NumPy arrays with a leading axis."""
         return jax.tree.map(lambda *x: np.concatenate(x), *self._progress.state)
+
+
+def _check_room(part: State, parts: int, seeds: int, devices: Sequence[jax.Device]) -> None:
+    """Refuses lifetimes whose state alone is larger than the memory.
+
+    Args:
+      part: shapes of those that are advanced at once, with a leading axis.
+      parts: how many of these there are.
+      seeds: how many lifetimes were asked for.
+      devices: those that they lie on.
+
+    Raises:
+      ValueError: one line.
+    """
+    leaves = jax.tree.leaves(part)
+    sizes = [parts * math.prod(x.shape) * x.dtype.itemsize for x in leaves]
+    room = memory_of(devices)
+    if room and sum(sizes) > room:
+        largest = leaves[np.argmax(sizes)]
+        shape = " x ".join(map(str, largest.shape[1:]))
+        alone = seeds == 1
+        what = "1 lifetime holds" if alone else f"{seeds:,} lifetimes hold"
+        raise ValueError(
+            f"{what} {sum(sizes) / 2**30:,.1f} GiB (the largest array of each has "
+            f"{shape} numbers), and there are {room / 2**30:,.1f} GiB of memory; give smaller "
+            f"sizes{'' if alone else ', or fewer seeds'}."
+        )
+
+
+def memory_of(devices: Sequence[jax.Device]) -> int | None:
+    """Bytes of all of them; of a CPU's, those of the machine; None where they are not known."""
+    if devices[0].platform == "cpu":
+        return total_memory()
+    sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    return sum(sizes) if all(sizes) else None
 
 
 @jax.jit

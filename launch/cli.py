@@ -9,6 +9,8 @@ import os
 import sys
 
 from bmg.launch import environment, output, provenance, signals
+from bmg.storage.files import reason
+from bmg.storage.memory import out_of_memory
 
 # A command's module, or an experiment's declaration.
 _COMMANDS = {
@@ -58,6 +60,7 @@ _COMMANDS = {
 # small ones are faster where each thread has a pool of its own: two colours by a fifth.
 _LARGE_ARRAYS = {"few-shot", "lpg", "suite", "train"}
 _QUIET = "--quiet"
+_SMALLER = "give smaller sizes, such as of batches and networks, or fewer seeds."
 _LONGEST = 300  # characters of a word in an error
 _MORE = (
     "COMMAND may be package.module:NAME, your own experiment; --help after it, --quiet before it."
@@ -123,11 +126,19 @@ def _run(arguments: list[str]) -> int:
         if not error.name or error.name.partition(".")[0] == "bmg":
             raise
         return fail(f"{error.name} is not installed; give pip install 'bmg[all]', or make setup.")
+    except FileExistsError as error:  # where a folder should be made
+        return fail(f"{reason(error)}; give another one.")
     except OSError as error:  # no permission, a full disk
         return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         return fail(str(error))
+    except KeyboardInterrupt:  # what was begun is tidied up
+        return signals.EXIT_CODE
+    except MemoryError as error:  # numpy names the array
+        return fail(f"not enough memory ({str(error) or 'of this machine'}); {_SMALLER}")
     except RuntimeError as error:  # an accelerator that JAX cannot use
+        if out_of_memory(error):
+            return fail(f"not enough memory ({str(error).splitlines()[0]}); {_SMALLER}")
         if "Unable to initialize backend" not in str(error):
             raise
         return fail(str(error))

@@ -317,10 +317,11 @@ class StepsConsole:
         self._bar.update(self._task, completed=min(steps, self._total), rate=text)
         if not self._console.is_terminal and now - self._printed >= _PLAIN_INTERVAL:
             self._printed = now
+            several = f" x {self._seeds} seeds" if self._seeds > 1 else ""
             left = duration(max(self._total - steps, 0) / max(rate, 1e-9))
             self._console.print(
                 f"{self._title}: {min(steps, self._total):,} of {self._total:,} "
-                f"{self._counted} x {self._seeds} seeds | {text} | {left} left",
+                f"{self._counted}{several} | {text} | {left} left",
                 soft_wrap=True,
             )
 

@@ -84,11 +84,12 @@ def evaluate(experiment: Experiment, arguments: list[str]) -> int:
     workdir = pathlib.Path(options.workdir)
     config = dataclasses.replace(load_config(workdir, experiment.config), workdir=options.workdir)
 
-    runner = make_runner(config, make_lifetime(experiment, config, most_devices=1))
+    lifetime = make_lifetime(experiment, config, most_devices=1)
+    runner = make_runner(config, lifetime)
     for problem in runner.restore():
         print(problem)
     lifetimes = [runner.lifetime(index) for index in range(config.seeds)]
-    _show(experiment.functions.evaluate(config, options, lifetimes))
+    _show(experiment.functions.evaluate(config, options, lifetimes, lifetime.data))
     return 0
 
 

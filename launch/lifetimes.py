@@ -4,6 +4,7 @@ their results."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -75,10 +76,11 @@ def _run_alone(experiment: Experiment, config) -> int:
         mirror.check_installed()
     # Before anything is written: what a lifetime is made of may not be there, or not fit.
     lifetime = None if _is_left_alone(config) else make_lifetime(experiment, config)
+    runner = None if lifetime is None else make_runner(config, lifetime)
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
         with mirror.beside(config.wandb, config.path):
-            return _run(experiment, config, lifetime)
+            return _run(experiment, config, lifetime, runner)
 
 
 def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
@@ -95,16 +97,27 @@ def make_lifetime(experiment: Experiment, config, most_devices: int | None = Non
     from bmg.experiments.runner import use_all_cores
 
     use_all_cores(most_devices or config.most_devices)
-    return experiment.functions.make_lifetime(config)
+    with signals.interrupting(_LEAVE_SECONDS):  # its data may be in the midst of being written
+        return experiment.functions.make_lifetime(config)
 
 
 def _is_left_alone(config) -> bool:
-    """Whether there is nothing left to do."""
-    return config.resume and _is_complete(config.path, config.steps)
+    """Whether there is nothing left to do: a table that is gone or damaged is written again."""
+    return config.resume and _is_complete(config.path, config.steps) and _has_table(config.path)
 
 
-def _run(experiment: Experiment, config, lifetime) -> int:
-    """Likewise, in a directory of its own; `lifetime` is None where nothing is left to do."""
+def _has_table(workdir: pathlib.Path) -> bool:
+    from bmg.experiments.records import RESULTS, read_csv
+
+    try:
+        read_csv(workdir / RESULTS)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _run(experiment: Experiment, config, lifetime, runner) -> int:
+    """Likewise, in a directory of its own; `runner` is None where nothing is left to do."""
     from bmg.launch.console import StepsConsole
     from bmg.launch.events import Events, columns_as_they_are
     from bmg.storage.checkpoint import list_checkpoints
@@ -112,12 +125,11 @@ def _run(experiment: Experiment, config, lifetime) -> int:
 
     workdir = config.path
     remove_leftovers(workdir, workdir / "checkpoints")
-    if lifetime is None:
+    if runner is None:
         print((workdir / "results.json").read_text(), end="")
         return 0
     if found := environment.report():
         print(found)
-    runner = make_runner(config, lifetime)
     if config.resume:
         if list_checkpoints(workdir / "checkpoints"):
             for problem in runner.restore():
@@ -147,15 +159,18 @@ def _run(experiment: Experiment, config, lifetime) -> int:
         events.update(runner.records)
         watch.update()
 
+    def write() -> tuple[dict[str, Any] | None, list[str]]:
+        rate = (runner.records.steps - begin) / (time.monotonic() - started)
+        rate = runner.steps_per_second or config.seeds * rate
+        return _write_results(experiment, config, runner, rate)
+
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
-            _advance(experiment, config, lifetime, runner, report, asked.is_set)
+            _advance(experiment, config, lifetime, runner, report, asked.is_set, write)
         events.update(runner.records, last=runner.records.steps >= config.steps)
         events.close()
-        rate = (runner.records.steps - begin) / (time.monotonic() - started)
         stopped = asked.is_set() and runner.records.steps < config.steps
-        rate = runner.steps_per_second or config.seeds * rate
-        result, not_written = _write_results(experiment, config, runner, rate)
+        result, not_written = write()
         if result is not None and not stopped:
             print(json.dumps(result, indent=2))
         not_saved = [*runner.not_saved, *not_written]
@@ -206,7 +221,11 @@ def not_finite_seeds(config, runner) -> list[int]:
 
 
 def make_runner(config, lifetime):
-    """The lifetimes of a run, at their beginning; their checkpoints are in its directory."""
+    """The lifetimes of a run, at their beginning; their checkpoints are in its directory.
+
+    Raises:
+      ValueError: their state does not fit into the memory; one line.
+    """
     from bmg.experiments.runner import Runner
 
     return Runner(
@@ -215,8 +234,13 @@ def make_runner(config, lifetime):
     )  # fmt: skip
 
 
-def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop) -> None:
-    """Runs to the end or until asked to stop, and measures on the way where it is for that."""
+def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop, write) -> None:
+    """Runs to the end or until asked to stop, and measures on the way where it is for that; results
+    are written with each checkpoint, for whoever looks and if the process is killed."""
+    advance = functools.partial(
+        runner.run, report=report, checkpoint_interval=config.checkpoint_interval,
+        should_stop=should_stop, saved=write,
+    )  # fmt: skip
     if experiment.config is experiment.variance:
         from bmg.experiments.multistep import estimators
         from bmg.experiments.multistep.config import milestones
@@ -225,13 +249,13 @@ def _advance(experiment: Experiment, config, lifetime, runner, report, should_st
         kinds = estimators.make_estimators(config, make_estimate, lifetime.convolves)
         for steps in milestones(config, config.steps):
             if runner.records.steps < steps:
-                runner.run(steps, report, config.checkpoint_interval, should_stop)
+                advance(steps)
             if should_stop():
                 return
             # A resumed run may be far beyond: then it was measured before.
             if runner.records.steps < steps + runner.chunk_steps:
                 estimators.measure(kinds, config, runner, config.path / estimators.ESTIMATES)
-    runner.run(config.steps, report, config.checkpoint_interval, should_stop)
+    advance(config.steps)
 
 
 def _say_end() -> None:

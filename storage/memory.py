@@ -1,8 +1,9 @@
-"""How this process asks the system for memory."""
+"""How this process asks the system for memory, and how much there is."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of glibc's mallopt
@@ -42,3 +43,17 @@ def keeping_freed_memory(environment: Mapping[str, str]) -> dict[str, str]:
       environment: of this process; what is set there stays.
     """
     return {name: environment.get(name, value) for name, value in _VARIABLES.items()}
+
+
+def total_memory() -> int | None:
+    """Bytes of the machine, in use or not; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether JAX had none left, of a device or of the machine."""
+    text = str(error)
+    return "RESOURCE_EXHAUSTED" in text or "Out of memory" in text

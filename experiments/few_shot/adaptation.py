@@ -238,7 +238,7 @@ def mean_over_tasks(
     gradient = average(jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients))
     squares = jax.tree.map(lambda g, m: jnp.sum(jnp.square(g - m)), gradients, gradient)
     count = len(keys) * (jax.lax.axis_size(axis_name) if axis_name else 1)
-    coordinates = sum(x.size for x in jax.tree.leaves(gradient))
+    coordinates = float(sum(x.size for x in jax.tree.leaves(gradient)))
     mean_square = average(sum(jax.tree.leaves(squares)) / len(keys))
     variance = mean_square * count / ((count - 1) * coordinates)
     return MetaBatch(gradient, variance, average(jax.tree.map(jnp.mean, metrics)))

@@ -65,9 +65,17 @@ def load_images(config: FewShotConfig) -> DataSet:
       ValueError: the images cannot be had, or are too few; one line.
     """
     found = load(config.data)
-    queries = max(config.queries, config.evaluation_queries)
-    check_tasks(found, config.ways, config.shots, queries)
+    check_images([split.images for split in found], config)
     return found
+
+
+def check_images(splits: Sequence[np.ndarray], config: FewShotConfig) -> None:
+    """Refuses tasks that there are too few classes or images for.
+
+    Raises:
+      ValueError: one line.
+    """
+    check_tasks(splits, config.ways, config.shots, max(config.queries, config.evaluation_queries))
 
 
 def summarise(config: FewShotConfig, steps: np.ndarray, columns: dict[str, np.ndarray]) -> dict:
@@ -101,7 +109,10 @@ def curves(
 
 
 def evaluate(
-    config: FewShotConfig, options: FewShotEvaluateOptions, lifetimes: Sequence[State]
+    config: FewShotConfig,
+    options: FewShotEvaluateOptions,
+    lifetimes: Sequence[State],
+    data: lifetime.Images,
 ) -> Iterable[Shown]:
     """A row for each seed, and one for their mean.
 
@@ -109,11 +120,11 @@ def evaluate(
       ValueError: there are too few images for the tasks, or nothing was evaluated yet; one line.
     """
     shots = options.shots or config.shots
-    found = load_images(dataclasses.replace(config, shots=shots))
-    images = getattr(found, options.classes).images
+    images = getattr(data, options.classes)
     config = dataclasses.replace(
         config, shots=shots, evaluation_tasks=options.tasks, evaluation_steps=options.steps
     )
+    check_images(data, config)
     learn = jax.jit(lambda params, images, key: meta_test(params, images, key, config))
     rows, means = [], []
     for seed, state in enumerate(lifetimes, config.first_seed):

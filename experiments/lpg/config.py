@@ -17,6 +17,7 @@ from bmg.experiments.config import (
 from bmg.storage.fields import (
     Count,
     FieldError,
+    Lifetimes,
     Lookahead,
     Positive,
     Seed,
@@ -85,7 +86,7 @@ class LpgConfig(LifetimesConfig):
         "chain-short", "chain-short-noisy", "chain-long", "chain-long-noisy",
     )  # fmt: skip
     """What agents live in. Appendix A: its nine tabular worlds."""
-    lifetimes: Count = 4
+    lifetimes: Lifetimes = 4
     """Of each world, side by side; the paper draws 960 from all of its 15."""
     environments: Count = 64
     """Of each lifetime, side by side. Table 2."""
@@ -288,7 +289,7 @@ class LpgSuiteOptions(SuiteOptions):
     what the rule sees, bootstrapped with K + L = 6."""
     worlds: tuple[str, ...] = LpgConfig.worlds
     """What agents live in."""
-    lifetimes: Count = LpgConfig.lifetimes
+    lifetimes: Lifetimes = LpgConfig.lifetimes
     """Of each world, side by side."""
     lifetime_scale: Positive = 0.1
     """Of table 3's lengths; the paper's are 1."""

@@ -97,10 +97,11 @@ def leave(config: LpgConfig, lifetimes: Sequence[State]) -> None:
 
 
 def evaluate(
-    config: LpgConfig, options: LpgEvaluateOptions, lifetimes: Sequence[State]
+    config: LpgConfig, options: LpgEvaluateOptions, lifetimes: Sequence[State], data: None
 ) -> Iterable[Shown]:
     """A row for each world: what agents come to by the rule, by the rule as it began, by A2C; means
     over agents and seeds of the rule."""
+    del data
     worlds = options.worlds or config.worlds
     scale = options.lifetime_scale or config.lifetime_scale
     rows, draw_rule, tried = [], first_rule(config), trial.timed()

@@ -76,10 +76,8 @@ def _read(directory: pathlib.Path) -> Trained:
 
 
 def _worlds(directory: pathlib.Path) -> int:
-    """How many its rule comes from. Several seeds share the rule beside their folders."""
-    own, shared = directory / "rule.npz", directory.parent / "rule.npz"
-    is_shared = directory.name.startswith("seed-") and shared.exists() and not own.exists()
-    made_from = load_rule(shared if is_shared else own).made_from
+    """How many its rule comes from, of which each seed's folder has a copy."""
+    made_from = load_rule(directory / "rule.npz").made_from
     worlds = made_from.get("worlds") if isinstance(made_from, dict) else None
     if not isinstance(worlds, list) or not worlds:
         raise ValueError("its rule does not name the worlds that it comes from")

@@ -17,6 +17,7 @@ from bmg.storage.fields import (
     ShareBelowOne,
     Weight,
     check_fields,
+    check_lists,
 )
 
 _RENAMED_MATCHING = {"kl-1": "kl", "kl-2": "reverse_kl", "symmetric": "symmetric_kl"}
@@ -165,6 +166,5 @@ class MethodsOptions(SuiteOptions):
     """Only the methods of these names, or of patterns such as 'mg-*'."""
 
     def __post_init__(self):
-        check_fields(self)
-        if not self.only or not self.meta_learning_rates:
-            raise ValueError("nothing to run; give --only and --meta-learning-rates some, or not.")
+        super().__post_init__()
+        check_lists(self, "meta_learning_rates", "only")

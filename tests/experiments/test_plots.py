@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,39 @@ def test_lines_beyond_the_tenth_look_like_none_before(tmp_path):
     axis = drawn(lines, tmp_path)
     looks = {(line.get_color(), line.get_linestyle()) for line in axis.lines}
     assert len(looks) == 20
+
+
+def boxes(folder, counts):
+    """Of each panel with so many lines: its own box, and that of its legend."""
+    kept = []
+
+    def draw(axis, count):
+        for i in range(count):
+            axis.plot([0, 1], [i, i], label=f"bmg-k5-l10-reverse_kl-{len(kept)}-0.000{i}")
+        kept.append(axis)
+
+    panels = [(f"{n} lines", functools.partial(draw, count=n)) for n in counts]
+    save_panels(folder / "picture.png", panels)
+    axes = [axis.get_window_extent() for axis in kept]
+    return kept[0].get_figure(), axes, [axis.get_legend().get_window_extent() for axis in kept]
+
+
+def test_a_legend_of_many_lines_covers_none_of_them(tmp_path):
+    """Nor what is beside it; panels stay as large."""
+    figure, axes, legends = boxes(tmp_path, (20, 48, 3))
+    whole = figure.bbox
+    for axis, legend in zip(axes[:2], legends):
+        assert not axis.overlaps(legend)
+        assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1
+        assert whole.y0 <= legend.y0 and legend.y1 <= whole.y1
+    for legend, after in zip(legends, axes[1:]):
+        assert legend.x1 < after.x0
+    assert axes[2].contains(legends[2].x0, legends[2].y0), "of few lines it is inside"
+    assert min(axis.width for axis in axes) > 3.5 * figure.dpi
+
+
+def test_a_legend_names_no_more_lines_than_fit(tmp_path):
+    figure, (axis,), (legend,) = boxes(tmp_path, (200,))
+    assert axis.width > 3.5 * figure.dpi and legend.x1 <= figure.bbox.x1
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(names) == 61 and names[-1] == "... and 140 more"

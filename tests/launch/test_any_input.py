@@ -148,7 +148,9 @@ def test_the_lines_themselves_are_valid(inert, tmp_path):
 
 
 NOTHING_TO_DO = [
-    ("two-colors all --only", "nothing to run"),
+    ("two-colors all --only", "--only is empty; give at least one"),
+    ("two-colors all --meta-learning-rates", "--meta-learning-rates is empty; give at least one"),
+    ("two-colors all --meta-learning-rates 1e-4 0.0001", "has 0.0001 twice; give each once"),
     ("mrp all --n-step --mixed --bmg --mixed-bmg --no-fixed", "nothing to run"),
     ("mrp variance --n-step --mixed --bmg --mixed-bmg --oracle 0", "nothing to measure"),
     ("evaluate", "--workdir is missing"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import pathlib
 
 import pytest
 
+from bmg.launch import console
 from bmg.launch.console import RunConsole, closing_lines, progress_line
 from bmg.learner.metrics import MetricsWriter
 from tests.launch.test_cli import ROW
@@ -179,3 +181,12 @@ def test_the_live_line_of_whatever_is_there():
     for row, line in LIVE_LINES:
         with named(line):
             assert progress_line(row, 200, 1.0) == line
+
+
+@pytest.mark.parametrize(("seeds", "several"), [(1, ""), (3, " x 3 seeds")])
+def test_a_plain_line_of_lifetimes(capsys, seeds, several):
+    with console.StepsConsole(2_000, seeds, "run", "meta-updates") as shown:
+        shown.update(10)
+        shown._printed = -math.inf  # the last line was long ago
+        shown.update(1_000)
+    assert f"run: 1,000 of 2,000 meta-updates{several} | " in capsys.readouterr().out

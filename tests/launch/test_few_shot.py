@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bmg.experiments.few_shot import experiment
 from bmg.experiments.records import read_csv
-from tests.launch.commands import files, json_of
+from tests.launch.commands import environment, files, json_of
+from tests.waiting import DEADLINE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "kept_programs")]
 SMALL = (
@@ -27,7 +32,7 @@ def curves(workdir, seed: int) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
+def test_a_run_its_curves_going_on_and_evaluation(command, monkeypatch, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", 8)[0] == 0
     code, _, _ = command("few-shot", "--resume", "--workdir", "run", "--steps", 12)
     assert code == 0
@@ -48,8 +53,10 @@ def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
 
     results = json_of(tmp_path / "run" / "results.json")
     options = "few-shot evaluate --workdir run --tasks 6 --steps 2".split()
+    read, load = [], experiment.load
+    monkeypatch.setattr(experiment, "load", lambda config: read.append(config) or load(config))
     code, out, _ = command(*options)
-    assert code == 0
+    assert code == 0 and len(read) == 1
     rows = [line.split() for line in out.splitlines() if "±" in line]
     assert len(rows) == 2 and "2 seeds:" in out
     # The tasks are those of the run's own evaluations.
@@ -57,6 +64,31 @@ def test_a_run_its_curves_going_on_and_evaluation(command, tmp_path):
     np.testing.assert_allclose(mean, 100 * results["test_accuracy_mean"], atol=0.01)
     code, out, _ = command(*options, "--initialisation", "last", "--classes", "train")
     assert code == 0 and out.count(" 12 ") == 2
+    line = command.refused(*options, "--shots", "20")
+    assert "20 shots and 5 queries" in line
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from bmg.launch import cli
+
+def fsync(descriptor):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+os.fsync = fsync
+cli.main()
+"""
+
+
+def test_ctrl_c_while_images_are_kept_leaves_none(tmp_path):
+    options = "few-shot --shots 1 --queries 1 --evaluation-queries 1 --data.images-per-class 2"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *options.split(), "--data.cache", "cache"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert list((tmp_path / "cache").iterdir()) == [] and not (tmp_path / "runs").exists()
 
 
 def test_what_is_refused_leaves_nothing_behind(command, tmp_path):

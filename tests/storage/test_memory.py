@@ -1,4 +1,4 @@
-"""Freed memory that a process keeps."""
+"""Freed memory that a process keeps, how much there is, and that there was none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import psutil
 import pytest
 
-from bmg.storage.memory import keeping_freed_memory
+from bmg.storage.memory import keeping_freed_memory, out_of_memory, total_memory
 
 _PASSES = """
 import resource, sys
@@ -42,3 +44,17 @@ def test_settings_of_the_users_stay():
     found = keeping_freed_memory({"MALLOC_ARENA_MAX": "3", "OTHER": "4"})
     assert found["MALLOC_ARENA_MAX"] == "3" and found["MALLOC_MMAP_MAX_"] == "0"
     assert "OTHER" not in found
+
+
+def test_the_machines_memory():
+    assert total_memory() == psutil.virtual_memory().total
+
+
+def test_an_array_that_no_machine_has_room_for():
+    """As XLA's CPU client has it; an accelerator's has another text."""
+    huge = jax.jit(lambda x: jax.numpy.broadcast_to(x, (2**22, 2**22)) + 1)
+    with pytest.raises(RuntimeError) as caught:
+        jax.block_until_ready(huge(jax.numpy.ones(2**22)))
+    assert out_of_memory(caught.value), caught.value
+    assert out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm."))
+    assert not out_of_memory(RuntimeError("INVALID_ARGUMENT: shapes"))

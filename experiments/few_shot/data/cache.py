@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -54,8 +55,10 @@ def kept(path: pathlib.Path, name: str, content: Any, make: Callable[[], DataSet
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     dataset = make()
+    archive = io.BytesIO()  # numpy leaves one open that a full disk has cut off
+    np.savez(archive, **_arrays(dataset))
     with _refusing(file_path), whole_file(file_path) as file:
-        np.savez(file, **_arrays(dataset))
+        file.write(archive.getbuffer())
     return dataset
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bmg.experiments.few_shot.data import cache, classes, pictures
@@ -70,6 +71,20 @@ def folders(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
+def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """What lies in a folder and its folders; `Path.rglob` leaves out those that it may not read.
+
+    Raises:
+      OSError: one of them cannot be read.
+    """
+
+    def fail(error: OSError):
+        raise error
+
+    for place, _, names in os.walk(path, onerror=fail):
+        yield from (pathlib.Path(place, name) for name in names)
+
+
 def _find(config: DataConfig, report: Report) -> list[Classes]:
     """The classes of each split, with equal numbers of pictures within a split."""
     path = pathlib.Path(config.path)
@@ -113,7 +128,7 @@ def _classes(path: pathlib.Path, config: DataConfig, least: int) -> Classes:
     """All classes of a folder, refused if they are too few or too small."""
     found = {
         folder.name: sorted(
-            file for file in folder.rglob("*") if pictures.is_picture(file) and file.is_file()
+            file for file in _within(folder) if pictures.is_picture(file) and file.is_file()
         )
         for folder in folders(path)
     }

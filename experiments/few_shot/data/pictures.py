@@ -118,7 +118,7 @@ def _with_picture(path: pathlib.Path, use: Callable):
             return use(picture)
     # What Pillow raises of damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        why = error.strerror if isinstance(error, FileNotFoundError) else "damaged, or no picture"
+        why = getattr(error, "strerror", None) or "damaged, or no picture"
         raise ValueError(
             f"the image {path} cannot be read ({why}); put it right, or remove it."
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +27,11 @@ class DataSet(NamedTuple):
     test: ImageSet
 
 
-def check_tasks(dataset: DataSet, ways: int, shots: int, queries: int) -> None:
+def check_tasks(splits: Sequence[np.ndarray], ways: int, shots: int, queries: int) -> None:
     """Refuses tasks that a split has too few classes or images for.
 
     Args:
-      dataset: every split of it has to do.
+      splits: images of each, as of `ImageSet`; every one has to do.
       ways: classes of a task.
       shots: images of each class to learn from.
       queries: images of each class to be classified.
@@ -38,7 +39,7 @@ def check_tasks(dataset: DataSet, ways: int, shots: int, queries: int) -> None:
     Raises:
       ValueError: one line.
     """
-    for split, (images, _) in zip(SPLITS, dataset):
+    for split, images in zip(SPLITS, splits):
         classes, count = images.shape[:2]
         if classes < ways:
             raise ValueError(
@@ -68,3 +69,18 @@ def check_disjoint(dataset: DataSet) -> None:
                     f"the class {shown(name)} is in the splits {home[name]} and {split}; allowed "
                     "is one split for each class: take it out of one of them."
                 )
+
+
+def same_classes(dataset: DataSet) -> list[tuple[str, str]]:
+    """Names of classes of the same bytes: the first of each kind, and each further one."""
+    found: list[tuple[str, str]] = []
+    known: dict[bytes, list[tuple[str, np.ndarray]]] = {}  # by their first image
+    for split in dataset:
+        for name, images in zip(split.names, split.images):
+            others = known.setdefault(images[0].tobytes(), [])
+            first = next((other for other, x in others if np.array_equal(x, images)), None)
+            if first is None:
+                others.append((name, images))
+            else:
+                found.append((first, name))
+    return found

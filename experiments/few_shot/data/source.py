@@ -8,7 +8,8 @@ import hashlib
 from bmg.experiments.few_shot.data import cache, folder, glyphs, mini_imagenet
 from bmg.experiments.few_shot.data.config import DataConfig
 from bmg.experiments.few_shot.data.pictures import Report
-from bmg.experiments.few_shot.data.sets import DataSet
+from bmg.experiments.few_shot.data.sets import DataSet, same_classes
+from bmg.storage.fields import shown
 
 _show = functools.partial(print, flush=True)
 _GLYPHS_VERSION = 1  # another one where the drawing changes
@@ -24,6 +25,15 @@ def load(config: DataConfig, report: Report = _show) -> DataSet:
     Raises:
       ValueError: they cannot be had; one line that says what is missing where.
     """
+    found = _load(config, report)
+    if pairs := same_classes(found):
+        more = f", and {len(pairs) - 1} more those of another class" if len(pairs) > 1 else ""
+        names = " and ".join(map(shown, pairs[0]))
+        report(f"images: the classes {names} have the same{more}: tasks ask to tell them apart")
+    return found
+
+
+def _load(config: DataConfig, report: Report) -> DataSet:
     if config.source == "mini-imagenet":
         return mini_imagenet.load(config, report)
     if config.source == "folder":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -65,7 +67,7 @@ def test_pickles_come_back_as_they_were_written(tmp_path, protocol, middle):
         assert list(names) == CLASSES[split]
         expected = written[split]["image_data"].reshape(len(names), COUNT, 84, 84, 3)
         np.testing.assert_array_equal(images, expected)
-    check_tasks(dataset, ways=2, shots=1, queries=3)
+    check_tasks([each.images for each in dataset], ways=2, shots=1, queries=3)
     assert "are 3 / 2 / 2 with 4 / 4 / 4 images each; MiniImagenet has 64 / 16 / 20" in lines[-1]
 
 
@@ -281,6 +283,49 @@ def test_a_file_that_is_there_twice_is_refused(tmp_path):
     (path / "3" / "0.png").unlink()
     (path / "3" / "0.png").symlink_to(path / "1" / "0.png")
     assert "are one file; remove one" in refused(path, "folder")
+
+
+def test_classes_of_the_same_images_are_named(tmp_path):
+    """In whatever splits they are."""
+    path = tmp_path / "data"
+    for i in range(6):
+        (path / f"{i}").mkdir(parents=True)
+        for j in range(3):
+            Image.fromarray(pixels(8, 8, seed=3 * i + j)).save(path / f"{i}" / f"{j}.png")
+    _, lines = load(path, "folder", image_size=8)
+    assert not any(line.startswith("images:") for line in lines)
+    shutil.copytree(path / "2", path / "copy")
+    _, lines = load(path, "folder", image_size=8)
+    (line,) = [line for line in lines if line.startswith("images:")]
+    assert "have the same:" in line and {"'2'", "'copy'"} < set(line.split())
+    for name in ("4", "5"):
+        shutil.copytree(path / "2", path / name, dirs_exist_ok=True)
+    _, lines = load(path, "folder", image_size=8)
+    assert "the same, and 2 more those of another class:" in lines[-1]
+
+
+def test_a_folder_or_a_picture_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    """As the system has it; whoever runs the tests may read everything."""
+    path = tmp_path / "data"
+    write_classes(path, {f"{i}": 3 for i in range(5)})
+    denied, scan = path / "3" / "below", os.scandir
+    denied.mkdir()
+
+    def scandir(place):
+        if str(place) == str(denied):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(PermissionError, match="3/below"):
+            load(path, "folder")
+
+    def open_picture(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(Image, "open", open_picture)
+    assert "0/0.png cannot be read (Permission denied)" in refused(path, "folder")
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path):

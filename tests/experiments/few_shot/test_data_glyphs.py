@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import pathlib
+import sys
 
 import jax
 import matplotlib
@@ -220,6 +222,16 @@ def test_a_cache_that_cannot_be_written_is_refused_before_images_are_made(tmp_pa
     with pytest.raises(ValueError, match=r"file/glyphs-.* cannot be written .*another folder") as e:
         source.load(DataConfig(cache=str(tmp_path / "file")))
     assert "\n" not in str(e.value)
+
+
+def test_a_full_disk_leaves_nothing_in_the_cache(few, small_disk, monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    folder = small_disk / "cache"
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+        source.load(DataConfig(cache=str(folder), images_per_class=500))
+    gc.collect()
+    assert list(folder.iterdir()) == [] and ignored == []
 
 
 def test_the_users_caches_are_where_the_system_has_them(monkeypatch, tmp_path):

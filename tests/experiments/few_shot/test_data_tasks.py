@@ -120,14 +120,15 @@ def dataset(*names: str) -> DataSet:
 
 def test_tasks_that_a_split_is_too_small_for_are_refused():
     data = dataset("a", "b", "c")
-    check_tasks(data, ways=4, shots=4, queries=5)
+    splits = [each.images for each in data]
+    check_tasks(splits, ways=4, shots=4, queries=5)
     for sizes, words in [
         ((5, 1, 1), ["5 classes", "test split", "has 4", "at most 4"]),
         ((6, 1, 1), ["6 classes", "validation split", "has 5"]),
         ((2, 5, 5), ["5 shots and 5 queries", "train split", "at most 9"]),
     ]:
         with pytest.raises(ValueError) as caught:
-            check_tasks(data, *sizes)
+            check_tasks(splits, *sizes)
         text = str(caught.value)
         assert "\n" not in text and all(word in text for word in words), text
 

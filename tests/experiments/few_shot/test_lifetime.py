@@ -105,6 +105,20 @@ def test_an_evaluation_that_is_never_due_is_not_compiled(steps):
     assert columns["evaluations"] == 0 and columns["query_loss"] > 0
 
 
+def test_an_evaluation_past_the_end_is_none():
+    """A chunk of an accelerator goes on past the end of a run, whose results know nothing of it."""
+    config = dataclasses.replace(SMALL, steps=3)
+    runner = Runner(lifetime.make_lifetime(config, IMAGES), 1, 0, 1)
+    for _ in range(4):
+        runner.advance()
+    assert runner.records.means(4)[1]["evaluations"].tolist() == [[0, 1, 0, 0]]
+    best = runner.lifetime(0).agent.best
+    assert best.meta_batches == 2
+    assert best.validation_accuracy == np.float32(
+        runner.records.means(2)[1]["validation_accuracy"][0, 1]
+    )
+
+
 def test_the_clip_is_of_each_element():
     gradient = {"a": jnp.array([30.0, -2.0]), "b": jnp.array([-11.0])}
     optimizer = lifetime.make_optimizer(FewShotConfig())

@@ -134,7 +134,7 @@ def test_figures_3_to_6_of_a_rule(tmp_path, pictures):
     assert apart.shape[1] == 2 and np.all(np.isfinite(apart)) and apart[0, 1] > 0.1
 
 
-def trained(folder, game, score, worlds=None, agent="lpg", rule_in=None):
+def trained(folder, game, score, worlds=None, agent="lpg"):
     """A run of `bmg train`, as far as figure 9 looks at it."""
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("")
@@ -143,14 +143,14 @@ def trained(folder, game, score, worlds=None, agent="lpg", rule_in=None):
     if agent == "lpg":
         rule = init_rule(RULE, jax.random.PRNGKey(0))
         made_from = {} if worlds is None else {"worlds": list(worlds)}
-        save_rule((rule_in or folder) / "rule.npz", rule, RULE, made_from)
+        save_rule(folder / "rule.npz", rule, RULE, made_from)
 
 
 def test_figure_9_is_scores_over_the_worlds_that_rules_come_from(tmp_path, pictures):
     one, two = ("cliff",), ("cliff", "chain-short")
     trained(tmp_path / "a", "catch", 0.5, two)
-    trained(tmp_path / "b" / "seed-0", "catch", 0.25, one, rule_in=tmp_path / "b")
-    trained(tmp_path / "b" / "seed-1", "catch", 0.75, one, rule_in=tmp_path / "b")
+    trained(tmp_path / "b" / "seed-0", "catch", 0.25, one)
+    trained(tmp_path / "b" / "seed-1", "catch", 0.75, one)
     trained(tmp_path / "c", "catch", 0.9, agent="impala")
     trained(tmp_path / "d", "pong", -20.0, one)
     trained(tmp_path / "e", "catch", 7.0, None)  # a rule of unknown worlds
