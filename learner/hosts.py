@@ -43,7 +43,7 @@ class HostMissing(RuntimeError):
 
 
 class HostsDiffer(RuntimeError):
-    """Hosts hold other states than each other."""
+    """Hosts hold different states."""
 
 
 def check_port(config: HostsConfig) -> None:
