@@ -22,6 +22,7 @@ from bmg.launch import runs, train
 from bmg.launch.sweeps import declaration, local, slurm
 from bmg.storage.run_directory import config_file, to_dict
 from tests.launch import commands
+from tests.waiting import DEADLINE
 
 SMALL = """
 games = ["catch", "minatar/breakout"]
@@ -374,8 +375,12 @@ def test_slurm_runs_an_array_and_what_is_preempted_goes_on(tmp_path, cluster):
     home = pathlib.Path(cluster["STAND_IN"])
 
     def bmg(*arguments):
-        with commands.started(*arguments, cwd=tmp_path, variables=cluster) as run:
-            return run.finish()
+        # Not by `commands.bmg`, which kills what it sees the command start: the array's tasks stay.
+        run = subprocess.run(
+            [*commands.BMG, *arguments], cwd=tmp_path, env={**commands.environment(), **cluster},
+            capture_output=True, text=True, timeout=DEADLINE,
+        )  # fmt: skip
+        return run.returncode, run.stdout, run.stderr
 
     code, out, err = bmg(*words)
     assert code == 0 and "catch/seed-0: job 7_0" in out and "catch/seed-1: job 7_1" in out, err
