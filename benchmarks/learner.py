@@ -32,6 +32,7 @@ from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig
 from bmg.agents.factory import make_agent
 from bmg.agents.trajectory import Trajectory, UpdateBatch
 from bmg.benchmarks.config import BenchmarkConfig
+from bmg.benchmarks.progress import show
 from bmg.learner.guard import guarded
 from bmg.learner.update import with_precision
 from bmg.storage.fields import Lookahead, Pause
@@ -225,7 +226,7 @@ def measure(config: Config) -> Iterator[dict[str, Any]]:
             except jax.errors.JaxRuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                print(f"{name} {case}: out of memory", flush=True)
+                show(f"{name} {case}: out of memory")
                 continue
             rows.append(
                 {

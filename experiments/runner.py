@@ -126,6 +126,11 @@ class Runner:
         return self._progress.records
 
     @property
+    def convolves(self) -> bool:
+        """Whether its lifetimes do."""
+        return self._lifetime.convolves
+
+    @property
     def chunk_steps(self) -> int:
         """Steps of a chunk."""
         return self.chunk_windows * self._window_steps
@@ -331,7 +336,7 @@ def _check_room(part: State, parts: int, seeds: int, devices: Sequence[jax.Devic
     """
     leaves = jax.tree.leaves(part)
     sizes = [parts * math.prod(x.shape) * x.dtype.itemsize for x in leaves]
-    room = memory_of(devices)
+    room = _memory_of(devices)
     if room and sum(sizes) > room:
         largest = leaves[np.argmax(sizes)]
         shape = " x ".join(map(str, largest.shape[1:]))
@@ -344,7 +349,7 @@ def _check_room(part: State, parts: int, seeds: int, devices: Sequence[jax.Devic
         )
 
 
-def memory_of(devices: Sequence[jax.Device]) -> int | None:
+def _memory_of(devices: Sequence[jax.Device]) -> int | None:
     """Bytes of all of them; of a CPU's, those of the machine; None where they are not known."""
     if devices[0].platform == "cpu":
         return total_memory()

@@ -10,7 +10,7 @@ import sys
 
 from bmg.launch import environment, output, provenance, signals
 from bmg.storage.files import reason
-from bmg.storage.memory import out_of_memory
+from bmg.storage.memory import keep_freed_memory, out_of_memory
 
 # A command's module, or an experiment's declaration.
 _COMMANDS = {
@@ -70,8 +70,6 @@ _MORE = (
 def main() -> None:
     """The program: ends the process with the command's exit code."""
     if _has_large_arrays(sys.argv[1:]):
-        from bmg.storage.memory import keep_freed_memory
-
         keep_freed_memory()  # before there are threads
     code = run(sys.argv[1:])
     signals.ignore()  # it is over

@@ -75,12 +75,13 @@ def _run_alone(experiment: Experiment, config) -> int:
     if config.wandb:
         mirror.check_installed()
     # Before anything is written: what a lifetime is made of may not be there, or not fit.
-    lifetime = None if _is_left_alone(config) else make_lifetime(experiment, config)
-    runner = None if lifetime is None else make_runner(config, lifetime)
+    runner = None
+    if not _is_left_alone(config):
+        runner = make_runner(config, make_lifetime(experiment, config))
     with owned(config.path):
         check_workdir(config, fixed)  # again: another run may have been there until now
         with mirror.beside(config.wandb, config.path):
-            return _run(experiment, config, lifetime, runner)
+            return _run(experiment, config, runner)
 
 
 def make_lifetime(experiment: Experiment, config, most_devices: int | None = None):
@@ -116,7 +117,7 @@ def _has_table(workdir: pathlib.Path) -> bool:
     return True
 
 
-def _run(experiment: Experiment, config, lifetime, runner) -> int:
+def _run(experiment: Experiment, config, runner) -> int:
     """Likewise, in a directory of its own; `runner` is None where nothing is left to do."""
     from bmg.launch.console import StepsConsole
     from bmg.launch.events import Events, columns_as_they_are
@@ -166,7 +167,7 @@ def _run(experiment: Experiment, config, lifetime, runner) -> int:
 
     with signals.orderly(_LEAVE_SECONDS, _say_end) as asked:
         with console:
-            _advance(experiment, config, lifetime, runner, report, asked.is_set, write)
+            _advance(experiment, config, runner, report, asked.is_set, write)
         events.update(runner.records, last=runner.records.steps >= config.steps)
         events.close()
         stopped = asked.is_set() and runner.records.steps < config.steps
@@ -234,7 +235,7 @@ def make_runner(config, lifetime):
     )  # fmt: skip
 
 
-def _advance(experiment: Experiment, config, lifetime, runner, report, should_stop, write) -> None:
+def _advance(experiment: Experiment, config, runner, report, should_stop, write) -> None:
     """Runs to the end or until asked to stop, and measures on the way where it is for that; results
     are written with each checkpoint, for whoever looks and if the process is killed."""
     advance = functools.partial(
@@ -246,7 +247,7 @@ def _advance(experiment: Experiment, config, lifetime, runner, report, should_st
         from bmg.experiments.multistep.config import milestones
 
         make_estimate = experiment.functions.make_estimate
-        kinds = estimators.make_estimators(config, make_estimate, lifetime.convolves)
+        kinds = estimators.make_estimators(config, make_estimate, runner.convolves)
         for steps in milestones(config, config.steps):
             if runner.records.steps < steps:
                 advance(steps)

@@ -8,7 +8,6 @@ verified whole before it is parsed, and nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
@@ -97,7 +96,7 @@ def save(directory: pathlib.Path, updates: int, state, header: dict, keep: int) 
     if path.is_dir() and not path.is_symlink():  # no file could take its name
         _put_aside(path)
     with whole_file(path) as file:
-        file.write(archive.getbuffer())
+        file.write(archive)
     complete = list_checkpoints(directory)
     for left_over in [other for other in complete if _number(other) > updates]:
         _put_aside(left_over)
@@ -122,19 +121,17 @@ def write(path: pathlib.Path, state, header: dict) -> None:
     archive = _archive(state, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        file.write(archive.getbuffer())
+        file.write(archive)
 
 
-def _archive(state, header: dict) -> io.BytesIO:
+def _archive(state, header: dict) -> memoryview:
     text = json.dumps({"format": FORMAT, **header}).encode()
     if len(text) > _MOST_HEADER_BYTES:
         raise ValueError(f"a header of {len(text)} bytes; give at most {_MOST_HEADER_BYTES}.")
     arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
     arrays = {name: array.view(_stored(array.dtype)) for name, array in arrays.items()}
     arrays[_HEADER] = np.frombuffer(text, np.uint8)
-    archive = io.BytesIO()  # numpy leaves its archive open where a disk is full
-    np.savez(archive, **arrays)
-    return archive
+    return npz.packed(arrays)
 
 
 def _put_aside(path: pathlib.Path) -> None:

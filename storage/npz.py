@@ -8,9 +8,11 @@ writes them, so that an archive holds no more than its own size.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,6 +24,14 @@ _HEAD = re.compile(
 )
 _LENGTH = slice(8, 10)  # bytes that hold how many follow them before the data
 MOST_HEAD_BYTES = 10 + 2**16
+
+
+def packed(arrays: Mapping[str, np.ndarray]) -> memoryview:
+    """An archive's bytes. They are to be written at once: where a disk is full, `np.savez` would
+    leave its archive open."""
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)
+    return archive.getbuffer()
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

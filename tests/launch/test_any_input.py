@@ -38,6 +38,7 @@ def inert(command, monkeypatch):
         return 0
 
     monkeypatch.setattr(lifetimes, "make_lifetime", lambda experiment, config: None)
+    monkeypatch.setattr(lifetimes, "make_runner", lambda config, lifetime: None)
     monkeypatch.setattr(lifetimes, "_run", lambda experiment, config, *_: start(config))
     monkeypatch.setattr(demo, "_show", start)
     monkeypatch.setattr(runs, "run_all", lambda name, options, *_: start(options))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bmg.experiments.few_shot.data.sets import SPLITS, DataSet, ImageSet
+from bmg.storage import npz
 from bmg.storage.files import reason, whole_file
 
 
@@ -55,10 +55,9 @@ def kept(path: pathlib.Path, name: str, content: Any, make: Callable[[], DataSet
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     dataset = make()
-    archive = io.BytesIO()  # numpy leaves one open that a full disk has cut off
-    np.savez(archive, **_arrays(dataset))
+    archive = npz.packed(_arrays(dataset))
     with _refusing(file_path), whole_file(file_path) as file:
-        file.write(archive.getbuffer())
+        file.write(archive)
     return dataset
 
 
