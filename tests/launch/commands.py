@@ -71,6 +71,13 @@ class Run:
         out, err = self.process.communicate(timeout=max(deadline - time.monotonic(), 10.0))
         return self.process.returncode, out, err
 
+    def kill(self) -> None:
+        """It and all its descendants, at once."""
+        self.watch()
+        for process in [psutil.Process(self.process.pid), *self.children]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def wait_for_the_end_of_all(self, timeout: float = DEADLINE) -> None:
         """Waits until the command, which was killed, and all its descendants are gone."""
         self.process.wait(timeout)
@@ -123,6 +130,22 @@ def started_as(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
+
+
+def ends_of(*runs: Run) -> list[tuple[int, str, str]]:
+    """What `finish` says of each, of runs that end together: where one fails, the others, which may
+    wait for it for long, are ended as well."""
+    deadline = time.monotonic() + DEADLINE
+    while any(run.process.poll() is None for run in runs) and time.monotonic() < deadline:
+        for run in runs:
+            run.watch()
+        if any(run.process.poll() for run in runs):  # a code that is not 0
+            deadline = min(deadline, time.monotonic() + 60.0)
+        time.sleep(0.2)
+    for run in runs:
+        if run.process.poll() is None:
+            run.kill()
+    return [run.finish() for run in runs]
 
 
 def started(

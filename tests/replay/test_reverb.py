@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("bmg.replay.backend", reason="needs Reverb")  # without TensorFlow
 
-import portpicker
 
 from bmg.replay.client import Client
 from bmg.replay.interface import ONLINE, REPLAY
 from bmg.replay.sampler import Sampler
 from bmg.replay.server import Server, make_tables
 from bmg.replay.writer import Writer
+from tests.ports import free_port
 from tests.replay.conftest import never
 from tests.replay.test_waiting import fill
 from tests.waiting import DEADLINE, Call, Stop, eventually, steadily, waits
@@ -114,7 +114,7 @@ def test_dead_server_ends_every_wait(mortal, clock, signature, config, make_unro
 
 
 def test_stop_frees_those_who_wait_for_a_server(signature, config, make_unroll):
-    address = f"localhost:{portpicker.pick_unused_port()}"
+    address = f"localhost:{free_port()}"
     stops = [Stop(), Stop()]
     writer = Writer(address, signature, config, stops[0])
     sampler = Sampler(address, ONLINE, 2, signature, config, stops[1])

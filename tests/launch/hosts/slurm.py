@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.ports import free_port
 from tests.waiting import eventually
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -119,7 +120,7 @@ def _start(slurm: Slurm, folder: pathlib.Path) -> None:
     key.chmod(0o600)
     for name in ("state", *(f"spool.{node}" for node in slurm.nodes)):
         (folder / name).mkdir()
-    ports = _free_ports(3)
+    ports = [free_port() for _ in range(3)]
     text = _SETTINGS.format(
         host=slurm.nodes[0], nodes=slurm.nodes, ports=ports, user=getpass.getuser(), folder=folder
     )
@@ -134,14 +135,6 @@ def _start(slurm: Slurm, folder: pathlib.Path) -> None:
     for node in slurm.nodes:
         _daemon(slurm, folder, "slurmd", "-D", "-N", node)
     eventually(slurm.is_ready)
-
-
-def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as open_ones:
-        sockets = [open_ones.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _daemon(slurm: Slurm, folder: pathlib.Path, name: str, *options: str) -> None:
