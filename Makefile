@@ -12,12 +12,10 @@ ARGS ?=
 ACCELERATOR ?=
 # The environment: .venv, or another such as VENV=.venv-newest.
 VENV ?= .venv
-# What `make test` and `make check` run, such as TESTS=tests/meta.
+# What `make test`, `make check` and `make test-newest` run, such as TESTS=tests/meta.
 TESTS ?= tests
-# What `make test-newest` runs.
-TESTS_NEWEST ?= -m "not slow and not heavy" tests
 
-# What `make check` leaves out; pyproject.toml has the meaning of each marker.
+# What the latter two leave out; pyproject.toml has the meaning of each marker.
 FAST = -m "not slow and not heavy and not long"
 
 PYTEST = -m pytest -q -rs --no-fold-skipped --durations=10
@@ -61,9 +59,9 @@ test: setup ## run every test (TESTS=tests/meta for some)
 	$(VENV)/bin/python $(PYTEST) $(SLOW) -m slow $(TESTS); slow=$$?; \
 	case $$quick$$slow in 00 | 05 | 50) ;; *) exit 1;; esac
 
-test-newest: ## run the quick tests on the newest Python and JAX, without Launchpad and Reverb
+test-newest: ## run the fast tests on the newest Python and JAX, without Launchpad and Reverb
 	@VENV=.venv-newest PYTHON=newest scripts/setup.sh cpu; case $$? in \
-	  0) set -x; .venv-newest/bin/python $(PYTEST) $(QUICK) $(TESTS_NEWEST);; \
+	  0) set -x; .venv-newest/bin/python $(PYTEST) $(QUICK) $(FAST) $(TESTS);; \
 	  3) ;; \
 	  *) exit 1;; \
 	esac

@@ -393,6 +393,7 @@ def test_slurm_runs_an_array_and_what_is_preempted_goes_on(tmp_path, cluster):
     code, out, err = bmg(*words)
     assert code == 0 and "catch/seed-1: runs already" in out, out + err
     assert len((home / "script").read_text()) == len(script), "nothing was submitted"
+    _signal_all(int((home / "pid-7_0").read_text()), signal.SIGSTOP)  # the cores are for the other
 
     # By the end of its time, and by the way of preemption.
     for number, told in enumerate(([signal.SIGUSR2], [signal.SIGTERM, signal.SIGUSR2]), start=2):
@@ -402,6 +403,7 @@ def test_slurm_runs_an_array_and_what_is_preempted_goes_on(tmp_path, cluster):
         _wait(lambda number=number: _sessions(folder).get(number, 0) > 0)
         begin = _sessions(folder)[number]
         _wait(lambda begin=begin: commands.learner_rows(folder)[-1]["frames"] > begin)
+    _signal_all(int((home / "pid-7_0").read_text()), signal.SIGCONT)
     for task in (0, 1):
         pid = int((home / f"pid-7_{task}").read_text())
         os.kill(pid, signal.SIGTERM)  # submitit lets it pass

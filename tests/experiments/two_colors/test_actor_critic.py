@@ -31,16 +31,15 @@ def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
     return TwoColorsConfig(actor_critic=own, flip_every=64, **changes)
 
 
-def start_of(config, seed=0):
+@functools.cache
+def start():
     """A lifetime in float64, some updates old, so that its context is not empty."""
-    lifetime = actor_critic.make_lifetime(config)
-    state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
-    state, _ = lifetime.window(state, None)
+    lifetime = actor_critic.make_lifetime(config_of(method="bmg", target_steps=1))
+    state = oracle.double(lifetime.init(jax.random.PRNGKey(0)))
+    state, _ = jax.jit(lifetime.window)(state, None)
     # Larger meta-weights than the initial ones: the entropy weight then depends on the context.
-    if state.meta is not None:
-        params = jax.tree.map(lambda w: 2.0 * w + 0.1, state.meta.params)
-        state = state._replace(meta=state.meta._replace(params=params))
-    return oracle.double(state)
+    params = jax.tree.map(lambda w: 2.0 * w + 0.1, state.meta.params)
+    return oracle.double(state._replace(meta=state.meta._replace(params=params)))
 
 
 def test_returns_are_the_slow_loop_s():
@@ -57,9 +56,9 @@ def test_returns_are_the_slow_loop_s():
 @pytest.mark.parametrize("max_norm", [0.0, CLIPPED, 100.0])
 def test_an_update_is_the_slow_one(max_norm):
     config = config_of({"entropy_weight": 0.3, "max_gradient_norm": max_norm}, method="fixed")
-    agent = start_of(config).agent
+    agent = start().agent
     step = actor_critic.make_step(actor_critic.make_networks(config.actor_critic), config)
-    new, aux = step(None, agent, None, jax.random.PRNGKey(5))
+    new, aux = jax.jit(step)(None, agent, None, jax.random.PRNGKey(5))
     advantage = oracle.advantages(agent.critic, agent.rollout, GAMMA)
     np.testing.assert_allclose(aux.advantage, advantage, rtol=1e-9)
     np.testing.assert_allclose(aux.entropy_weight, 0.3, rtol=1e-6)
@@ -79,7 +78,7 @@ def test_a_rollout_is_played_by_its_policy_in_the_world():
     """Actions have the policy's frequencies; states, rewards and world follow from them."""
     config = config_of({"rollout_length": 20_000}, method="fixed", record_every=20_000)
     networks = actor_critic.make_networks(config.actor_critic)
-    agent = start_of(config_of(method="fixed")).agent
+    agent = start().agent
     world, rollout = jax.jit(
         lambda key: actor_critic.collect(networks.policy, agent.policy, agent.world, key, config)
     )(jax.random.PRNGKey(1))
@@ -153,7 +152,7 @@ def compare(actual, expected):
     )  # fmt: skip
 
 
-def meta_gradient_of(config, state):
+def meta_gradient_of(config, state, key=None):
     networks = actor_critic.make_networks(config.actor_critic)
     compute = core.meta_gradient(
         core.online_start,
@@ -161,8 +160,11 @@ def meta_gradient_of(config, state):
         actor_critic.make_objective(networks, config),
     )
     batch = BootstrapBatch(target=(None,) * (config.target_steps - 1))
-    key = jax.random.PRNGKey(9)
-    return compute(state.meta.params, state.agent, (None,) * config.inner_steps, batch, key)
+    key = jax.random.PRNGKey(9) if key is None else key
+    batches = (None,) * config.inner_steps
+    return jax.jit(lambda w, agent: compute(w, agent, batches, batch, key))(
+        state.meta.params, state.agent
+    )
 
 
 @pytest.mark.heavy
@@ -179,7 +181,7 @@ def meta_gradient_of(config, state):
 def test_mg_is_the_finite_difference(inner_steps, own):
     config = config_of(own, method="mg", inner_steps=inner_steps)
     own = config.actor_critic
-    state = start_of(config)
+    state = start()
     result = meta_gradient_of(config, state)
 
     def loss(w):
@@ -217,7 +219,7 @@ def test_bmg_is_the_finite_difference_with_the_target_held(
     config = config_of(
         own, method="bmg", inner_steps=inner_steps, target_steps=target_steps, matching=matching
     )
-    state = start_of(config)
+    state = start()
     result = meta_gradient_of(config, state)
     w = state.meta.params
     learned, last = result.target_aux
@@ -265,22 +267,13 @@ def test_a_window_moves_the_meta_parameters_with_adam_and_records_every_update()
     config = config_of(method="bmg", inner_steps=2, target_steps=3, meta_learning_rate=1e-2)
     lifetime = actor_critic.make_lifetime(config)
     state = oracle.double(lifetime.init(jax.random.PRNGKey(0)))
-    after, records = lifetime.window(state, None)
+    after, records = jax.jit(lifetime.window)(state, None)
     assert lifetime.updates_per_window == 4
     assert {k: v.shape for k, v in records.items()} == dict.fromkeys(lifetime.columns, (4,))
     assert after.agent.world.steps == state.agent.world.steps + 4 * 8
     np.testing.assert_allclose(records["reward"][0], np.mean(state.agent.rollout.reward))
     # Adam's first step is rate * g / (|g| + eps), with Table 1's eps of 1e-4.
-    key = jax.random.split(state.key)[1]
-    networks = actor_critic.make_networks(config.actor_critic)
-    compute = core.meta_gradient(
-        core.online_start,
-        actor_critic.make_step(networks, config),
-        actor_critic.make_objective(networks, config),
-    )
-    gradient = compute(
-        state.meta.params, state.agent, (None,) * 2, BootstrapBatch((None,) * 2), key
-    ).gradient
+    gradient = meta_gradient_of(config, state, jax.random.split(state.key)[1]).gradient
     expected = jax.tree.map(
         lambda w, g: w - 1e-2 * g / (np.abs(g) + 1e-4), state.meta.params, gradient
     )
@@ -300,4 +293,4 @@ def test_the_entropy_weight_is_about_a_half_at_first_and_fixed_where_it_is_fixed
 
 def start_records(config):
     lifetime = actor_critic.make_lifetime(config)
-    return lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)
+    return jax.jit(lambda key: lifetime.window(lifetime.init(key), None))(jax.random.PRNGKey(0))
