@@ -15,7 +15,7 @@ from bmg.agents.agent import Agent
 from bmg.agents.messages import Evaluation
 from bmg.environments.in_graph import World
 from bmg.learner.config import LearnerConfig
-from bmg.learner.in_graph import Playing, State, Told, make_evaluation, make_program
+from bmg.learner.in_graph import Playing, Program, State, Told, make_evaluation, make_program
 from bmg.learner.learner import check_skipped
 from bmg.learner.record import RunRecord, what_is_left
 from bmg.meta.side_by_side import SEEDS, SHARDS, make_mesh, side_by_side
@@ -45,6 +45,17 @@ def spread(seeds: int, config: LearnerConfig, devices: Sequence[jax.Device]) -> 
 def axis_name(mesh: Mesh) -> str | None:
     """What the agent's update averages over there."""
     return SHARDS if mesh.shape[SHARDS] > 1 else None
+
+
+def make_beginning(program: Program, shards: int) -> Callable[[np.ndarray], State]:
+    """The states of new seeds, from their keys; compiled."""
+
+    def begin(key):
+        learner, key = program.init(key), jax.random.fold_in(key, 1)
+        pieces = jax.random.split(key, shards) if shards > 1 else key[None]
+        return State(learner, jax.vmap(program.play_anew, in_axes=(None, 0))(learner, pieces))
+
+    return jax.jit(jax.vmap(begin))
 
 
 class InGraphLearner:
@@ -115,15 +126,7 @@ class InGraphLearner:
     def _first_state(self, program) -> State:
         """Of all seeds."""
         keys = np.stack([np.asarray(jax.random.PRNGKey(r.info.seed)) for r in self._records])
-        learners = jax.jit(jax.vmap(program.init))(keys)
-
-        def play_anew(learner, key):
-            """[pieces, ...]"""
-            key = jax.random.fold_in(key, 1)
-            pieces = jax.random.split(key, self._shards) if self._shards > 1 else key[None]
-            return jax.vmap(program.play_anew, in_axes=(None, 0))(learner, pieces)
-
-        playing = jax.jit(jax.vmap(play_anew))(learners, keys)
+        learners, playing = make_beginning(program, self._shards)(keys)
         if self._records[0].info.resume:
             learners, playing = self._restored(learners, playing)
         return State(self._put(learners, _EACH), self._put(playing, _PIECES))
@@ -262,7 +265,7 @@ class InGraphLearner:
                 record.evaluated(found)
 
     def _of_seed(self, tree: PyTree, index: int) -> PyTree:
-        return jax.tree.map(lambda x: np.asarray(x[index]), tree)
+        return jax.device_get(_of_one(tree, np.int32(index)))
 
     def _playing_of_seed(self, playing: Playing, index: int) -> Playing:
         """[pieces, ...], or of the only one without that axis."""
@@ -286,6 +289,11 @@ class InGraphLearner:
             record.try_playing(
                 lambda i=index: self._playing_of_seed(self._state.playing, i), self._shards
             )
+
+
+@jax.jit  # as one program: each array's own would take seconds at the first checkpoint
+def _of_one(tree: PyTree, index: jax.Array) -> PyTree:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def _of_a_piece(chunk: Callable, state: State, updates: jax.Array) -> tuple[State, Told]:

@@ -48,6 +48,6 @@ def shared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (runner, in_graph_learner):
             patch.setattr(module, "side_by_side", once(module.side_by_side))
-        for name in ("make_program", "make_evaluation"):
+        for name in ("make_program", "make_evaluation", "make_beginning"):
             patch.setattr(in_graph_learner, name, once(getattr(in_graph_learner, name)))
         yield

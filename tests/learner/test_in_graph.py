@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from bmg.agents.agent import UpdateBatch
 from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig, OptimizerConfig
 from bmg.agents.factory import make_agent
 from bmg.environments.factory import make_world
-from bmg.environments.in_graph import World
+from bmg.learner import in_graph_learner
 from bmg.learner.config import LearnerConfig
 from bmg.learner.guard import guarded
-from bmg.learner.in_graph import collect, make_evaluation, make_program
-from bmg.learner.in_graph_learner import InGraphLearner, axis_name, spread
+from bmg.learner.in_graph import State, collect, make_evaluation, make_program
+from bmg.learner.in_graph_learner import InGraphLearner, axis_name, make_beginning, spread
 from bmg.learner.record import RunInfo, RunRecord
 from bmg.replay import ring
 from bmg.storage import checkpoint
@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
 ]  # fmt: skip
 WORLD = make_world("catch")
-LENGTH, FRESH, REPLAYED = 12, 3, 2  # an episode has 9 steps
+LENGTH, FRESH, REPLAYED = 12, 4, 2  # an episode has 9 steps
 CONFIG = LearnerConfig(unroll_length=LENGTH, online_batch=FRESH, replay_batch=REPLAYED)
 AGENT = AgentConfig(
     "bmg",
@@ -49,15 +49,31 @@ def agent():
 
 @pytest.fixture(scope="module")
 def program(agent):
-    return make_program(agent, WORLD, CONFIG, replay_capacity=7, most_updates=3)
+    return make_program(agent, WORLD, CONFIG, replay_capacity=9, most_updates=3)
 
 
-def begin(program, seed=0):
-    from bmg.learner.in_graph import State
+@functools.cache
+def begin(program):
+    """A state on one device."""
+    state = make_beginning(program, shards=1)(jax.random.PRNGKey(0)[None])
+    playing = jax.tree.map(lambda x: x[0, 0], jax.device_get(state.playing))
+    return State(jax.tree.map(lambda x: x[0], jax.device_get(state.learner)), playing)
 
-    key = jax.random.PRNGKey(seed)
-    learner = program.init(key)
-    return State(learner, program.play_anew(learner, jax.random.fold_in(key, 1)))
+
+@pytest.fixture(scope="module")
+def by_hand(agent):
+    """Unrolls of a device's environments, fresh and replayed; and the agent's update."""
+    whole = guarded(agent, FRESH * LENGTH)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def play(playing, params, version, replayed):
+        key, act_key, *keys = jax.random.split(playing.key, 3 + agent.num_extra_batches)
+        games, unrolls = collect(agent, WORLD, params, playing.games, act_key, version, LENGTH)
+        replay = ring.append(playing.replay, unrolls)
+        drawn = [ring.sample(replay, k, replayed) for k in keys]
+        return type(playing)(games, replay, key), [unrolls, *drawn]
+
+    return play, jax.jit(whole.update)
 
 
 def equal(one, other, **how):
@@ -101,22 +117,16 @@ def test_an_unroll_is_what_the_environments_did(agent, program):
     assert ended == FRESH and not np.any(found.reset) and np.all(found.parameter_version == 5)
 
 
-def test_an_update_is_the_agents_own_on_fresh_and_replayed_unrolls(agent, program):
+def test_an_update_is_the_agents_own_on_fresh_and_replayed_unrolls(agent, program, by_hand):
     """By hand, twice; a chunk of two updates comes to the same."""
     state = before = begin(program)
-    whole = guarded(agent, FRESH * LENGTH)
-    update, returns = jax.jit(whole.update), []
+    (play, update), returns = by_hand, []
     for _ in range(2):
-        key, act_key, *keys = jax.random.split(state.playing.key, 3 + agent.num_extra_batches)
-        games, fresh = collect(
-            agent, WORLD, agent.acting_params(state.learner.agent), state.playing.games, act_key,
-            state.learner.updates, LENGTH,
-        )  # fmt: skip
-        replay = ring.append(state.playing.replay, fresh)
-        main, extra = (ring.sample(replay, k, REPLAYED) for k in keys)
+        params = agent.acting_params(state.learner.agent)
+        playing, (fresh, main, extra) = play(state.playing, params, state.learner.updates, REPLAYED)
         learner, metrics = update(state.learner, UpdateBatch(fresh, main, (extra,)))
         returns.append(fresh.episode_return)
-        state = type(state)(learner, type(state.playing)(games, replay, key))
+        state = State(learner, playing)
     after, told = jax.jit(program.chunk)(before, np.int32(2))
     equal(after, state, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(told.episode_return[:2], np.stack(returns))
@@ -138,22 +148,25 @@ def test_an_evaluation_is_the_first_episode_of_each(agent, program):
     equal(jax.jit(advance)(params, state).returns, state.returns)  # nothing counts later
 
 
-def learner(
-    agent, folder, seeds, updates, devices=1, resume=False, first=3, config=CONFIG, world=WORLD
-):
+def learner(agent, folder, seeds, updates, devices=1, resume=False, first=3):
     records = []
     for index in range(seeds):
         directory = folder / f"seed-{first + index}"
         directory.mkdir(parents=True, exist_ok=True)
-        frames = config.online_batch * LENGTH
+        frames = FRESH * LENGTH
         info = RunInfo(
             directory, "catch", updates * frames, frames, first + index, resume, {}, {}, 1, 1.0, {}
         )
         records.append(RunRecord(info, 2, print, lambda results: None))
-    # Chunks of two updates at most, however many there are: runs of the same program.
-    config = dataclasses.replace(config, log_rows=-(-updates // 2), checkpoint_interval=1e6)
+    config = dataclasses.replace(CONFIG, log_rows=1, checkpoint_interval=1e6)
     mesh = spread(seeds, config, jax.devices()[:devices])
-    return InGraphLearner(agent, world, config, 5, 1e6, 9, records, mesh, print)
+    return InGraphLearner(agent, WORLD, config, 5, 1e6, 9, records, mesh, print)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """Of two updates at most, however many a run has: runs of the same program."""
+    monkeypatch.setattr(in_graph_learner, "_MOST_UPDATES", 2)
 
 
 def states(made):
@@ -191,18 +204,15 @@ def test_devices_are_shared_out(seeds, batches, devices, expected, shared):
     assert (axis_name(mesh) is not None) == shared
 
 
-TWO = dataclasses.replace(CONFIG, online_batch=4)
-
-
 @pytest.fixture(scope="module")
 def shared_agent():
     return make_agent(AGENT, agent_spec(WORLD.spec)._replace(axis_name="shards"))
 
 
-def test_a_seed_on_two_devices_learns_from_what_both_play(agent, shared_agent, tmp_path):
+def test_a_seed_on_two_devices_learns_from_what_both_play(agent, shared_agent, by_hand, tmp_path):
     """By hand: the agent's own update on the unrolls of both, fresh and replayed."""
-    made = learner(shared_agent, tmp_path, 1, 2, devices=2, config=TWO)
-    whole = guarded(agent, 4 * LENGTH)
+    made = learner(shared_agent, tmp_path, 1, 2, devices=2)
+    play, update = by_hand
     state = states(made)
     own = jax.tree.map(lambda x: x[0], state.learner)
     pieces = [jax.tree.map(lambda x, i=i: x[0, i], state.playing) for i in range(2)]
@@ -211,17 +221,11 @@ def test_a_seed_on_two_devices_learns_from_what_both_play(agent, shared_agent, t
     for _ in range(2):
         drawn = []
         for i, playing in enumerate(pieces):
-            key, act_key, *keys = jax.random.split(playing.key, 3 + agent.num_extra_batches)
-            games, fresh = collect(
-                agent, WORLD, agent.acting_params(own.agent), playing.games, act_key,
-                own.updates, LENGTH,
-            )  # fmt: skip
-            replay = ring.append(playing.replay, fresh)
-            drawn.append([fresh, *(ring.sample(replay, k, 1) for k in keys)])
-            pieces[i] = type(playing)(games, replay, key)
+            pieces[i], unrolls = play(playing, agent.acting_params(own.agent), own.updates, 1)
+            drawn.append(unrolls)
         both = [jax.tree.map(lambda *x: np.concatenate(x), *parts) for parts in zip(*drawn)]
         returns.append(both[0].episode_return)
-        own, _ = jax.jit(whole.update)(own, UpdateBatch(both[0], both[1], (both[2],)))
+        own, _ = update(own, UpdateBatch(both[0], both[1], (both[2],)))
     assert made.run(lambda: False) is True
     after = states(made)
     equal(jax.tree.map(lambda x: x[0], after.learner), own, rtol=1e-4, atol=1e-5)
@@ -236,20 +240,19 @@ def test_a_seed_on_two_devices_learns_from_what_both_play(agent, shared_agent, t
 
 def test_a_seed_on_two_devices_is_resumed(shared_agent, tmp_path):
     """And goes on with new episodes where there is another number of devices."""
-    two = {"devices": 2, "config": TWO}
-    whole = learner(shared_agent, tmp_path / "whole", 1, 4, **two)
+    whole = learner(shared_agent, tmp_path / "whole", 1, 4, devices=2)
     whole.run(lambda: False)
-    learner(shared_agent, tmp_path / "parts", 1, 2, **two).run(lambda: False)
-    resumed = learner(shared_agent, tmp_path / "parts", 1, 4, resume=True, **two)
+    learner(shared_agent, tmp_path / "parts", 1, 2, devices=2).run(lambda: False)
+    resumed = learner(shared_agent, tmp_path / "parts", 1, 4, resume=True, devices=2)
     resumed.run(lambda: False)
     jax.tree.map(np.testing.assert_array_equal, states(resumed), states(whole))
 
 
 def test_a_seed_goes_on_on_fewer_devices(agent, shared_agent, tmp_path, capsys):
     """With new episodes and an empty ring."""
-    made = learner(shared_agent, tmp_path, 1, 2, devices=2, config=TWO)
+    made = learner(shared_agent, tmp_path, 1, 2, devices=2)
     made.run(lambda: False)
-    other = learner(agent, tmp_path, 1, 4, resume=True, config=TWO)
+    other = learner(agent, tmp_path, 1, 4, resume=True)
     assert "environments begin anew" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, states(other).learner, states(made).learner)
     assert not np.any(other._state.playing.replay.appended)
@@ -332,28 +335,21 @@ def test_a_full_disk_is_said_once(agent, tmp_path, monkeypatch, capsys):
     assert "playing can be written again" in capsys.readouterr().out
 
 
-def with_returns(value):
-    """Catch, whose episodes have this return."""
-
-    def step(params, state, action, random):
-        after, found = WORLD.environment.step(params, state, action, random)
-        return after, found._replace(episode_return=jnp.float32(value))
-
-    names = ("reset", "draw", "observe", "NUM_ACTIONS", "OBSERVATION_SHAPE")
-    own = {name: getattr(WORLD.environment, name) for name in names}
-    return World(types.SimpleNamespace(step=step, **own), WORLD.params)
-
-
 def test_an_evaluation_that_is_not_finite_is_left_out(agent, tmp_path, capsys):
     """And the run goes on: no checkpoint has it."""
-    world = with_returns(np.inf)
     for updates, resume in ((2, False), (4, True)):
-        made = learner(agent, tmp_path, 1, updates, resume=resume, world=world)
+        made = learner(agent, tmp_path, 1, updates, resume=resume)
+        step = made._evaluate_steps
+        made._evaluate_steps = lambda params, state, step=step: step(params, state)._replace(
+            returns=np.full((1, 5), np.inf)
+        )
         assert made.run(lambda: False) is True
         line = "seed 3: none of 5 episodes of an evaluation had a finite return; it is left out"
         assert line in capsys.readouterr().out
         results = json.loads((tmp_path / "seed-3/results.json").read_text())
-        assert results["evaluation_return"] is None and results["frames"] == updates * 36
+        assert (
+            results["evaluation_return"] is None and results["frames"] == updates * FRESH * LENGTH
+        )
 
 
 def test_what_fails_in_a_chunk_is_told_and_results_are_written(agent, tmp_path, capsys):
