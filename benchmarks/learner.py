@@ -146,7 +146,7 @@ def compile_update(
     extra = tuple(draw(_REPLAY) for _ in range(agent.num_extra_batches))
     batch = UpdateBatch(draw(_ONLINE), draw(_REPLAY), extra)
     whole = guarded(agent, _ONLINE * _LENGTH * _REPEAT)
-    state, batch = jax.device_put((whole.init(jax.random.PRNGKey(0)), batch))
+    state, batch = jax.device_put((jax.jit(whole.init)(jax.random.PRNGKey(0)), batch))
     start = time.perf_counter()
     lowered = jax.jit(whole.update).lower(state, batch)
     compiled = lowered.compile()

@@ -147,9 +147,11 @@ def test_one_program_over_variants_plays_as_each_alone(case):
     """Also with its parameters as constants of its program."""
     variants = case.variants
     together = jax.jit(jax.vmap(lambda params: play(case, params, KEY)))(stacked(variants))
-    alone = [jax.jit(lambda params=params: play(case, params, KEY))() for params in variants]
+    one = jax.jit(lambda params: play(case, params, KEY))
+    alone = [jax.device_get(one(params)) for params in variants]
     for index, expected in enumerate(alone):
-        same(jax.tree.map(lambda x, i=index: x[i], together), expected)
+        same(jax.tree.map(lambda x, i=index: x[i], jax.device_get(together)), expected)
+    same(jax.jit(lambda: play(case, variants[-1], KEY))(), alone[-1])
     transitions = [np.stack([*found[2]]) for found in alone]
     for index, found in enumerate(transitions):
         for other in transitions[:index]:
@@ -158,13 +160,18 @@ def test_one_program_over_variants_plays_as_each_alone(case):
 
 def test_a_scan_is_one_step_after_the_other(case):
     world, params = case.world, case.variants[1]
-    reset_key, action_key, draw_key = jax.random.split(KEY, 3)
-    actions = random_actions(case, action_key, 12)
-    random = world.draw(params, draw_key, (12,))
-    step, state = jax.jit(world.step), world.reset(params, reset_key)
-    last, seen, transitions = play(case, params, KEY, 12)
+
+    @jax.jit
+    def begin():
+        reset_key, action_key, draw_key = jax.random.split(KEY, 3)
+        actions = random_actions(case, action_key, 12)
+        return world.reset(params, reset_key), actions, world.draw(params, draw_key, (12,))
+
+    state, actions, random = jax.device_get(begin())
+    step, observe = jax.jit(world.step), jax.jit(world.observe)
+    last, seen, transitions = jax.device_get(jax.jit(lambda: play(case, params, KEY, 12))())
     for t in range(12):
-        np.testing.assert_array_equal(seen[t], world.observe(params, state))
+        np.testing.assert_array_equal(seen[t], observe(params, state))
         state, transition = step(
             params, state, actions[t], jax.tree.map(lambda x, t=t: x[t], random)
         )
@@ -174,16 +181,14 @@ def test_a_scan_is_one_step_after_the_other(case):
 
 def test_the_key_alone_decides(case):
     world, params = case.world, case.variants[0]
-    run = jax.jit(lambda key: play(case, params, key))
-    first = run(KEY)
-    same(run(jax.random.PRNGKey(0)), first)
-    others = jax.jit(jax.vmap(lambda key: play(case, params, key)))(
-        jax.random.split(jax.random.PRNGKey(1), 8)
-    )
-    played = np.concatenate([others[1].reshape(8, -1), others[2].reward], axis=1)
+    run = jax.jit(jax.vmap(lambda key: play(case, params, key)))
+    keys = jax.random.split(jax.random.PRNGKey(1), 8)
+    found = jax.device_get(run(keys))
+    same(jax.tree.map(lambda x: x[::-1], jax.device_get(run(keys[::-1]))), found)
+    played = np.concatenate([found[1].reshape(8, -1), found[2].reward], axis=1)
     assert len({row.tobytes() for row in played}) == 8
     # Drawn at once or a part at a time, steps do not share what they draw.
-    drawn = jax.tree.leaves(world.draw(params, KEY, (50, 4)))
+    drawn = jax.tree.leaves(jax.jit(lambda: world.draw(params, KEY, (50, 4)))())
     random = np.concatenate([np.reshape(x, (200, -1)) for x in drawn], axis=1)
     assert len({x.tobytes() for x in random}) == 200
 

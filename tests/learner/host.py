@@ -58,8 +58,8 @@ def main(scenario: str, index: int, count: int, port: str, folder: str) -> None:
         print(json.dumps({"differ": str(error)}), flush=True)
         os._exit(1)
     devices = place(DevicesConfig(), "cpu", central_inference=False).learner
-    # What is learned matters in one scenario alone; IMPALA compiles sooner.
-    algorithm = "bmg" if scenario == "learns" else "impala"
+    # IMPALA compiles sooner.
+    algorithm = "bmg" if scenario == "learns-bmg" else "impala"
     learning = dataclasses.replace(fakes.AGENT, algorithm=algorithm)
     agent = make_sharded_agent(learning, GLOBAL, fakes.SPEC, fakes.ACTION_REPEAT, devices)
     hosts = Hosts(config, agent.mesh, 4 // count, fakes.LENGTH, missing)

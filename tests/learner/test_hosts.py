@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import json
 import os
 import pathlib
@@ -55,22 +55,25 @@ def together(scenario: str, folder, count: int = 2, devices: int = 1) -> list[tu
     return said
 
 
-@functools.cache
-def alone(num_devices: int):
-    """One process with as many devices, on the same global batches."""
-    agent = fakes.make_agent(config=host.GLOBAL, num_devices=num_devices)
-    state = agent.replicate(agent.init(jax.random.PRNGKey(0)))
+def alone(algorithm: str):
+    """Where one process with four devices begins, and where it comes by the same global batches."""
+    config = dataclasses.replace(fakes.AGENT, algorithm=algorithm)
+    agent = fakes.make_agent(config, host.GLOBAL, num_devices=4)
+    start = agent.init(jax.random.PRNGKey(0))
+    state = agent.replicate(start)
     for update in range(host.NUM_UPDATES):
-        state, _ = agent.update(state, agent.shard(host.global_batch(update)))
-    return jax.tree.map(np.asarray, state)
+        batch = host.global_batch(update, agent.agent.num_extra_batches)
+        state, _ = agent.update(state, agent.shard(batch))
+    return *jax.tree.map(np.asarray, (start, state)), agent.agent.acting_params
 
 
 @pytest.mark.parametrize(
-    ("count", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.heavy)]
+    ("count", "devices", "algorithm"),
+    [(2, 2, "bmg"), pytest.param(4, 1, "impala", marks=pytest.mark.heavy)],
 )
-def test_several_hosts_learn_what_one_learns(tmp_path, count, devices):
+def test_several_hosts_learn_what_one_learns(tmp_path, count, devices, algorithm):
     """Two and four hosts against one with four devices: every array of the state, to 1e-5."""
-    ended = together("learns", tmp_path, count, devices)
+    ended = together(f"learns-{algorithm}", tmp_path, count, devices)
     assert [code for code, _ in ended] == [0] * count
     for _, said in ended:
         assert said["end"] == "" and said["header"] == {"updates": 7}
@@ -78,10 +81,10 @@ def test_several_hosts_learn_what_one_learns(tmp_path, count, devices):
             assert sorted(returns) == [100 + update, 200 + update, 300 + update]
             assert versions == [10 * update + i for i in range(4)]
         assert len(said["infos"]) == host.NUM_UPDATES
-    expected = alone(4)
+    start, expected, acting_params = alone(algorithm)
     found, _ = checkpoint.load_newest(tmp_path, expected)
-    start = fakes.make_agent().init(jax.random.PRNGKey(0)).agent.inner.params
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), expected.agent.inner.params, start)
+    before, after = acting_params(start.agent), acting_params(expected.agent)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before, after)
     assert min(jax.tree.leaves(moved)) > 1e-4, "the updates were to change every layer"
     for x, y in zip(jax.tree.leaves(found.state), jax.tree.leaves(expected)):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

@@ -75,7 +75,7 @@ def test_the_number_of_devices_changes_nothing(name):
     count = agent.num_extra_batches
     batches = [fakes.update_batch(seed, GLOBAL, count) for seed in range(2)]
     plain = guarded(agent, frames_per_update(GLOBAL, fakes.ACTION_REPEAT))
-    start = plain.init(jax.random.PRNGKey(0))
+    start = jax.jit(plain.init)(jax.random.PRNGKey(0))
     # Policies far from uniform and values far from zero: no meta-gradient is small.
     params = jax.tree.map(lambda x: 2.0 * x, params_of(start))
     start = with_params(start, params)
