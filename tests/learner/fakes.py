@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -64,6 +65,7 @@ def update_batch(seed: int, config: LearnerConfig = LEARNER, num_extra: int = 1)
     )  # fmt: skip
 
 
+@functools.cache  # one for all tests of a process, with what is compiled for it
 def make_agent(
     agent: AgentConfig = AGENT, config: LearnerConfig = LEARNER, num_devices: int = 1
 ) -> ShardedAgent:

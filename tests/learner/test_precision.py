@@ -42,12 +42,12 @@ def pong():
     return spec, unrolls[-2:]
 
 
-def updates_of(network: NetworkConfig, pong, learning_rate: float):
+def updates_of(network: NetworkConfig, pong):
     """Meta-gradients of three of BMG's updates, the first of which warms the optimiser up."""
     spec, unrolls = pong
-    config = AgentConfig(network=network, optimizer=OptimizerConfig(learning_rate=learning_rate))
+    config = AgentConfig(network=network, optimizer=OptimizerConfig(learning_rate=1e-5))
     whole = guarded(make_agent(config, spec), NUM_ONLINE * LENGTH)
-    state, gradients = whole.init(jax.random.PRNGKey(0)), []
+    state, gradients = jax.jit(whole.init)(jax.random.PRNGKey(0)), []
     update = jax.jit(whole.update)
     for batch in (unrolls[0], unrolls[1], unrolls[0]):
         part = lambda low, high, b=batch: jax.tree.map(lambda x: x[low:high], b)  # noqa: E731
@@ -57,12 +57,12 @@ def updates_of(network: NetworkConfig, pong, learning_rate: float):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("learning_rate", [1e-4, 1e-5])
-def test_the_meta_gradient_stays_what_it_is_on_real_frames(pong, learning_rate):
-    """With matching in bfloat16 it is off by two fifths at 1e-4, and by three at 1e-5."""
-    _, expected = updates_of(FLOAT32, pong, learning_rate)
+def test_the_meta_gradient_stays_what_it_is_on_real_frames(pong):
+    """With matching in bfloat16 it is off by three times its size at this learning rate, and by two
+    fifths at 1e-4."""
+    _, expected = updates_of(FLOAT32, pong)
     half = dataclasses.replace(FLOAT32, precision="bfloat16")
-    state, actual = updates_of(half, pong, learning_rate)
+    state, actual = updates_of(half, pong)
     for a, e in zip(actual, expected):
         assert np.linalg.norm(e) > 0
         assert np.linalg.norm(a - e) < 0.05 * np.linalg.norm(e)
