@@ -114,7 +114,7 @@ class Runner:
         )
         init = self._map(functools.partial(_init, lifetime), each, self._state_specs)
         parts = self._parts(keys)
-        _check_room(jax.eval_shape(init, parts[0], None), len(parts), seeds, self.devices)
+        _check_room(init.eval_shape(parts[0], None), len(parts), seeds, self.devices)
         self._progress = _Progress(tuple(init(part, None) for part in parts), records)
         self._data = jax.device_put(lifetime.data, NamedSharding(self._mesh, PartitionSpec()))
         chunk = functools.partial(_chunk, lifetime, self.chunk_windows)

@@ -136,9 +136,14 @@ def kept_programs():
         return
     seconds, jax_name = kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"], FOLDER.lower()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+    # Without it JAX notes no times of use, and the next command removes what it takes for
+    # unfinished.
+    size = int(kept["JAX_COMPILATION_CACHE_MAX_SIZE"])
+    jax.config.update("jax_compilation_cache_max_size", size)
     jax.config.update(jax_name, kept[FOLDER])
     compilation_cache.reset_cache()  # it has looked for a folder once, and found none
     yield
+    jax.config.update("jax_compilation_cache_max_size", -1)
     jax.config.update(jax_name, None)
     compilation_cache.reset_cache()
 

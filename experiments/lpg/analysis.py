@@ -71,7 +71,7 @@ def draw_grids(name: str, count: int, discounts: Sequence[float], seed: int) -> 
     # Objects are stepped on: predictions then belong to places.
     family = family._replace(grid=family.grid._replace(collects=jnp.asarray(False)))
     keys = jax.random.split(jax.random.PRNGKey(seed), count)
-    drawn = jax.vmap(functools.partial(worlds.draw_world, family))(keys)
+    drawn = jax.device_get(jax.jit(jax.vmap(functools.partial(worlds.draw_world, family)))(keys))
     policies, values = [], []
     for index in range(count):
         model = tabular.make_model(jax.tree.map(lambda x, i=index: x[i], drawn).grid)

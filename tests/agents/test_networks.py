@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import haiku as hk
@@ -11,19 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmg.agents import networks
 from bmg.agents.config import NetworkConfig
 from bmg.agents.convolution import strided
-from bmg.agents.networks import choose_torso, main_task_params, make_network
+from bmg.agents.networks import choose_torso, main_task_params
 from tests.agents import oracle
 from tests.agents.data import float64
 
 PAPER_SHAPE = (210, 160, 12)
+KEY = jax.random.PRNGKey(0)
+
+
+def make_network(*how) -> networks.Network:
+    """With a compiled `apply`; `init` has the same operation for many parameters."""
+    network = networks.make_network(*how)
+    return network._replace(apply=jax.jit(network.apply, static_argnums=2))
 
 
 def shapes(channels=(64, 128, 128, 64), num_actions=18, num_tasks=3, shape=PAPER_SHAPE):
     """Shapes of all parameters, without making any."""
     network = make_network(NetworkConfig(channels=channels), shape, num_actions, num_tasks)
-    return jax.eval_shape(network.init, jax.random.PRNGKey(0))
+    return jax.eval_shape(network.init, KEY)
 
 
 def count(params, contains: str = "") -> int:
@@ -64,9 +73,15 @@ def tiny(torso="mlp", shape=(4, 4, 2), num_tasks=3, **kwargs):
     return make_network(config, shape, 3, num_tasks)
 
 
+@functools.cache
+def made(torso="mlp", shape=(4, 4, 2)):
+    """A tiny network, and its parameters."""
+    network = tiny(torso, shape)
+    return network, jax.device_get(network.init(KEY))
+
+
 def test_mlp_is_numpys():
-    network = tiny()
-    params = jax.tree.map(np.asarray, network.init(jax.random.PRNGKey(0)))
+    network, params = made()
     s = np.random.default_rng(0).normal(size=(5, 4, 4, 2)).astype(np.float32)
     predictions = network.apply(params, s, 3)
     for task in range(3):
@@ -103,7 +118,7 @@ def pool(x):
 def test_resnet_is_impalas_figure_3():
     """Convolution, pool, two residual blocks per section; a ReLU before the projection."""
     network = tiny("resnet", shape=(7, 6, 2), num_tasks=1, channels=(3, 4), residual_blocks=2)
-    params = jax.tree.map(np.asarray, network.init(jax.random.PRNGKey(0)))
+    params = jax.tree.map(np.asarray, network.init(KEY))
     rng = np.random.default_rng(1)
     params = {n: {"w": p["w"], "b": rng.normal(0, 0.3, p["b"].shape)} for n, p in params.items()}
     observation = rng.normal(size=(7, 6, 2))
@@ -129,8 +144,7 @@ def test_resnet_is_impalas_figure_3():
 
 @pytest.mark.parametrize("torso, shape", [("mlp", (4, 4, 2)), ("shallow", (36, 36, 2))])
 def test_the_main_tasks_parameters_suffice_to_act(torso, shape):
-    network = tiny(torso, shape)
-    params = network.init(jax.random.PRNGKey(0))
+    network, params = made(torso, shape)
     main = main_task_params(params)
     assert count(main) < count(params)
     assert not [name for name in main if "task_1" in name or "task_2" in name]
@@ -144,7 +158,7 @@ def test_the_main_tasks_parameters_suffice_to_act(torso, shape):
 
 def test_tasks_share_the_torso_and_differ_in_their_heads():
     """Equal heads would stay equal: the auxiliary tasks would be one."""
-    params = tiny().init(jax.random.PRNGKey(0))
+    _, params = made()
     assert len([name for name in params if name.startswith("torso/")]) == 1
     for kind in ("policy", "value"):
         weights = [params[name]["w"] for i in range(3) for name in oracle.heads(params, i)[kind]]
@@ -156,8 +170,7 @@ def test_tasks_share_the_torso_and_differ_in_their_heads():
 
 
 def test_leading_axes_are_kept():
-    network = tiny()
-    params = network.init(jax.random.PRNGKey(0))
+    network, params = made()
     s = np.random.default_rng(0).random((2, 5, 4, 4, 2)).astype(np.float32)
     together = network.apply(params, s, 3)
     assert together.logits.shape == (3, 2, 5, 3) and together.value.shape == (3, 2, 5)
@@ -168,8 +181,7 @@ def test_leading_axes_are_kept():
 
 
 def test_another_observation_shape_is_refused():
-    network = tiny()
-    params = network.init(jax.random.PRNGKey(0))
+    network, params = made()
     with pytest.raises(AssertionError):
         network.apply(params, np.zeros((2, 4, 4, 3), np.float32), 1)
 
@@ -183,7 +195,7 @@ def test_centred_frames_leave_brightness_out(torso):
     brighter = observation + np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     plain = make_network(config, (6, 6, 4), 3, 1)
     centred = make_network(dataclasses.replace(config, center_frames=True), (6, 6, 4), 3, 1)
-    params = plain.init(jax.random.PRNGKey(0))
+    params = plain.init(KEY)
     by_hand = 4 * (observation - observation.mean((1, 2), keepdims=True))
     expected = plain.apply(params, by_hand, 1).logits
     for given in (observation, brighter):
@@ -196,12 +208,12 @@ def test_centred_frames_leave_brightness_out(torso):
 def test_weight_scale_scales_the_torsos_initial_weights_alone(torso):
     config = NetworkConfig(torso=torso, channels=(2,), features=8, head_hidden=(4,))
     shape = (40, 40, 2)
-    one = make_network(config, shape, 3, 1).init(jax.random.PRNGKey(0))
+    one = make_network(config, shape, 3, 1).init(KEY)
     scaled = dataclasses.replace(config, weight_scale=2.5)
-    two = make_network(scaled, shape, 3, 1).init(jax.random.PRNGKey(0))
+    two = make_network(scaled, shape, 3, 1).init(KEY)
     for name, module in one.items():
         factor = 2.5 if name.startswith("torso/") else 1.0
-        np.testing.assert_allclose(two[name]["w"], factor * module["w"], rtol=1e-6)
+        np.testing.assert_allclose(two[name]["w"], factor * np.asarray(module["w"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("size, stride", [(8, 4), (4, 2), (3, 1), (3, 2), (5, 5)])
@@ -210,29 +222,29 @@ def test_space_to_depth_has_the_sums_of_the_plain_convolution_and_their_derivati
     rng = np.random.default_rng(0)
     with float64():
         for height, width in ((20, 20), (22, 21), (size, size + 1)):
-            x = jnp.asarray(rng.normal(size=(3, height, width, 2)))
-            w = jnp.asarray(rng.normal(size=(size, size, 2, 5)))
-            tangent = jnp.asarray(rng.normal(size=w.shape))
+            x = rng.normal(size=(3, height, width, 2))
+            w = rng.normal(size=(size, size, 2, 5))
+            tangent = rng.normal(size=w.shape)
 
             def value(x, w, space_to_depth):
                 y = strided(x, w, stride, space_to_depth)
                 return jnp.sum(jnp.sin(y)), y
 
-            def curvature(x, w, space_to_depth):
+            def with_curvature(space_to_depth):
                 gradient = jax.grad(value, argnums=(0, 1), has_aux=True)
-                return jax.jvp(lambda w: gradient(x, w, space_to_depth)[0], (w,), (tangent,))
+                given = lambda w: gradient(x, w, space_to_depth)  # noqa: E731
+                slopes, curvature, y = jax.jvp(given, (w,), (tangent,), has_aux=True)
+                return y, (slopes, curvature)
 
-            plain, other = (value(x, w, way)[1] for way in (False, True))
+            plain, other = jax.jit(lambda: [with_curvature(way) for way in (False, True)])()
             rows, columns = height - size + 1, width - size + 1
             expected = sum(
                 x[:, i : rows + i : stride, j : columns + j : stride] @ w[i, j]
                 for i in range(size) for j in range(size)
             )  # fmt: skip
-            np.testing.assert_allclose(plain, expected, atol=1e-12)
-            np.testing.assert_allclose(other, expected, atol=1e-12)
-            for one, same in zip(
-                jax.tree.leaves(curvature(x, w, False)), jax.tree.leaves(curvature(x, w, True))
-            ):
+            np.testing.assert_allclose(plain[0], expected, atol=1e-12)
+            np.testing.assert_allclose(other[0], expected, atol=1e-12)
+            for one, same in zip(jax.tree.leaves(plain[1]), jax.tree.leaves(other[1])):
                 np.testing.assert_allclose(one, same, atol=1e-10)
 
 
@@ -255,6 +267,7 @@ def test_plain_torsos_are_haikus_convolutions(torso):
     x = np.random.default_rng(0).random((2, *shape), np.float32)
     theirs = hk.without_apply_rng(hk.transform(haikus))
     expected = theirs.init(key, x)
+    outputs = jax.jit(theirs.apply)(expected, x)
     for precision in ("auto", "float32", "bfloat16"):
         config = NetworkConfig(torso=torso, features=8, head_hidden=(), precision=precision)
         found = make_network(config, shape, 3, 1).init(key)
@@ -265,5 +278,5 @@ def test_plain_torsos_are_haikus_convolutions(torso):
             with hk.experimental.name_scope("torso"):
                 return choose_torso(config, shape)(x, config)
 
-        y = hk.without_apply_rng(hk.transform(ours)).apply(expected, x)
-        np.testing.assert_allclose(y, theirs.apply(expected, x), atol=1e-5)
+        y = jax.jit(hk.without_apply_rng(hk.transform(ours)).apply)(expected, x)
+        np.testing.assert_allclose(y, outputs, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,21 +31,23 @@ def small(prediction="distribution") -> RuleConfig:
 
 def some_rule(config: RuleConfig, rng):
     """With biases too."""
-    rule = init_rule(config, KEY)
-    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape), rule)
+    rule = jax.jit(init_rule, static_argnums=0)(config, KEY)
+    return jax.tree.map(lambda x: np.asarray(x) + 0.3 * rng.normal(size=x.shape), rule)
 
 
 def some_agent(config: RuleConfig, rng):
     """Outputs in T + 1 states, actions, rewards, discounts with two ends, gammas."""
-    outputs = Outputs(
-        jnp.asarray(rng.normal(size=(T + 1, N, A))),
-        jnp.asarray(rng.normal(size=(T + 1, N, config.outputs))),
-    )
+    outputs = Outputs(rng.normal(size=(T + 1, N, A)), rng.normal(size=(T + 1, N, config.outputs)))
     discount = np.ones((T, N))
     discount[2, 1] = discount[5, 0] = 0
-    action = jnp.asarray(rng.integers(A, size=(T, N)))
-    reward = jnp.asarray(rng.normal(size=(T, N)))
-    return outputs, action, reward, jnp.asarray(discount), jnp.asarray([0.9, 0.99, 0.5])
+    action = rng.integers(A, size=(T, N))
+    reward = rng.normal(size=(T, N))
+    return outputs, action, reward, discount, np.array([0.9, 0.99, 0.5])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def targets_of(rule, agent, config, reset=None):
+    return apply_rule(rule, see(*agent, config, reset), config)
 
 
 def softmax(x):
@@ -53,7 +57,6 @@ def softmax(x):
 
 def slow_targets(rule, outputs, action, reward, discount, gamma, config):
     """The paper's words, for one step after the other from the end."""
-    rule, outputs = jax.tree.map(np.asarray, (rule, outputs))
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     pi_hat, y_hat = np.zeros((T, N)), np.zeros((T, N, config.outputs))
 
@@ -99,7 +102,7 @@ def slow_targets(rule, outputs, action, reward, discount, gamma, config):
 def test_targets_are_those_of_the_slow_loop(prediction):
     config, rng = small(prediction), np.random.default_rng(0)
     rule, agent = some_rule(config, rng), some_agent(config, rng)
-    found = apply_rule(rule, see(*agent, config), config)
+    found = targets_of(rule, agent, config)
     expected = slow_targets(rule, *agent, config)
     np.testing.assert_allclose(found.policy, expected[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(found.prediction, expected[1], rtol=1e-9, atol=1e-12)
@@ -124,7 +127,7 @@ def test_the_agents_loss_is_equation_2(prediction):
                 distance = sum((p - q) ** 2 for p, q in zip(y, y_hat))
                 distance *= 0.5 if prediction == "value" else 1
             total += -log_pi * targets.policy[t, n] + 0.3 * distance
-    found = agent_loss(outputs, targets, action, 0.3, config)
+    found = jax.jit(agent_loss, static_argnums=4)(outputs, targets, action, 0.3, config)
     np.testing.assert_allclose(found, total / (T * N), rtol=1e-10)
 
 
@@ -136,8 +139,10 @@ def test_a_rule_that_says_the_advantage_makes_the_policy_gradient():
     outputs = jax.tree.map(lambda x: x[:-1], outputs)
     advantage = rng.normal(size=(T, N))
     targets = Targets(advantage, outputs.prediction)
-    gradient = jax.grad(agent_loss)(outputs, targets, action, 0.5, config)
-    policy = np.asarray(jax.nn.softmax(outputs.logits))
+    gradient = jax.jit(jax.grad(agent_loss), static_argnums=4)(
+        outputs, targets, action, 0.5, config
+    )
+    policy = np.apply_along_axis(softmax, -1, outputs.logits)
     expected = -(np.eye(A)[action] - policy) * advantage[..., None] / (T * N)
     np.testing.assert_allclose(gradient.logits, expected, rtol=1e-10, atol=1e-15)
     np.testing.assert_allclose(gradient.prediction, 0, atol=1e-15)
@@ -151,13 +156,14 @@ def test_where_a_time_limit_cuts_an_episode_two_rollouts_meet(prediction):
     rule = some_rule(config, rng)
     outputs, action, reward, discount, gamma = some_agent(config, rng)
     cut = 3  # the step in which nothing is done: reward and discount are 0
-    reward, discount = reward.at[cut].set(0.0), discount.at[cut].set(0.0)
-    reset = jnp.zeros((T, N), bool).at[cut].set(True)
+    reward[cut] = discount[cut] = 0.0
+    reset = np.zeros((T, N), bool)
+    reset[cut] = True
 
     def targets(first, last, reset=None):
         states = jax.tree.map(lambda x: x[first : last + 1], outputs)
         steps = (x[first:last] for x in (action, reward, discount))
-        return apply_rule(rule, see(states, *steps, gamma, config, reset), config)
+        return targets_of(rule, (states, *steps, gamma), config, reset)
 
     found, before, after = targets(0, T, reset), targets(0, cut), targets(cut + 1, T)
     for whole, one, other in zip(found, before, after):
@@ -170,14 +176,13 @@ def test_where_a_time_limit_cuts_an_episode_two_rollouts_meet(prediction):
 def test_nothing_of_the_next_episode_is_seen():
     """Not the rewards, the policy or the prediction after an end: outputs stay to the last bit."""
     config, rng = small(), np.random.default_rng(3)
-    rule = jax.tree.map(jnp.float32, some_rule(config, rng))
-    agent = some_agent(config, rng)
+    rule, agent = some_rule(config, rng), some_agent(config, rng)
     outputs, action, reward, discount, gamma = agent
-    other = Outputs(*(x.at[3:, 1].add(1.0) for x in outputs))
-    before = apply_rule(rule, see(*agent, config), config)
-    after = apply_rule(
-        rule, see(other, action, reward.at[3:, 1].add(1.0), discount, gamma, config), config
-    )
+    there = np.zeros((T + 1, N, 1))
+    there[3:, 1] = 1.0
+    other = Outputs(*(x + there for x in outputs))
+    before = targets_of(rule, agent, config)
+    after = targets_of(rule, (other, action, reward + there[:-1, :, 0], discount, gamma), config)
     for a, b in zip(before, after):
         np.testing.assert_array_equal(a[:3], b[:3])
         assert np.all(a[3:, 1] != b[3:, 1])
@@ -189,21 +194,21 @@ def test_derivatives_in_the_rule_and_in_what_it_sees(prediction):
     """Along random directions, against finite differences."""
     config, rng = small(prediction), np.random.default_rng(4)
     rule, (outputs, *rest) = some_rule(config, rng), some_agent(config, rng)
-    weight = jax.tree.map(
-        lambda x: rng.normal(size=x.shape), apply_rule(rule, see(outputs, *rest, config), config)
-    )
+    weight = Targets(rng.normal(size=(T, N)), rng.normal(size=(T, N, config.outputs)))
 
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(rule, outputs):
         targets = apply_rule(rule, see(outputs, *rest, config), config)
         return sum(jnp.sum(jnp.sin(x) * w) for x, w in zip(targets, weight))
 
-    gradient = jax.grad(loss, argnums=(0, 1))(rule, outputs)
+    _, gradient = loss(rule, outputs)
     direction = jax.tree.map(lambda x: rng.normal(size=x.shape), (rule, outputs))
 
     def moved(e):
-        return loss(*jax.tree.map(lambda x, d: x + e * d, (rule, outputs), direction))
+        return loss(*jax.tree.map(lambda x, d: x + e * d, (rule, outputs), direction))[0]
 
-    products = jax.tree.map(lambda g, d: jnp.vdot(g, d), gradient, direction)
+    products = jax.tree.map(np.vdot, gradient, direction)
     slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-6)
     for part in (gradient[1].logits, gradient[1].prediction):
@@ -213,7 +218,8 @@ def test_derivatives_in_the_rule_and_in_what_it_sees(prediction):
 def test_the_papers_rule_has_so_many_weights():
     """513 + 269,312 + 257 + 7,710 of e, the LSTM and its two heads."""
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-    rule = init_rule(RuleConfig(), KEY)
+    rule = jax.eval_shape(lambda: init_rule(RuleConfig(), KEY))
     assert [count(part) for part in rule] == [513, 269_312, 257, 7_710]
-    assert isinstance(see(*some_agent(small(), np.random.default_rng(0)), small()), Seen)
+    agent = some_agent(small(), np.random.default_rng(0))
+    assert isinstance(jax.eval_shape(lambda: see(*agent, small())), Seen)
     assert RuleConfig(prediction="value").outputs == 1

@@ -15,7 +15,7 @@ from tests.launch.commands import files, json_of
 
 SMALL = (
     "lpg --worlds cliff chain-short --lifetimes 1 --environments 4 --rollout-length 8 "
-    "--inner-steps 2 --lifetime-scale 0.0001 --record-every 1 --rule.units 4 "
+    "--inner-steps 1 --lifetime-scale 0.0001 --record-every 1 --rule.units 4 "
     "--rule.prediction-size 3 --rule.embedding 2 --learning-rates 4 --prediction-costs 0.5"
 ).split()
 

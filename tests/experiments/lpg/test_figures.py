@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -24,6 +25,11 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 RULE = RuleConfig(units=4, prediction_size=3, embedding=2)
 CONFIG = LpgConfig(worlds=("cliff", "chain-short"), rule=RULE)
 STEPS = np.array([10, 20, 30, 40])
+
+
+@functools.cache
+def some_rule(config=RULE):
+    return jax.jit(init_rule, static_argnums=0)(config, jax.random.PRNGKey(0))
 
 
 def made_up(name, returns, **changes):
@@ -84,16 +90,16 @@ def test_rules_that_are_compared(tmp_path):
     ]  # fmt: skip
     for run in runs[:-1]:
         (tmp_path / run.name).mkdir()
-        rule = init_rule(run.config.rule, jax.random.PRNGKey(0))
-        save_rule(figures.rule_file(tmp_path / run.name, 0), rule, run.config.rule, {})
+        rule = run.config.rule
+        save_rule(figures.rule_file(tmp_path / run.name, 0), some_rule(rule), rule, {})
     found = figures.load_rules(runs, tmp_path)
     assert [x.label for x in found] == ["LPG", "LPG-V", "bootstrapped, K = 5, L = 1"]
 
 
 def test_states_as_pictures():
     """Places of a grid with walls, in their rows and columns, with all objects there."""
-    family = jax.tree.map(lambda x: x[0], worlds.stack_families(["cliff"]))
-    world = worlds.draw_world(family, jax.random.PRNGKey(0))
+    family = jax.tree.map(lambda x: np.asarray(x)[0], worlds.stack_families(["cliff"]))
+    world = jax.jit(worlds.draw_world)(family, jax.random.PRNGKey(0))
     free, objects = 23, 4
     picture = figures.as_pictures(world, np.arange(free << objects))
     assert picture.shape == (4, 7)
@@ -108,10 +114,9 @@ def test_states_as_pictures():
 def test_figures_3_to_6_of_a_rule(tmp_path, pictures):
     """Every panel, with what belongs into it."""
     (tmp_path / "lpg").mkdir()
-    rule = init_rule(RULE, jax.random.PRNGKey(0))
     config = dataclasses.replace(CONFIG, learning_rates=(40.0,), prediction_costs=(0.5,),
                                  environments=16, lifetime_scale=0.02)  # fmt: skip
-    save_rule(figures.rule_file(tmp_path / "lpg", 0), rule, RULE, {})
+    save_rule(figures.rule_file(tmp_path / "lpg", 0), some_rule(), RULE, {})
     options = LpgFiguresOptions(
         root=str(tmp_path), output=str(tmp_path), figures=("3", "4", "5", "6"), grid="cliff",
         grids=4, updates=10, agents=2, worlds=("cliff",), entropy_weights=(0.01,),
@@ -141,9 +146,8 @@ def trained(folder, game, score, worlds=None, agent="lpg"):
     (folder / "config.json").write_text(json.dumps({"game": game, "agent": {"algorithm": agent}}))
     (folder / "results.json").write_text(json.dumps({"evaluation_return": score}))
     if agent == "lpg":
-        rule = init_rule(RULE, jax.random.PRNGKey(0))
         made_from = {} if worlds is None else {"worlds": list(worlds)}
-        save_rule(folder / "rule.npz", rule, RULE, made_from)
+        save_rule(folder / "rule.npz", some_rule(), RULE, made_from)
 
 
 def test_figure_9_is_scores_over_the_worlds_that_rules_come_from(tmp_path, pictures):
@@ -213,7 +217,7 @@ def test_figure_9_leaves_out_what_is_no_run_or_damaged(tmp_path, pictures):
         (root / "9").rename(root / f"bad-{len(list(root.iterdir())):02}")
     odd = root / "odd"
     trained(odd, "catch", 0.5)
-    save_rule(odd / "rule.npz", init_rule(RULE, jax.random.PRNGKey(0)), RULE, {"worlds": 3})
+    save_rule(odd / "rule.npz", some_rule(), RULE, {"worlds": 3})
     options = LpgFiguresOptions(figures=("9",), trained=str(root), output=str(tmp_path / "f"))
     *notes, _, rows = experiment.draw([], options)
     assert [tuple(row.values()) for row in rows] == [("catch", "lpg", "1", "1", "0.25 (-)")]

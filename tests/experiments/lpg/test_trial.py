@@ -21,18 +21,20 @@ CHAIN = LpgConfig(
 
 def test_a2c_learns_a_chain_and_a_new_rule_does_not():
     """The first choice of many decides, and either is right in half of the episodes."""
-    found = trial.try_out(CHAIN, None, 150, 2, 0, entropy_weights=(0.0, 0.01, 0.1))
-    assert found.episodes.shape == found.returns.shape == (1, 6, 2, 150)
+    found = trial.try_out(CHAIN, None, 100, 2, 0, entropy_weights=(0.0, 0.01, 0.1))
+    assert found.episodes.shape == found.returns.shape == (1, 6, 2, 100)
     best = trial.best_of(found, 0)
     assert best.final.mean() > 0.9 and abs(best.curve[:, 0].mean()) < 0.6
-    rule = init_rule(CHAIN.rule, jax.random.PRNGKey(0))
-    other = trial.best_of(trial.try_out(CHAIN, rule, updates=150, agents=2, seed=0), 0)
+    rule = jax.jit(lambda: init_rule(CHAIN.rule, jax.random.PRNGKey(0)))()
+    other = trial.best_of(trial.try_out(CHAIN, rule, updates=100, agents=2, seed=0), 0)
     assert other.final.mean() < 0.7
 
 
 def test_a_trial_is_the_same_again_and_another_with_another_seed():
     config = dataclasses.replace(CHAIN, environments=4)
-    one, again, other = (trial.try_out(config, None, 20, 1, seed, (0.01,)) for seed in (1, 1, 2))
+    one, again, other = (
+        trial.try_out(config, None, 20, 1, seed, (0.01,), at_once=10) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one.returns, again.returns)
     assert np.any(one.returns != other.returns)
 
