@@ -70,6 +70,7 @@ def test_a_run_keeps_the_rule_that_it_began_with(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation", "kept_programs")
 def test_all_goes_on_and_is_drawn(command, tmp_path):
     """Two methods; what is complete is left alone. The picture of meta-training needs no rule."""
     small = ("--root suite --worlds chain-short --lifetimes 1 --units 4 --lifetime-scale 0.007 "
