@@ -60,7 +60,7 @@ def random_trajectories(seed: int, batch: int, num_steps: int = NUM_STEPS) -> Tr
 def random_params(like, seed: int):
     """Parameters with which policies are far from uniform, and values far from zero."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.normal(0.0, 0.5, x.shape), like)
+    return jax.tree.map(lambda x: rng.normal(0.0, 0.5, x.shape).astype(x.dtype), like)
 
 
 def params_of(state):

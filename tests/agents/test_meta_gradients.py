@@ -79,12 +79,12 @@ def agent_of(config: AgentConfig):
 def initial_state(config: AgentConfig):
     """A state in the middle of learning, in doubles: sharp policies, second moments not zero."""
     like = jax.eval_shape(guarded(agent_of(config), 8).init, np.zeros(2, np.uint32)).agent
-    state = cast(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), np.float64)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     rng = np.random.default_rng(2)
     opt_state = jax.tree.map(lambda x: rng.uniform(0.0, 2e-4, x.shape), state.inner.opt_state)
     inner = state.inner._replace(params=random_params(like.inner.params, 16), opt_state=opt_state)
     w = Hyperparameters(*initial_w().T)
-    return state._replace(inner=inner, meta=state.meta._replace(params=w))
+    return cast(state._replace(inner=inner, meta=state.meta._replace(params=w)), np.float64)
 
 
 @functools.lru_cache(None)
