@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,8 +41,12 @@ def returns_data(seed: int):
     return rng.normal(size=NUM_STEPS + 1), rng.normal(size=NUM_STEPS), gamma, eta, accept
 
 
+compiled_vtrace, compiled_relevance = jax.jit(leaky_vtrace), jax.jit(behaviour_relevance)
+
+
 def vtrace(v, r, gamma, eta, accept, lambda_, alpha, rho_clip=1.0, c_clip=1.0):
-    return leaky_vtrace(v[:-1], v[1:], r, gamma, eta, accept, lambda_, alpha, rho_clip, c_clip)
+    result = compiled_vtrace(v[:-1], v[1:], r, gamma, eta, accept, lambda_, alpha, rho_clip, c_clip)
+    return jax.tree.map(np.asarray, result)
 
 
 @pytest.mark.parametrize("rho_clip, c_clip", [(1.0, 1.0), (1.5, 0.8)])
@@ -97,7 +101,7 @@ def test_a_rejected_state_keeps_its_value_and_ends_traces():
     v, r, gamma, eta, accept = returns_data(4)
     whole = vtrace(v, r, gamma, eta, accept, 1.0, 1.0)
     assert whole.rho_tm1[5] == 0 and whole.rho_tm1[1] == 0
-    np.testing.assert_array_equal(np.asarray(whole.target_tm1)[[1, 5]], v[[1, 5]])
+    np.testing.assert_array_equal(whole.target_tm1[[1, 5]], v[[1, 5]])
     # Steps 2, 3, 4 stand alone, bootstrapped from v_5: the same as a rollout that ends there.
     part = slice(2, 5)
     alone = vtrace(v[2:6], r[part], gamma[part], eta[part], np.ones(3), 1.0, 1.0)
@@ -116,7 +120,7 @@ def test_relevance_is_its_definition(rho_clip):
         for p, m in zip(logits, behaviour)
     ]
     assert min(expected) < 0.1 and max(expected) > 1
-    actual = behaviour_relevance(logits, behaviour, rho_clip)
+    actual = compiled_relevance(logits, behaviour, rho_clip)
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -126,12 +130,12 @@ def test_relevance_of_extremes():
     policy = rng.normal(0, 2, (1, NUM_ACTIONS))
     uniform = np.zeros((1, NUM_ACTIONS))
     deterministic = np.array([[30.0, 0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(behaviour_relevance(policy, policy, 1.0), 0.0, atol=1e-14)
-    np.testing.assert_allclose(behaviour_relevance(policy + 3.0, policy, 1.0), 0.0, atol=1e-14)
-    np.testing.assert_allclose(behaviour_relevance(deterministic, uniform, 1.0), 0.0, atol=1e-10)
+    np.testing.assert_allclose(compiled_relevance(policy, policy, 1.0), 0.0, atol=1e-14)
+    np.testing.assert_allclose(compiled_relevance(policy + 3.0, policy, 1.0), 0.0, atol=1e-14)
+    np.testing.assert_allclose(compiled_relevance(deterministic, uniform, 1.0), 0.0, atol=1e-10)
     # pi uniform: sum_a 1/4 log(pi / mu) of the three others, each e^-30, and log Z = log 1/4.
     expected = 0.75 * (30.0 - np.log(4.0)) - np.log(4.0)
-    actual = behaviour_relevance(uniform, deterministic, 1.0)
+    actual = compiled_relevance(uniform, deterministic, 1.0)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -161,8 +165,28 @@ HYPER = oracle.Hyper(0.97, 0.9, 0.6, 0.8, 0.05, 0.3)
 CONFIG = LossConfig(laser_threshold=0.3)
 
 
+@functools.lru_cache(None)
+def compiled_loss(config):
+    return jax.jit(functools.partial(actor_critic_loss, config=config))
+
+
 def loss_of(predictions, bootstrap, sequence, config, hyper=HYPER):
-    return actor_critic_loss(predictions, bootstrap, Hyperparameters(*hyper), sequence, config)
+    return compiled_loss(config)(predictions, bootstrap, Hyperparameters(*hyper), sequence)
+
+
+@functools.lru_cache(None)
+def compiled_gradient(config, argument=0, term="total"):
+    def loss(*arguments):
+        return getattr(actor_critic_loss(*arguments, config), term)
+
+    return jax.jit(jax.grad(loss, argnums=argument))
+
+
+def gradient_of(predictions, sequence, config, **what):
+    """Of a term of the loss; the predictions are the bootstrap as well."""
+    hyper = Hyperparameters(*HYPER)
+    gradient = compiled_gradient(config, **what)(predictions, predictions, hyper, sequence)
+    return jax.tree.map(np.asarray, gradient)
 
 
 @pytest.mark.parametrize("advantage", ["target", "one_step"])
@@ -173,7 +197,7 @@ def test_gradient_is_eq_4(is_replay, advantage):
     fixed = oracle.Fixed(threshold=0.3, advantage=advantage)
     for seed in range(4):
         predictions, sequence, tau = sequence_data(seed, is_replay, reset_at=2 * seed)
-        gradient = jax.grad(lambda p: loss_of(p, predictions, sequence, config).total)(predictions)
+        gradient = gradient_of(predictions, sequence, config)
         logits, values = oracle.prediction_gradient(*predictions, HYPER, tau, fixed)
         np.testing.assert_allclose(gradient.logits, logits / NUM_STEPS, rtol=1e-9, atol=1e-13)
         np.testing.assert_allclose(gradient.value, values / NUM_STEPS, rtol=1e-9, atol=1e-13)
@@ -183,7 +207,7 @@ def test_gradient_is_eq_4(is_replay, advantage):
 def test_the_bootstrap_argument_is_not_detached():
     """Nothing is stopped inside: the full derivative differs from the semi-gradient."""
     predictions, sequence, _ = sequence_data(0, False)
-    gradient = jax.grad(lambda b: loss_of(predictions, b, sequence, CONFIG).total)(predictions)
+    gradient = gradient_of(predictions, sequence, CONFIG, argument=1)
     assert np.all(gradient.value != 0)
     assert np.any(gradient.logits != 0)
 
@@ -235,7 +259,7 @@ def test_a_rejected_state_has_no_gradient_of_its_own():
     pi, mu = oracle.softmax(predictions.logits[:-1]), oracle.softmax(tau.nu)
     rejected = np.array([oracle.relevance(p, m) >= 0.3 for p, m in zip(pi, mu)])
     assert 0 < np.sum(rejected) < NUM_STEPS
-    gradient = jax.grad(lambda p: loss_of(p, predictions, sequence, CONFIG).total)(predictions)
+    gradient = gradient_of(predictions, sequence, CONFIG)
     assert np.all(gradient.logits[:-1][rejected] == 0)
     assert np.all(gradient.value[:-1][rejected] == 0)
     assert np.all(gradient.value[:-1][~rejected] != 0)
@@ -248,14 +272,11 @@ def test_a_time_limit_is_bootstrapped_through_and_nothing_leaks_over_it(advantag
     config = dataclasses.replace(CONFIG, advantage=advantage)
     predictions, sequence, _ = sequence_data(3, False, reset_at=3)
     sequence = sequence._replace(discount=np.array([1, 1, 1, 0, 1, 1, 1.0]))
-
-    def gradient(predictions, sequence):
-        return jax.grad(lambda p: loss_of(p, predictions, sequence, config).total)(predictions)
-
-    whole = gradient(predictions, sequence)
-    short = gradient(
+    whole = gradient_of(predictions, sequence, config)
+    short = gradient_of(
         jax.tree.map(lambda x: x[:4], predictions),
         jax.tree.map(lambda x: x[:3] if np.ndim(x) else x, sequence),
+        config,
     )
     for found, expected in zip(whole, short):
         np.testing.assert_allclose(found[:3], 3 / NUM_STEPS * expected[:3], rtol=1e-12)
@@ -268,14 +289,15 @@ def test_no_entropy_bonus_above_the_limit(max_entropy, expects_gradient):
     predictions, sequence, _ = sequence_data(2, False)
     config = dataclasses.replace(CONFIG, max_entropy=max_entropy)
     flat = predictions._replace(logits=0.1 * predictions.logits)
-    assert np.all(entropy(flat.logits) > 0.95 * np.log(NUM_ACTIONS))
+    entropies = jax.jit(entropy)
+    assert np.all(np.asarray(entropies(flat.logits)) > 0.95 * np.log(NUM_ACTIONS))
     sharp = predictions._replace(logits=5.0 * predictions.logits)
 
     def gradient(at):
-        return jax.grad(lambda p: loss_of(p, at, sequence, config).entropy)(at).logits[:-1]
+        return gradient_of(at, sequence, config, term="entropy").logits[:-1]
 
     assert np.any(gradient(flat) != 0) == expects_gradient
-    below = np.asarray(entropy(sharp.logits[:-1])) < 0.85 * np.log(NUM_ACTIONS)
+    below = np.asarray(entropies(sharp.logits))[:-1] < 0.85 * np.log(NUM_ACTIONS)
     assert np.any(below)
     assert np.all(np.any(gradient(sharp)[below] != 0, axis=-1))
 
@@ -293,8 +315,9 @@ def test_total_is_the_sum_over_tasks_and_the_mean_over_the_batch():
     sequences = jax.tree.map(lambda *x: np.stack(x), *(s for _, s, _ in batch))
     per_task = jax.tree.map(lambda *x: np.stack(x), *(p for p, _, _ in batch))
     predictions = jax.tree.map(lambda x: np.stack([x, 0.5 * x]), per_task)
-    hyper = Hyperparameters(*(jnp.asarray(x) for x in zip(*hypers)))
-    total, terms = total_loss(predictions, predictions, hyper, sequences, CONFIG)
+    hyper = Hyperparameters(*(np.array(x) for x in zip(*hypers)))
+    compute = jax.jit(functools.partial(total_loss, config=CONFIG))
+    total, terms = compute(predictions, predictions, hyper, sequences)
     expected = []
     for task, scale in enumerate((1.0, 0.5)):
         p = [jax.tree.map(lambda x, s=scale: s * x, p) for p, _, _ in batch]

@@ -23,14 +23,15 @@ from bmg.agents.trajectory import UpdateBatch
 from bmg.learner.guard import guarded
 from tests.agents import oracle
 from tests.agents.data import (
+    LINEAR,
     NUM_ACTIONS,
     OBSERVATION_SHAPE,
     TINY,
     as_data,
     cast,
     float64,
+    random_params,
     random_trajectories,
-    sharpen,
 )
 
 # Numbers that single precision holds exactly, wherever the agent may round its constants.
@@ -41,10 +42,13 @@ OPTIMIZER = OptimizerConfig(learning_rate=1 / 64, decay_frames=0, max_norm=0.3)
 NUM_ONLINE, NUM_REPLAY = 2, 4
 
 
-def agent_config(algorithm: str, loss=LOSS, optimizer=OPTIMIZER, **meta) -> AgentConfig:
+def agent_config(
+    algorithm: str, loss=LOSS, optimizer=OPTIMIZER, network=LINEAR, **meta
+) -> AgentConfig:
     return AgentConfig(
-        algorithm=algorithm, network=TINY, loss=loss, optimizer=optimizer, meta=MetaConfig(**meta)
-    )
+        algorithm=algorithm, network=network, loss=loss, optimizer=optimizer,
+        meta=MetaConfig(**meta),
+    )  # fmt: skip
 
 
 def fixed_of(config: AgentConfig) -> tuple[oracle.Fixed, oracle.Rms]:
@@ -74,17 +78,13 @@ def agent_of(config: AgentConfig):
 @functools.lru_cache(None)
 def initial_state(config: AgentConfig):
     """A state in the middle of learning, in doubles: sharp policies, second moments not zero."""
-    with float64():
-        state = guarded(agent_of(config), 8).init(jax.random.PRNGKey(1)).agent
+    like = jax.eval_shape(guarded(agent_of(config), 8).init, np.zeros(2, np.uint32)).agent
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     rng = np.random.default_rng(2)
-    state = cast(state, np.float64)
-    params = sharpen(state.inner.params)
     opt_state = jax.tree.map(lambda x: rng.uniform(0.0, 2e-4, x.shape), state.inner.opt_state)
+    inner = state.inner._replace(params=random_params(like.inner.params, 16), opt_state=opt_state)
     w = Hyperparameters(*initial_w().T)
-    return state._replace(
-        inner=state.inner._replace(params=params, opt_state=opt_state),
-        meta=state.meta._replace(params=w),
-    )
+    return cast(state._replace(inner=inner, meta=state.meta._replace(params=w)), np.float64)
 
 
 @functools.lru_cache(None)
@@ -201,44 +201,46 @@ def assert_same_agent(actual, expected):
 
 STACX = agent_config("stacx")
 BMG = agent_config("bmg")
-MATCHINGS = ("kl", "reverse_kl", "symmetric_kl", "value", "kl_value", "l2", "l2_norm")
+SUM = dataclasses.replace(LOSS, reduction="sum")
+# Each choice is in one case at least, and several are in some: a program compiles for seconds.
 CASES = {
     "stacx": STACX,
-    "stacx K=2": agent_config("stacx", inner_steps=2),
-    "stacx K=2 plain": agent_config("stacx", inner_steps=2, differentiation="plain"),
-    "stacx kl, more data": agent_config("stacx", stacx_kl_weight=1.0, extra_replay_batches=1),
-    **{f"bmg {name}": agent_config("bmg", matching=name) for name in MATCHINGS},
-    "bmg kl_value summed": agent_config("bmg", matching_reduction="sum"),
+    "stacx K=2, kl, more data": agent_config(
+        "stacx", inner_steps=2, stacx_kl_weight=1.0, extra_replay_batches=1
+    ),
+    "stacx K=2 plain, sum": agent_config("stacx", SUM, inner_steps=2, differentiation="plain"),
+    "bmg kl_value": BMG,
+    "bmg, hidden layers": agent_config("bmg", network=TINY),
+    "bmg kl, sgd": agent_config("bmg", matching="kl", target_optimizer="sgd"),
+    "bmg reverse_kl, one_step": agent_config(
+        "bmg", dataclasses.replace(LOSS, advantage="one_step"), matching="reverse_kl"
+    ),
     "bmg symmetric_kl summed, more data": agent_config(
         "bmg", matching="symmetric_kl", matching_reduction="sum", extra_replay_batches=1
     ),
-    "bmg K=2": agent_config("bmg", inner_steps=2),
-    "bmg L=2": agent_config("bmg", target_steps=2),
+    "bmg value, epsilon outside": agent_config(
+        "bmg",
+        optimizer=dataclasses.replace(OPTIMIZER, epsilon_in_root=False, epsilon=1e-2),
+        matching="value",
+    ),
+    "bmg l2_norm, sum, unclipped": agent_config(
+        "bmg", SUM, dataclasses.replace(OPTIMIZER, max_norm=1e4), matching="l2_norm"
+    ),
     "bmg K=2 L=2, more data": agent_config(
         "bmg", inner_steps=2, target_steps=2, extra_replay_batches=1
     ),
-    "bmg l2 K=2 L=2": agent_config("bmg", matching="l2", inner_steps=2, target_steps=2),
-    "bmg L=3": agent_config("bmg", target_steps=3),
-    "bmg sgd": agent_config("bmg", matching="kl", target_optimizer="sgd"),
-    "bmg R": agent_config("bmg", final_data="replay", target_steps=2),
-    "bmg w": agent_config("bmg", final_objective="learned", target_steps=2),
-    "bmg DB": agent_config("bmg", continuation="target", target_steps=2),
-    "bmg one_step": agent_config("bmg", dataclasses.replace(LOSS, advantage="one_step")),
-    "bmg sum, unclipped": agent_config(
-        "bmg",
-        dataclasses.replace(LOSS, reduction="sum"),
-        dataclasses.replace(OPTIMIZER, max_norm=1e4),
+    "bmg R, summed": agent_config(
+        "bmg", final_data="replay", target_steps=2, matching_reduction="sum"
     ),
-    "bmg epsilon outside": agent_config(
-        "bmg", optimizer=dataclasses.replace(OPTIMIZER, epsilon_in_root=False, epsilon=1e-2)
-    ),
-    "stacx sum": agent_config("stacx", dataclasses.replace(LOSS, reduction="sum")),
+    "bmg w, L=3": agent_config("bmg", final_objective="learned", target_steps=3),
+    "bmg l2 DB": agent_config("bmg", matching="l2", continuation="target", target_steps=2),
 }
 
 
-def test_the_data_exercises_every_branch():
-    """Ratios on both sides of 1, states accepted and rejected, entropies below the limit."""
-    u, s = initial_state(BMG).inner.params, as_data(trajectories(1), True)
+@pytest.mark.parametrize("name", ["bmg kl_value", "bmg, hidden layers"])
+def test_the_data_exercises_every_branch(name):
+    """Ratios on both sides of 1, states accepted and rejected, entropies around the limit."""
+    u, s = initial_state(CASES[name]).inner.params, as_data(trajectories(1), True)
     for task in range(3):
         logits, _ = oracle.predict(u, s.s[:, :-1], task)
         pi, mu = oracle.softmax(logits), oracle.softmax(s.nu)
@@ -247,8 +249,7 @@ def test_the_data_exercises_every_branch():
         eta = np.take_along_axis(pi / mu, s.a[..., None], -1)
         assert 0 < np.mean(eta > 1) < 1
         entropy = -np.sum(pi * np.log(pi), -1)
-        low = np.mean(entropy < 0.9 * np.log(NUM_ACTIONS))
-        assert 0 < low and (low < 1 or task > 0)
+        assert 0 < np.mean(entropy < 0.9 * np.log(NUM_ACTIONS)) < 1
     assert 0 < np.mean(s.discount) < 1
 
 
@@ -275,7 +276,7 @@ def test_meta_gradient_is_the_finite_difference(name):
 @pytest.mark.heavy
 def test_both_clipped_and_unclipped_updates_are_tested():
     assert run(BMG)[1]["learner/gradient_clipped"] == 1
-    assert run(CASES["bmg sum, unclipped"])[1]["learner/gradient_clipped"] == 0
+    assert run(CASES["bmg l2_norm, sum, unclipped"])[1]["learner/gradient_clipped"] == 0
 
 
 @pytest.mark.heavy
@@ -288,7 +289,7 @@ def test_l2_and_half_an_sgd_step_is_stacx():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["bmg kl_value", "bmg L=3", "bmg w", "bmg R"])
+@pytest.mark.parametrize("name", ["bmg kl_value", "bmg w, L=3", "bmg R, summed"])
 def test_the_target_leaves_the_agent_alone(name):
     """Agent and optimiser state after BMG are those after STACX, for every L and target."""
     assert_same_agent(run(CASES[name])[0], run(STACX)[0])
@@ -296,8 +297,8 @@ def test_the_target_leaves_the_agent_alone(name):
 
 @pytest.mark.heavy
 def test_db_continues_from_the_target():
-    state = run(CASES["bmg DB"])[0]
-    u, h = expected_update(CASES["bmg DB"]).target
+    state = run(CASES["bmg l2 DB"])[0]
+    u, h = expected_update(CASES["bmg l2 DB"]).target
     assert_trees_close(state.inner.params, u, rtol=1e-10, atol=1e-13)
     assert_trees_close(second_moment(state), h, rtol=1e-10, atol=1e-16)
     updated = run(BMG)[0].inner.params["torso/projection"]["w"]
@@ -305,24 +306,25 @@ def test_db_continues_from_the_target():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("inner_steps", [1, 2])
-def test_ns_updates_the_agent_again_under_the_new_meta_parameters(inner_steps):
+def test_ns_updates_the_agent_again_under_the_new_meta_parameters():
     """Meta-steps of 1 make the new meta-parameters tell."""
-    config = agent_config(
-        "bmg", continuation="recomputed", inner_steps=inner_steps, learning_rate=1.0
-    )
+    config = agent_config("stacx", continuation="recomputed", inner_steps=2, learning_rate=1.0)
     state, start = run(config)[0], initial_state(config)
     w = np.stack(state.meta.params, axis=1)
     assert np.min(np.abs(w - initial_w())) > 1e-6
-    batches = [oracle.join(as_data(trajectories(0), False), as_data(trajectories(1), True))]
-    if inner_steps == 2:
-        batches.insert(0, as_data(trajectories(2), True))
-    u, h = oracle.unroll(
-        start.inner.params, second_moment(start), oracle.learned(w, P), batches, *fixed_of(config)
-    )
+    first = as_data(trajectories(2), True)
+    last = oracle.join(as_data(trajectories(0), False), as_data(trajectories(1), True))
+
+    def updated(w):
+        return oracle.unroll(
+            start.inner.params, second_moment(start), oracle.learned(w, P), (first, last),
+            *fixed_of(config),
+        )  # fmt: skip
+
+    u, h = updated(w)
     assert_trees_close(state.inner.params, u, rtol=1e-10, atol=1e-13)
     assert_trees_close(second_moment(state), h, rtol=1e-10, atol=1e-16)
-    before = run(CASES["bmg K=2"] if inner_steps == 2 else BMG)[0].inner.params
+    before, _ = updated(initial_w())
     assert np.max(np.abs(u["torso/projection"]["w"] - before["torso/projection"]["w"])) > 1e-5
 
 

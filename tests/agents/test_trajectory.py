@@ -11,6 +11,10 @@ from bmg.agents.trajectory import Trajectory, concatenate, prepare, stack_frames
 NUM_STACK, NUM_STEPS, STREAM = 4, 9, 60
 
 
+compiled_stack = jax.jit(stack_frames)
+compiled_prepare = jax.jit(prepare, static_argnums=(1, 2))
+
+
 def simulate(seed: int, channels: int):
     """A stream as an actor sees it: frames, ages, and the stack it acted on at each time.
 
@@ -39,14 +43,13 @@ def simulate(seed: int, channels: int):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_stacks_are_those_the_actor_acted_on(channels):
     """Every window of the stream: episodes beginning before it, inside it, and at its edges."""
-    stack = jax.jit(stack_frames)
     seen = set()
     for seed in range(3):
         frames, ages, stacks, first = simulate(seed, channels)
         for start in range(NUM_STACK - 1, STREAM - NUM_STEPS):
             window = slice(start, start + NUM_STEPS + 1)
             stored = frames[start - NUM_STACK + 1 : start + NUM_STEPS + 1]
-            actual = stack(stored, ages[window])
+            actual = compiled_stack(stored, ages[window])
             assert actual.dtype == np.uint8
             np.testing.assert_array_equal(actual, stacks[window])
             seen |= set(np.flatnonzero(first[window]))
@@ -57,7 +60,8 @@ def test_stacks_are_those_the_actor_acted_on(channels):
 def test_an_episodes_first_stack_is_one_frame():
     """Three black frames and one real one; earlier frames are another episode's."""
     frames = np.full((NUM_STACK + 1, 2, 2, 1), 7, np.uint8)
-    actual = stack_frames(frames, np.array([0, 1], np.int32))
+    actual = compiled_stack(frames, np.array([0, 1], np.int32))
+    actual = np.asarray(actual)
     np.testing.assert_array_equal(actual[0, 0, 0], [0, 0, 0, 7])
     np.testing.assert_array_equal(actual[1, 0, 0], [0, 0, 7, 7])
 
@@ -65,9 +69,9 @@ def test_an_episodes_first_stack_is_one_frame():
 @pytest.mark.parametrize("num_stack", [1, 2])
 def test_the_number_of_stacked_frames_follows_from_the_shapes(num_stack):
     frames = np.arange(1, num_stack + 3, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    actual = stack_frames(frames, np.full(3, num_stack - 1, np.int32))
+    actual = compiled_stack(frames, np.full(3, num_stack - 1, np.int32))
     expected = [[t + 1 + k for k in range(num_stack)] for t in range(3)]
-    np.testing.assert_array_equal(actual[:, 0, 0], expected)
+    np.testing.assert_array_equal(np.asarray(actual)[:, 0, 0], expected)
 
 
 def trajectories(batch: int, seed: int = 0) -> Trajectory:
@@ -90,11 +94,11 @@ def trajectories(batch: int, seed: int = 0) -> Trajectory:
 @pytest.mark.parametrize("max_abs_reward", [1.0, 2.5])
 def test_prepare(is_replay, max_abs_reward):
     batch = trajectories(3)
-    sequences = prepare(batch, is_replay, max_abs_reward)
+    sequences = jax.tree.map(np.asarray, compiled_prepare(batch, is_replay, max_abs_reward))
     assert sequences.observation.shape == (3, NUM_STEPS + 1, 5, 4, 3 * NUM_STACK)
     assert sequences.observation.dtype == np.float32
     for b in range(3):
-        stacked = np.asarray(stack_frames(batch.frames[b], batch.age[b]), np.float64)
+        stacked = np.asarray(compiled_stack(batch.frames[b], batch.age[b]), np.float64)
         np.testing.assert_allclose(sequences.observation[b], stacked / 255, atol=1e-7)
     assert np.max(sequences.observation) == 1 and np.min(sequences.observation) == 0
     expected = [[min(max(r, -max_abs_reward), max_abs_reward) for r in row] for row in batch.reward]
@@ -107,9 +111,11 @@ def test_prepare(is_replay, max_abs_reward):
 
 
 def test_concatenate_keeps_order():
-    online = prepare(trajectories(2, 0), False, 1.0)
-    replay = prepare(trajectories(3, 1), True, 1.0)
-    joined = concatenate(online, replay)
+    online = compiled_prepare(trajectories(2, 0), False, 1.0)
+    replay = compiled_prepare(trajectories(3, 1), True, 1.0)
+    online, replay, joined = jax.tree.map(
+        np.asarray, (online, replay, jax.jit(concatenate)(online, replay))
+    )
     np.testing.assert_array_equal(joined.is_replay, [False, False, True, True, True])
     for name in joined._fields:
         np.testing.assert_array_equal(getattr(joined, name)[:2], getattr(online, name))

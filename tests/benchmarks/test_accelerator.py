@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import multiprocessing
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bmg.agents.config import NetworkConfig
+from bmg.agents import config as agents_config
+from bmg.agents.config import AgentConfig, MetaConfig, NetworkConfig
 from bmg.benchmarks import accelerator, learner
 from bmg.benchmarks.accelerator import Config
 from bmg.launch import cli
@@ -27,6 +29,8 @@ def small(monkeypatch):
     """Networks and frames that compile in seconds."""
     tiny = NetworkConfig(torso="mlp", features=8, head_hidden=())
     monkeypatch.setattr(learner, "NETWORKS", {"4x": tiny})
+    alone = functools.partial(MetaConfig, auxiliary_tasks=0)
+    monkeypatch.setattr(learner, "MetaConfig", alone)
     monkeypatch.setattr(learner, "FRAMES", {"light": (6, 6, 1), "paper": (7, 6, 3)})
     monkeypatch.setattr(learner, "_LENGTH", 3)
     monkeypatch.setattr(learner, "product_rate", lambda precision: 1e9)
@@ -57,8 +61,15 @@ def test_what_is_counted_where_the_compiled_program_counts_nothing(monkeypatch):
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("quick_compilation")
 def test_one_update_there_is_the_one_on_the_cpu(monkeypatch):
     """Here both are the CPU: alike in float32; in bfloat16 they differ, and not by much."""
+    small = functools.partial(NetworkConfig, features=32, head_hidden=())
+    alone = functools.partial(AgentConfig, meta=MetaConfig(auxiliary_tasks=0))
+    monkeypatch.setattr(agents_config, "NetworkConfig", small)
+    monkeypatch.setattr(agents_config, "AgentConfig", alone)
+    monkeypatch.setattr(learner, "FRAMES", {"light": (40, 40, 1)})
+    monkeypatch.setattr(learner, "_LENGTH", 3)
     allowed = accelerator._ALLOWED["bfloat16"]
     monkeypatch.setattr(accelerator, "_ALLOWED", {"float32": 0.0, "bfloat16": 1e-4})
     alike, other = [], []

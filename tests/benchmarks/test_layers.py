@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bmg.benchmarks import layers
 
@@ -45,17 +45,24 @@ def test_rows_come_one_by_one(command, monkeypatch):
     assert code == 130 and err == "" and "stopped; measured so far" in out and "dqn" in out
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_all_ways_compute_the_same():
     """And the same derivatives: what is compared is their time alone."""
     rng = np.random.default_rng(0)
     for name, (shapes, ways) in layers._WAYS.items():
         channels = 16 if name == "pooling" else 4
-        x = jnp.asarray(rng.random((2, 84, 84, channels)), jnp.float32)
-        weights = [jnp.asarray(rng.normal(size=shape) / 10, jnp.float32) for shape in shapes]
-        both = [layers._functions(way, "float32") for way in ways.values()]
-        assert len(both) == 2
-        for kind in both[0]:
-            one, other = (jax.tree.leaves(ways_of[kind](weights, x)) for ways_of in both)
-            assert len(one) == (1 if kind == "forward" else len(weights))
-            for a, b in zip(one, other):
-                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max()))
+        x = rng.random((2, 84, 84, channels)).astype(np.float32)
+        weights = [rng.normal(size=shape).astype(np.float32) / 10 for shape in shapes]
+        one, other = (results(way, weights, x) for way in ways.values())
+        for kind, expected in other.items():
+            assert len(expected) == (1 if kind == "forward" else len(weights))
+            for a, b in zip(one[kind], expected):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max())
+
+
+def results(way, weights, x) -> dict[str, list[np.ndarray]]:
+    """Of all functions of a way, in one program."""
+    functions = layers._functions(way, "float32")
+    compute = jax.jit(lambda *given: {kind: f(*given) for kind, f in functions.items()})
+    return {kind: jax.tree.map(np.asarray, jax.tree.leaves(tree))
+            for kind, tree in compute(weights, x).items()}  # fmt: skip

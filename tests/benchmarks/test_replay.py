@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -28,6 +29,24 @@ def tiny(*only: str) -> Config:
     )
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with what is recorded."""
+    folder = tmp_path_factory.mktemp("recorded")
+    replay.record(tiny(), folder)
+    return folder
+
+
+@pytest.fixture
+def recorded_before(recorded, monkeypatch):
+    """A measurement takes it instead of recording anew."""
+
+    def record(config, folder):
+        shutil.copytree(recorded, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(replay, "record", record)
+
+
 def test_what_the_paper_needs():
     signature = trajectory_signature(make_spec("pong", PAPER), Config.unroll_length)
     assert math.isclose(replay.needed(Config()), 200e6 / 86_400 / 480)
@@ -35,14 +54,12 @@ def test_what_the_paper_needs():
     assert frames < replay.update_bytes(Config(), signature) < 1.001 * frames
 
 
-def test_many_different_unrolls_of_the_programs_signature_are_recorded(tmp_path):
-    config = tiny()
-    replay.record(config, tmp_path)
-    recorded = replay.load(tmp_path)
-    assert len({frames.tobytes() for frames in recorded.frames}) == config.unrolls
-    assert np.unique(recorded.action).tolist() == list(range(6))
+def test_many_different_unrolls_of_the_programs_signature_are_recorded(recorded):
+    config, found = tiny(), replay.load(recorded)
+    assert len({frames.tobytes() for frames in found.frames}) == config.unrolls
+    assert np.unique(found.action).tolist() == list(range(6))
     wanted = trajectory_signature(make_spec("pong", TINY), config.unroll_length)
-    assert replay.signature_of(recorded) == wanted
+    assert replay.signature_of(found) == wanted
 
 
 @pytest.mark.parametrize(
@@ -53,7 +70,7 @@ def test_many_different_unrolls_of_the_programs_signature_are_recorded(tmp_path)
         pytest.param(("server in the reader's process",), marks=pytest.mark.reverb),
     ],
 )
-def test_the_rows_tell_of_all_that_an_update_reads(only):
+def test_the_rows_tell_of_all_that_an_update_reads(recorded_before, only):
     config = tiny(*only)
     signature = trajectory_signature(make_spec("pong", TINY), config.unroll_length)
     rows = list(replay.measure(config))
@@ -71,7 +88,7 @@ def test_the_rows_tell_of_all_that_an_update_reads(only):
     assert not multiprocessing.active_children()
 
 
-def test_a_process_that_fails_ends_the_measurement():
+def test_a_process_that_fails_ends_the_measurement(recorded_before):
     """One line that says so; the others have ended too."""
     config = tiny("copies")
     object.__setattr__(config, "online_batch", -1)  # which no configuration can have

@@ -19,17 +19,21 @@ from bmg.experiments.two_colors.figures import Run
 from bmg.launch import demo
 from bmg.launch.console import sparkline
 from tests.launch import commands
+from tests.programs import once
 from tests.tables import named
 from tests.waiting import DEADLINE
 
 FLIP, ROW = 800, 160  # steps of a cycle and of a row, in `small`
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [
+    pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "shared_programs"),
+]  # fmt: skip
+made_once = once(demo.make_lifetime)
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small networks in a world that changes often."""
+    """Small networks in a world that changes often, compiled once for so many seeds."""
     real = demonstration.agents
 
     def agents(seeds: int, steps: int) -> dict[str, TwoColorsConfig]:
@@ -39,7 +43,11 @@ def small(monkeypatch):
         own = dataclasses.replace(config.actor_critic, hidden=(8,), meta_hidden=(4,))
         return dataclasses.replace(config, flip_every=FLIP, record_every=ROW, actor_critic=own)
 
+    def make_lifetime(experiment, config: TwoColorsConfig):
+        return made_once(experiment, dataclasses.replace(config, seeds=1, steps=1_000))
+
     monkeypatch.setattr(demonstration, "agents", agents)
+    monkeypatch.setattr(demo, "make_lifetime", make_lifetime)
 
 
 def test_both_agents_are_of_the_paper_and_differ_in_the_method_alone():

@@ -16,6 +16,10 @@ from bmg.launch.lifetimes import _is_complete
 from bmg.storage.checkpoint import list_checkpoints
 from tests.launch.commands import files
 
+pytestmark = pytest.mark.usefixtures("quick_compilation", "kept_programs")
+
+SMALL = "--actor-critic.hidden 8 --actor-critic.meta-hidden 4"
+
 
 @pytest.mark.parametrize(
     ("content", "complete"),
@@ -50,8 +54,8 @@ def test_results_are_there_with_each_checkpoint(command, monkeypatch, tmp_path):
         run_chunk(self)
 
     monkeypatch.setattr(runner.Runner, "_run_chunk", look)
-    options = "two-colors --steps 6000 --seeds 2 --checkpoint-interval 0 --workdir run".split()
-    assert command(*options)[0] == 0
+    options = "two-colors --steps 6000 --seeds 2 --checkpoint-interval 0 --workdir run"
+    assert command(*options.split(), *SMALL.split())[0] == 0
     assert found == [(1_904, False, 2), (3_808, False, 2), (5_712, False, 2)]
 
 
@@ -59,7 +63,7 @@ def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
     """Its results are printed, and what is missing is named; with room again it goes on."""
     from bmg.storage import files as files_lib
 
-    options = "two-colors --steps 4000 --seeds 1 --checkpoint-interval 0 --workdir run".split()
+    options = f"two-colors --steps 4000 --seeds 1 --checkpoint-interval 0 --workdir run {SMALL}"
     sync, full = files_lib.os.fsync, []
 
     def fsync(descriptor):
@@ -73,7 +77,7 @@ def test_a_full_disk_ends_no_run(command, monkeypatch, tmp_path):
 
     monkeypatch.setattr(files_lib.os, "fsync", fsync)
     full.append(True)
-    code, out, err = command(*options)
+    code, out, err = command(*options.split())
     assert code == 1
     result = json.loads("{" + out.partition("{")[2])
     assert result["complete"] is True and result["steps"] == 4_000

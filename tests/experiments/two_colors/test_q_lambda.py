@@ -6,7 +6,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +17,7 @@ from bmg.experiments.two_colors.networks import sigmoid_network
 from bmg.meta import core
 from tests.experiments.two_colors import oracle
 
-observe = functools.partial(two_colors.observe, two_colors.make_params())
+observe = jax.jit(functools.partial(two_colors.observe, two_colors.make_params()))
 OWN = QLambdaConfig(hidden=(12, 9), meta_hidden=(6,), meta_inputs=7, learning_rate=1e-3)
 
 
@@ -30,13 +29,33 @@ def config_of(own: dict | None = None, **changes) -> TwoColorsConfig:
     return TwoColorsConfig(agent="q-lambda", q_lambda=own, flip_every=64, **changes)
 
 
-def start_of(config, seed=0):
-    """A lifetime in float64 after some windows."""
-    lifetime = q_lambda.make_lifetime(config)
-    state = oracle.double(lifetime.init(jax.random.PRNGKey(seed)))
+@functools.lru_cache(None)
+def first_state(method):
+    """Of a lifetime, in float64."""
+    init = q_lambda.make_lifetime(config_of(method=method)).init
+    return oracle.double(jax.tree.map(np.asarray, jax.jit(init)(jax.random.PRNGKey(0))))
+
+
+@functools.lru_cache(None)
+def compiled_window(config):
+    return jax.jit(q_lambda.make_lifetime(config).window)
+
+
+def start_of(config):
+    """A lifetime after some windows."""
+    state = first_state(config.method)
     for _ in range(3):
-        state, _ = lifetime.window(state, None)
-    return oracle.double(state)
+        state, _ = compiled_window(config)(state, None)
+        state = oracle.double(jax.tree.map(np.asarray, state))
+    return state
+
+
+@functools.lru_cache(None)
+def compiled_step(config):
+    """The agent's, whatever it is compared to."""
+    network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
+    meta_network = sigmoid_network(OWN.meta_inputs, OWN.meta_hidden, 0.5)
+    return jax.jit(q_lambda.make_step(network, q_lambda.make_epsilon(meta_network, config), config))
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.7, 1.0])
@@ -54,12 +73,12 @@ def test_peng_s_traces_are_the_forward_view(lambda_):
         target = reward[t] + gamma * ((1 - lambda_) * table[states[t + 1]].max() + lambda_ * target)
         expected[states[t], actions[t]] += target - table[states[t], actions[t]]
 
-    trace, actual = jnp.zeros_like(table), np.zeros_like(table)
+    trace, actual, step = np.zeros_like(table), np.zeros_like(table), jax.jit(q_lambda.peng_step)
     for t in range(length):
         gradient = np.zeros_like(table)
         gradient[states[t], actions[t]] = 1.0
         one_step = reward[t] + gamma * table[states[t + 1]].max()
-        direction, trace = q_lambda.peng_step(
+        direction, trace = step(
             trace, gradient,
             error=one_step - table[states[t], actions[t]],
             greedy_error=one_step - table[states[t]].max(),
@@ -73,9 +92,7 @@ def test_peng_s_traces_are_the_forward_view(lambda_):
 def test_updates_are_the_slow_ones():
     """Ten steps of the agent, and the same in numpy: traces, moving average, Adam."""
     config = config_of({"epsilon": 0.4}, method="fixed")
-    network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
-    step = jax.jit(q_lambda.make_step(network, q_lambda.make_epsilon(None, config), config))
-    agent = oracle.double(q_lambda.make_lifetime(config).init(jax.random.PRNGKey(1)).agent)
+    step, agent = compiled_step(config), first_state("fixed").agent
     zeros = {
         name: {k: np.zeros(np.shape(v)) for k, v in layer.items()}
         for name, layer in agent.params.items()
@@ -130,14 +147,15 @@ def test_matching_functions_are_the_slow_ones():
     q[3] = 0.5  # a tie: the first action is greedy
     epsilon = rng.uniform(0.01, 0.9, size=30)
     pi = epsilon_greedy(q, epsilon)
-    np.testing.assert_allclose(q_lambda.epsilon_greedy(q, epsilon), pi, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(q_lambda.epsilon_greedy)(q, epsilon), pi, rtol=1e-12)
     # The target acts greedily, whatever its own epsilon.
-    target = q_lambda.Exploration(jnp.asarray(target_q), jnp.full(30, 0.5))
-    online = q_lambda.Exploration(jnp.asarray(q), jnp.asarray(epsilon))
+    target = q_lambda.Exploration(target_q, np.full(30, 0.5))
+    online = q_lambda.Exploration(q, epsilon)
+    match_policy, match_value = jax.jit(q_lambda.match_policy), jax.jit(q_lambda.match_value)
     divergence = np.mean([-np.log(pi[i, np.argmax(target_q[i])]) for i in range(30)])
-    np.testing.assert_allclose(q_lambda.match_policy(target, online), divergence, rtol=1e-12)
+    np.testing.assert_allclose(match_policy(target, online), divergence, rtol=1e-12)
     squares = [(max(target_q[i]) - sum(pi[i] * q[i])) ** 2 for i in range(30)]
-    np.testing.assert_allclose(q_lambda.match_value(target, online), np.mean(squares), rtol=1e-12)
+    np.testing.assert_allclose(match_value(target, online), np.mean(squares), rtol=1e-12)
 
 
 @pytest.mark.heavy
@@ -145,19 +163,16 @@ def test_matching_functions_are_the_slow_ones():
 @pytest.mark.parametrize("target_steps", [1, 5])
 def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
     config = config_of(method="bmg", matching=matching, target_steps=target_steps)
-    lifetime = q_lambda.make_lifetime(config)
-    state = start_of(config)
+    start = config_of(method="bmg", matching="policy", target_steps=1)
+    state = start_of(start)
     # Adam's first moment holds a tenth of the first moving average, a hundredth of the gradient.
-    fresh = q_lambda.make_optimizer(1e-4, 0.9).init(state.meta.params)
+    fresh = jax.tree.map(np.zeros_like, state.meta.opt_state)
     state = state._replace(meta=state.meta._replace(opt_state=fresh))
-    after, records = lifetime.window(state, None)
+    after, records = jax.tree.map(np.asarray, compiled_window(config)(state, None))
     gradient = jax.tree.map(lambda m: m / 0.01, after.meta.opt_state[1][0].mu)
 
     # The same L steps once more, with the behaviour of before.
-    network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
-    meta_network = sigmoid_network(OWN.meta_inputs, OWN.meta_hidden, 0.5)
-    epsilon_of = q_lambda.make_epsilon(meta_network, config)
-    step = q_lambda.make_step(network, epsilon_of, config)
+    step = compiled_step(start)
     seen, inputs = [], state.agent
 
     def recording(w, agent, batch, key):
@@ -211,16 +226,14 @@ def test_the_meta_gradient_is_the_finite_difference(matching, target_steps):
                 )
     assert max(np.max(np.abs(g)) for g in jax.tree.leaves(gradient)) > 1e-5
     assert {k: v.shape for k, v in records.items()} == dict.fromkeys(
-        lifetime.columns, (target_steps,)
+        q_lambda.COLUMNS, (target_steps,)
     )
 
 
 def test_actions_are_epsilon_greedy():
     """At a standing agent, over many keys: the greedy action has 1 - eps + eps / 4."""
     config = config_of({"epsilon": 0.3}, method="fixed")
-    network = mlp(two_colors.OBSERVATION_SIZE, OWN.hidden, 4)
-    step = q_lambda.make_step(network, q_lambda.make_epsilon(None, config), config)
-    agent = start_of(config).agent
+    step, agent = compiled_step(config), start_of(config).agent
     count = 20_000
     keys = jax.random.split(jax.random.PRNGKey(2), count)
     actions = jax.jit(jax.vmap(lambda key: step(None, agent, None, key)[0].action))(keys)
@@ -232,13 +245,11 @@ def test_actions_are_epsilon_greedy():
 
 @pytest.mark.heavy
 def test_recorded_entropy_and_epsilon():
-    config = config_of({"epsilon": 0.2}, method="fixed")
-    lifetime = q_lambda.make_lifetime(config)
-    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)
-    pi = np.array([0.85, 0.05, 0.05, 0.05])
+    config = config_of({"epsilon": 0.3}, method="fixed")
+    _, records = compiled_window(config)(first_state("fixed"), None)
+    pi = np.array([0.775, 0.075, 0.075, 0.075])
     np.testing.assert_allclose(records["entropy"], [-np.sum(pi * np.log(pi))], rtol=1e-5)
-    np.testing.assert_allclose(records["epsilon"], [0.2], rtol=1e-6)
-    config = config_of(method="bmg", target_steps=4)
-    lifetime = q_lambda.make_lifetime(config)
-    _, records = lifetime.window(lifetime.init(jax.random.PRNGKey(0)), None)
-    assert np.all(np.abs(records["epsilon"] - 0.5) < 0.2)
+    np.testing.assert_allclose(records["epsilon"], [0.3], rtol=1e-6)
+    config = config_of(method="bmg", matching="policy", target_steps=5)
+    _, records = compiled_window(config)(first_state("bmg"), None)
+    assert np.all(np.abs(np.asarray(records["epsilon"]) - 0.5) < 0.2)
