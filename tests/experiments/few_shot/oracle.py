@@ -5,6 +5,8 @@ A loop's steps are compiled one by one, so that loops of any length share them.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,9 +28,14 @@ def small_network(config: FewShotConfig = SMALL):
 
 def some_params(config: FewShotConfig = SMALL) -> Params:
     """None of them zero."""
-    params = jax.jit(small_network(config).init)(jax.random.PRNGKey(1))
+    params = _begin(config)(jax.random.PRNGKey(1))
     rng = np.random.default_rng(2)
     return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(x.dtype), params)
+
+
+@functools.cache
+def _begin(config: FewShotConfig):
+    return jax.jit(small_network(config).init)
 
 
 def some_task(seed: int = 0, config: FewShotConfig = SMALL) -> Tasks:
