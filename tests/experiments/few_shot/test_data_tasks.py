@@ -12,6 +12,7 @@ from bmg.experiments.few_shot import tasks
 from bmg.experiments.few_shot.data import neighbours
 from bmg.experiments.few_shot.data.sets import DataSet, ImageSet, check_disjoint, check_tasks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLASSES, COUNT = 12, 9
 WAYS, SHOTS, QUERIES, NUM_TASKS = 5, 2, 3, 1000
 

@@ -10,6 +10,7 @@ import pytest
 
 from bmg.experiments.few_shot.tasks import sample_task
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.PRNGKey(0)
 # Each image is of one value that tells its class and its number.
 IMAGES = np.broadcast_to(np.arange(6 * 9, dtype=np.uint8).reshape(6, 9, 1, 1, 1), (6, 9, 2, 2, 1))
