@@ -209,8 +209,8 @@ def test_devices_are_shared_out_so_that_none_waits_for_long():
 def test_a_signal_while_recording_leaves_one_step_whole(tmp_path, monkeypatch):
     """Ctrl-C when the lifetimes went on and what they did is half added."""
     lifetime = make_lifetime(CRITIC)
-    whole = lived(Runner(lifetime, 2, 0, STRETCH))
-    first = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    whole = lived(Runner(lifetime, 3, 0, STRETCH))
+    first = Runner(lifetime, 3, 0, STRETCH, tmp_path)
     first.advance()
     steps = first.records.steps
     pads, whole_pad = itertools.count(), np.pad
@@ -224,23 +224,23 @@ def test_a_signal_while_recording_leaves_one_step_whole(tmp_path, monkeypatch):
         patch.setattr(records_module.np, "pad", pad)
         first.run(1_900, lambda done: None)
     assert next(pads) == 2 and first.records.steps == steps
-    second = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    second = Runner(lifetime, 3, 0, STRETCH, tmp_path)
     second.restore()
     same(lived(second), whole, rtol=0)
 
 
 def test_a_run_can_be_made_longer(tmp_path):
     lifetime = make_lifetime(CRITIC)
-    whole = lived(Runner(lifetime, 2, 0, STRETCH), 2_500)
-    lived(Runner(lifetime, 2, 0, STRETCH, tmp_path), 1_100)
-    longer = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    whole = lived(Runner(lifetime, 3, 0, STRETCH), 2_500)
+    lived(Runner(lifetime, 3, 0, STRETCH, tmp_path), 1_100)
+    longer = Runner(lifetime, 3, 0, STRETCH, tmp_path)
     longer.restore()
     same(lived(longer, 2_500), whole, rtol=0)
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
     lifetime = make_lifetime(CRITIC)
-    runner = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    runner = Runner(lifetime, 3, 0, STRETCH, tmp_path)
     runner.advance()
     runner.save()
     steps = runner.records.steps
@@ -248,18 +248,18 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
     runner.save()
     newest = sorted(tmp_path.glob("*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    again = Runner(lifetime, 2, 0, STRETCH, tmp_path)
+    again = Runner(lifetime, 3, 0, STRETCH, tmp_path)
     problems = again.restore()
     assert len(problems) == 1 and str(newest) in problems[0]
     assert again.records.steps == steps
     with pytest.raises(CheckpointError):
-        Runner(make_lifetime(Q), 2, 0, STRETCH, tmp_path).restore()
+        Runner(make_lifetime(Q), 3, 0, STRETCH, tmp_path).restore()
 
 
 def test_a_checkpoint_that_no_run_can_have_written_gives_way_to_the_one_before(tmp_path):
     """The header, the records and the name of one file belong together; a lifetime that diverged is
     a result like any other."""
-    runner = Runner(make_lifetime(CRITIC), 2, 0, STRETCH, tmp_path)
+    runner = Runner(make_lifetime(CRITIC), 3, 0, STRETCH, tmp_path)
     runner.advance()
     runner.save()
     steps = runner.records.steps

@@ -8,11 +8,11 @@ import pytest
 from bmg.experiments.records import read_csv
 from tests.launch.commands import json_of
 
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "kept_programs")]
 SMALL = "mrp --seeds 2 --inner-steps 2 --estimates 2 --batch-size 4 --record-every 400".split()
 STEPS = 40  # environment steps of an update: four episodes of ten
 
 
-@pytest.mark.heavy
 def test_a_run_its_files_and_going_on(command, tmp_path):
     code, out, _ = command(*SMALL, "--workdir", "run", "--steps", 20 * STEPS)
     assert code == 0 and '"discounts"' in out
@@ -34,7 +34,6 @@ def test_a_run_its_files_and_going_on(command, tmp_path):
         np.testing.assert_allclose(further[name][:, :2], values)
 
 
-@pytest.mark.heavy
 def test_what_is_refused_leaves_everything_as_it_was(command, tmp_path):
     assert command(*SMALL, "--workdir", "run", "--steps", STEPS)[0] == 0
     for arguments, words in (

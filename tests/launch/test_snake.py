@@ -20,7 +20,7 @@ SMALL = (
 ).split()
 STEPS = 12  # environment steps of an update
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("quick_compilation", "kept_programs")]
 
 
 def test_a_run_its_files_and_what_is_refused(command, tmp_path):

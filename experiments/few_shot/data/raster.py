@@ -41,7 +41,9 @@ def rasterise(
     ink = np.cumsum(turns, 2, dtype=np.int8)[:, :, :-1] != 0
     parts = ink.reshape(num_images, size, _ROWS, size, _COLUMNS)
     samples = _ROWS * _COLUMNS
-    return ((parts.sum((2, 4), dtype=np.int64) * 255 + samples // 2) // samples).astype(np.uint8)
+    # Whole rows first: NumPy is several times quicker than with both at once.
+    inked = parts.sum(2, dtype=np.uint8).sum(3, dtype=np.int64)
+    return ((inked * 255 + samples // 2) // samples).astype(np.uint8)
 
 
 def _samples_before(position: np.ndarray, step: int) -> np.ndarray:

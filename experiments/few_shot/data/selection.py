@@ -67,25 +67,26 @@ def prototypes(character: str) -> np.ndarray:
 def select() -> list[glyphs.Character]:
     """The classes, by the rule, in the order of `SPLITS`."""
     kept: list[glyphs.Character] = []
-    drawings = np.zeros((0, _SIZE**2))  # of all that are kept
+    drawings, squares = np.zeros((0, _SIZE**2)), np.zeros(0)  # of all that are kept
     for split, scripts in SCRIPTS.items():
         for script, ranges in scripts.items():
             for first, last in ranges:
                 for character in map(chr, range(first, last + 1)):
                     new = prototypes(character)
-                    if len(new) < 2 or _nearest(new, drawings) < LEAST_DISTANCE**2:
+                    if len(new) < 2 or _nearest(new, drawings, squares) < LEAST_DISTANCE**2:
                         continue
                     kept.append(glyphs.Character(split, script, character))
                     drawings = np.concatenate([drawings, new])
+                    squares = np.concatenate([squares, (new**2).sum(1)])
     return sorted(kept, key=lambda each: SPLITS.index(each.split))
 
 
-def _nearest(new: np.ndarray, drawings: np.ndarray) -> float:
-    """The least squared distance of one of the new drawings to one of the others."""
+def _nearest(new: np.ndarray, drawings: np.ndarray, squares: np.ndarray) -> float:
+    """The least squared distance of one of the new drawings to one of the others, whose sums of
+    squares are given."""
     if not len(drawings):
         return np.inf
-    squares = (new**2).sum(1)[:, None] + (drawings**2).sum(1)
-    return (squares - 2 * new @ drawings.T).min()
+    return ((new**2).sum(1)[:, None] + squares - 2 * new @ drawings.T).min()
 
 
 def main() -> None:

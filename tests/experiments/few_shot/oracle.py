@@ -1,6 +1,11 @@
-"""Few-shot learning as slow loops in the papers' notation, and small tasks."""
+"""Few-shot learning as slow loops in the papers' notation, and small tasks.
+
+A loop's steps are compiled one by one, so that loops of any length share them.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +28,14 @@ def small_network(config: FewShotConfig = SMALL):
 
 def some_params(config: FewShotConfig = SMALL) -> Params:
     """None of them zero."""
-    params = small_network(config).init(jax.random.PRNGKey(1))
+    params = _begin(config)(jax.random.PRNGKey(1))
     rng = np.random.default_rng(2)
     return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(x.dtype), params)
+
+
+@functools.cache
+def _begin(config: FewShotConfig):
+    return jax.jit(small_network(config).init)
 
 
 def some_task(seed: int = 0, config: FewShotConfig = SMALL) -> Tasks:
@@ -77,17 +87,30 @@ def logits(weights, offsets, x, convolve=convolve_quickly):
     return x.reshape(len(x), -1) @ weights.head.w + weights.head.b
 
 
+@jax.jit
+def predictions(weights, offsets, x):
+    """`logits` of the whole batch."""
+    return logits(weights, offsets, x)
+
+
+@jax.jit
 def mean_loss(weights, offsets, x, y):
     """Mean negative log-likelihood."""
     log_p = jax.nn.log_softmax(logits(weights, offsets, x))
     return -jnp.mean(log_p[jnp.arange(len(y)), y])
 
 
+@jax.jit
+def descended(weights, offsets, x, y, rate):
+    """One step of gradient descent on the mean loss."""
+    gradient = jax.grad(mean_loss)(weights, offsets, x, y)
+    return jax.tree.map(lambda w, g: w - rate * g, weights, gradient)
+
+
 def descend(weights, offsets, x, y, steps, rate, head_only=False):
-    """Steps of gradient descent on the mean loss."""
+    """Steps of gradient descent."""
     for _ in range(steps):
-        gradient = jax.grad(mean_loss)(weights, offsets, x, y)
-        moved = jax.tree.map(lambda w, g: w - rate * g, weights, gradient)
+        moved = descended(weights, offsets, x, y, rate)
         weights = weights._replace(head=moved.head) if head_only else moved
     return weights
 
@@ -115,13 +138,18 @@ def target(params: Params, task: Tasks, config: FewShotConfig):
         adapted(params, task, config), params.offsets, task.query_x, task.query_y,
         config.target_steps, rate, config.head_only,
     )  # fmt: skip
-    return logits(weights, params.offsets, task.query_x) / config.temperature
+    return predictions(weights, params.offsets, task.query_x) / config.temperature
 
 
 def bmg_loss(params: Params, task: Tasks, config: FewShotConfig, target_logits):
     """The divergence of x(K) from a target that is a constant."""
-    online = logits(adapted(params, task, config), params.offsets, task.query_x)
-    p, q = jax.nn.softmax(target_logits), jax.nn.softmax(online)
-    if config.matching == "reverse_kl":
-        p, q = q, p
+    online = predictions(adapted(params, task, config), params.offsets, task.query_x)
+    pair = (online, target_logits) if config.matching == "reverse_kl" else (target_logits, online)
+    return kullback_leibler(*pair)
+
+
+@jax.jit
+def kullback_leibler(p_logits, q_logits):
+    """KL(p, q), the mean over a batch."""
+    p, q = jax.nn.softmax(p_logits), jax.nn.softmax(q_logits)
     return jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import itertools
@@ -37,6 +38,15 @@ DIGESTS = {
     "validation": "0ca8ade4c2710dc291960a02e323289bb3ef6a74895e564cfe24be13cfa956d8",
     "test": "fec6b1a747456cf29d05fcf14facd7d2d13cf904833761e3ef3d006742e04c6b",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once():
+    """Tests read each character's outlines, and draw them without deformation, once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((outlines, "styles"), (selection, "prototypes")):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from bmg.experiments.few_shot import tasks
 from bmg.experiments.few_shot.data import neighbours
 from bmg.experiments.few_shot.data.sets import DataSet, ImageSet, check_disjoint, check_tasks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CLASSES, COUNT = 12, 9
 WAYS, SHOTS, QUERIES, NUM_TASKS = 5, 2, 3, 1000
 
@@ -20,7 +23,9 @@ def numbered() -> np.ndarray:
     return index.transpose(1, 2, 0).reshape(CLASSES, COUNT, 1, 1, 2)
 
 
-_sample = jax.vmap(tasks.sample_task, (0, None, None, None, None))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _sample(keys, images, *sizes: int) -> tasks.Tasks:
+    return jax.vmap(lambda key: tasks.sample_task(key, images, *sizes))(keys)
 
 
 def keys(seed: int, count: int) -> jax.Array:
@@ -97,9 +102,9 @@ def test_nearest_neighbours_as_a_slow_loop_finds_them():
     images += (np.arange(7) * 8).astype(np.uint8)[:, None, None, None, None]
     key, num_tasks = jax.random.key(5), 20
     right = []
-    for each in jax.random.split(key, num_tasks):
-        drawn = tasks.sample_task(each, images, 4, 2, neighbours.QUERIES)
-        support_x, support_y, query_x, query_y = (np.asarray(x, np.float64) for x in drawn)
+    drawn = _sample(jax.random.split(key, num_tasks), images, 4, 2, neighbours.QUERIES)
+    for task in zip(*map(np.asarray, drawn)):
+        support_x, support_y, query_x, query_y = (np.asarray(x, np.float64) for x in task)
         for query, label in zip(query_x, query_y):
             far = [((query - x) ** 2).sum() for x in support_x]
             right.append(support_y[np.argmin(far)] == label)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import PartitionSpec
 
 from bmg.experiments import runner
 from bmg.experiments.few_shot import experiment, figures, lifetime
-from bmg.experiments.few_shot.adaptation import make_task_gradient, mean_over_tasks
+from bmg.experiments.few_shot.adaptation import make_task_gradient
 from bmg.experiments.few_shot.config import (
     FewShotConfig,
     FewShotFiguresOptions,
@@ -21,9 +21,9 @@ from bmg.experiments.few_shot.config import (
 )
 from bmg.experiments.few_shot.evaluation import meta_test
 from bmg.experiments.few_shot.tasks import sample_task
+from bmg.experiments.lifetime import Lifetime, State
 from bmg.experiments.records import Run
 from bmg.experiments.runner import Runner
-from bmg.meta.diagnosis import cosine_similarity, norm
 from bmg.meta.side_by_side import SHARDS
 from bmg.storage.checkpoint import CheckpointError
 from bmg.storage.fields import FieldError
@@ -36,13 +36,24 @@ pytestmark = [
 make_lifetime = once(lifetime.make_lifetime)
 KEY = jax.random.PRNGKey(0)
 SMALL = dataclasses.replace(
-    oracle.SMALL, inner_steps=1, target_steps=1, meta_gradient_clip=0.0, record_every=2,
+    oracle.SMALL, inner_steps=1, target_steps=1, meta_gradient_clip=0.0, record_every=2, steps=5,
     evaluate_every=2, evaluation_tasks=5, evaluation_steps=3, evaluation_queries=2,
 )  # fmt: skip
 RNG = np.random.default_rng(0)
 IMAGES = lifetime.Images(
-    *(RNG.integers(0, 256, (classes, 8, *oracle.SHAPE)).astype(np.uint8) for classes in (7, 5, 4))
+    *(RNG.integers(0, 256, (classes, 8, *oracle.SHAPE)).astype(np.uint8) for classes in (7, 5, 5))
 )
+task_gradient = jax.jit(make_task_gradient(oracle.small_network(), SMALL))
+draw_task = jax.jit(sample_task, static_argnums=(2, 3, 4))
+
+
+@functools.cache
+def meta_tested(config: FewShotConfig):
+    return jax.jit(lambda params, images, key: meta_test(params, images, key, config))
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -62,44 +73,52 @@ def test_two_meta_batches_and_their_records(devices, monkeypatch):
     assert set(columns) == set(found.columns)
     one, two = ({name: x[0, i] for name, x in columns.items()} for i in range(2))
     assert (one["evaluations"], two["evaluations"]) == (0, 1)
-    gradients = [state.agent.gradient for state in (first, second)]
-    np.testing.assert_allclose(one["meta_gradient_norm"], norm(gradients[0]), rtol=1e-5)
+    before, now = (flat(state.agent.gradient) for state in (first, second))
+    norm = np.linalg.norm
+    np.testing.assert_allclose(one["meta_gradient_norm"], norm(before), rtol=1e-5)
     assert one["cosine"] == 0
-    np.testing.assert_allclose(two["cosine"], cosine_similarity(*gradients), rtol=1e-4)
+    cosine = before @ now / (norm(before) * norm(now))
+    np.testing.assert_allclose(two["cosine"], cosine, rtol=1e-4)
     ratio = two["meta_gradient_norm"] / two["variance"]
     np.testing.assert_allclose(two["norm_over_variance"], ratio, rtol=1e-5)
     # The meta-gradient is that of tasks of the training classes, and Adam takes it.
     _, sample_key, task_key = jax.random.split(begin.key, 3)
-    sample_keys = jax.random.split(sample_key, SMALL.meta_batch)
     sizes = SMALL.ways, SMALL.shots, SMALL.queries
-    tasks = jax.vmap(lambda key: sample_task(key, IMAGES.train, *sizes))(sample_keys)
-    task_gradient = jax.jit(make_task_gradient(oracle.small_network(), SMALL))
-    keys = jax.random.split(task_key, SMALL.meta_batch)
-    mean = mean_over_tasks(task_gradient, begin.meta.params, tasks, keys)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients[0], mean.gradient
-    )
-    adam = optax.adam(SMALL.meta_learning_rate)
-    updates, _ = adam.update(gradients[0], adam.init(begin.meta.params))
-    expected = optax.apply_updates(begin.meta.params, updates)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), first.meta.params, expected
-    )
+    keys = (jax.random.split(key, SMALL.meta_batch) for key in (sample_key, task_key))
+    of_tasks = [
+        task_gradient(begin.meta.params, draw_task(sample_key, IMAGES.train, *sizes), key)
+        for sample_key, key in zip(*keys)
+    ]
+    mean = np.mean([flat(found.gradient) for found in of_tasks], axis=0)
+    np.testing.assert_allclose(before, mean, atol=1e-5)
+    # Adam's first step: of one size, along the signs.
+    step = SMALL.meta_learning_rate * before / (np.abs(before) + 1e-8)
+    expected = flat(begin.meta.params) - step
+    np.testing.assert_allclose(flat(first.meta.params), expected, atol=1e-6)
     # The evaluation is of the new meta-parameters, on classes of their own.
     for seed, split in enumerate(("validation", "test")):
         key, images = jax.random.PRNGKey(seed), getattr(IMAGES, split)
-        accuracy = jax.jit(lambda p, x, k: meta_test(p, x, k, SMALL))(
-            second.meta.params, images, key
-        )
+        accuracy = meta_tested(SMALL)(second.meta.params, images, key)
         np.testing.assert_allclose(two[f"{split}_accuracy"], accuracy.mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-def test_an_evaluation_that_is_never_due_is_not_compiled(steps):
-    config = dataclasses.replace(SMALL, steps=steps)
+@functools.cache
+def evaluation(config: FewShotConfig):
+    """(params, meta-batches) -> what is evaluated then, compiled."""
+    settled = config.settled("cpu")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (SHARDS,))
+    mapped = jax.shard_map(
+        lambda params, count: lifetime.evaluate_sometimes(params, count, IMAGES, settled),
+        mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
+    )  # fmt: skip
+    return jax.jit(mapped).lower(oracle.some_params(), np.int32(2)).compile()
+
+
+def test_an_evaluation_that_is_never_due_is_not_compiled():
+    config = dataclasses.replace(SMALL, steps=1)
     runner = Runner(make_lifetime(config, IMAGES), 1, 0, 1)
-    program = runner.compile()
-    assert ("conditional" in program.as_text()) == (steps == 2)
+    assert "conditional" not in runner.compile().as_text()
+    assert "conditional" in evaluation(SMALL).as_text()
     runner.advance()
     _, columns = runner.records.means(1)
     assert columns["evaluations"] == 0 and columns["query_loss"] > 0
@@ -107,40 +126,42 @@ def test_an_evaluation_that_is_never_due_is_not_compiled(steps):
 
 def test_an_evaluation_past_the_end_is_none():
     """A chunk of an accelerator goes on past the end of a run, whose results know nothing of it."""
-    config = dataclasses.replace(SMALL, steps=3)
-    runner = Runner(lifetime.make_lifetime(config, IMAGES), 1, 0, 1)
-    for _ in range(4):
+    runner = Runner(make_lifetime(SMALL, IMAGES), 1, 0, 1)
+    for _ in range(6):
         runner.advance()
-    assert runner.records.means(4)[1]["evaluations"].tolist() == [[0, 1, 0, 0]]
+    _, columns = runner.records.means(6)
+    assert columns["evaluations"].tolist() == [[0, 1, 0, 1, 0, 0]]
     best = runner.lifetime(0).agent.best
-    assert best.meta_batches == 2
-    assert best.validation_accuracy == np.float32(
-        runner.records.means(2)[1]["validation_accuracy"][0, 1]
-    )
+    accuracy = columns["validation_accuracy"][0]
+    assert best.meta_batches == 1 + np.argmax(accuracy)
+    assert best.validation_accuracy == np.float32(accuracy.max())
 
 
 def test_the_clip_is_of_each_element():
     gradient = {"a": jnp.array([30.0, -2.0]), "b": jnp.array([-11.0])}
-    optimizer = lifetime.make_optimizer(FewShotConfig())
-    _, state = optimizer.update(gradient, optimizer.init(gradient))
-    moments = state[1][0].mu  # 0.1 of the first gradient
-    np.testing.assert_allclose(moments["a"], [1.0, -0.2], rtol=1e-6)
-    np.testing.assert_allclose(moments["b"], [-1.0], rtol=1e-6)
-    optimizer = lifetime.make_optimizer(FewShotConfig(meta_gradient_clip=0.0))
-    _, state = optimizer.update(gradient, optimizer.init(gradient))
-    np.testing.assert_allclose(state[1][0].mu["a"], [3.0, -0.2], rtol=1e-6)
+
+    def moments(config):  # 0.1 of the first gradient
+        optimizer = lifetime.make_optimizer(config)
+        _, state = jax.jit(lambda g: optimizer.update(g, optimizer.init(g)))(gradient)
+        return state[1][0].mu
+
+    found = moments(FewShotConfig())
+    np.testing.assert_allclose(found["a"], [1.0, -0.2], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], [-1.0], rtol=1e-6)
+    found = moments(FewShotConfig(meta_gradient_clip=0.0))
+    np.testing.assert_allclose(found["a"], [3.0, -0.2], rtol=1e-6)
 
 
 def test_lifetimes_at_once_as_on_an_accelerator(monkeypatch):
     """Tasks as a batch, lifetimes mapped, meta-batches in a loop: to rounding what a CPU does.
     Evaluations stay conditional: they are the only loops over batches of tasks."""
+    there = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: there)
     slowly = make_lifetime(SMALL, IMAGES)
     one_by_one = Runner(slowly, 2, 3, 1)
     assert one_by_one.chunk_windows == 1
     one_by_one.run(4, lambda done: None)
     monkeypatch.setattr(runner, "convolves_slowly", lambda device: False)
-    there = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda: there)
     config = dataclasses.replace(
         SMALL, tasks_mapped="together", evaluation_batch=2, evaluation_convolution="lax"
     )
@@ -154,18 +175,19 @@ def test_lifetimes_at_once_as_on_an_accelerator(monkeypatch):
     np.testing.assert_array_equal(found["evaluations"], [[0, 1, 0, 1]] * 2)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 9])
+@pytest.mark.parametrize("at_once", [None, 2, 9])
 def test_an_evaluation_is_the_slow_loop_over_tasks(at_once):
     config = dataclasses.replace(SMALL, evaluation_batch=at_once)
     params = oracle.some_params(SMALL)
-    found = jax.jit(lambda p: meta_test(p, IMAGES.test, KEY, config))(params)
+    found = meta_tested(config)(params, IMAGES.test, KEY)
     assert found.of_tasks.shape == (5,)
     for i, key in enumerate(jax.random.split(KEY, 5)[:2]):
         task_key = jax.random.split(key, 3)[0]
-        task = sample_task(task_key, IMAGES.test, SMALL.ways, SMALL.shots, 2)
+        task = draw_task(task_key, IMAGES.test, SMALL.ways, SMALL.shots, 2)
         weights = oracle.adapted(params, task, dataclasses.replace(SMALL, inner_steps=3))
-        answers = oracle.logits(weights, params.offsets, task.query_x).argmax(1)
-        np.testing.assert_allclose(found.of_tasks[i], np.mean(answers == task.query_y), atol=1e-6)
+        answers = np.argmax(oracle.predictions(weights, params.offsets, task.query_x), axis=1)
+        correct = np.mean(answers == np.asarray(task.query_y))
+        np.testing.assert_allclose(found.of_tasks[i], correct, atol=1e-6)
     np.testing.assert_allclose(found.mean, np.mean(found.of_tasks), rtol=1e-5)
     expected = 1.96 * np.std(found.of_tasks) / np.sqrt(5)
     np.testing.assert_allclose(found.half_width, expected, rtol=1e-5)
@@ -173,17 +195,17 @@ def test_an_evaluation_is_the_slow_loop_over_tasks(at_once):
 
 def test_the_best_by_validation_is_kept():
     """The first of equally good ones; between evaluations nothing is."""
-    best = lifetime.Best(jnp.float32(0), jnp.float32(-1), jnp.float32(0), jnp.int32(0))
-    found = []
+    best = lifetime.Best(np.float32(0), np.float32(-1), np.float32(0), np.int32(0))
+    better, found = jax.jit(lifetime.better), []
     for count, (evaluations, validation, test) in enumerate(
         [(0, 0, 0), (1, 0.5, 0.6), (0, 0, 0), (1, 0.5, 0.7), (1, 0.6, 0.4), (1, 0.1, 0.9)], 1
     ):
         evaluated = {
-            "evaluations": jnp.float32(evaluations),
-            "validation_accuracy": jnp.float32(validation),
-            "test_accuracy": jnp.float32(test),
+            "evaluations": np.float32(evaluations),
+            "validation_accuracy": np.float32(validation),
+            "test_accuracy": np.float32(test),
         }
-        best = lifetime.better(best, jnp.float32(count), jnp.int32(count), evaluated)
+        best = better(best, np.float32(count), np.int32(count), evaluated)
         found.append((float(best.params), int(best.meta_batches), float(best.test_accuracy)))
     few, more = (2, 2, pytest.approx(0.6)), (5, 5, pytest.approx(0.4))
     assert found == [(0, 0, 0), few, few, few, more, more]
@@ -354,30 +376,29 @@ def test_an_evaluation_has_a_row_of_its_own():
 
 def test_weights_that_are_no_numbers_have_no_accuracy():
     """Of their logits the first is the largest: as good as chance, and never the best."""
-    params = make_lifetime(SMALL, IMAGES).init(jax.random.PRNGKey(0)).meta.params
-    config = SMALL.settled("cpu")
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (SHARDS,))
-
-    def evaluated(params):
-        return jax.jit(
-            jax.shard_map(
-                lambda p: lifetime.evaluate_sometimes(p, jnp.int32(2), IMAGES, config),
-                mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False,
-            )
-        )(params)  # fmt: skip
-
-    assert np.isfinite(evaluated(params)["validation_accuracy"])
-    broken = evaluated(jax.tree.map(lambda x: x * jnp.nan, params))
+    params = oracle.some_params()
+    assert np.isfinite(evaluation(SMALL)(params, np.int32(2))["validation_accuracy"])
+    nothing = jax.tree.map(lambda x: np.full_like(x, np.nan), params)
+    broken = evaluation(SMALL)(nothing, np.int32(2))
     assert broken["evaluations"] == 1 and np.isnan(broken["validation_accuracy"])
-    best = lifetime.Best(params, -jnp.ones(()), jnp.zeros(()), jnp.int32(0))
-    assert lifetime.better(best, params, jnp.int32(2), broken).validation_accuracy == -1
+    best = lifetime.Best(params, np.float32(-1), np.float32(0), np.int32(0))
+    after = jax.jit(lifetime.better)(best, params, np.int32(2), broken)
+    assert after.validation_accuracy == -1
 
 
 def test_a_run_goes_on_with_the_same_images(tmp_path):
     """A class that has come or gone shares all of them out anew."""
 
+    def init(key):
+        return State(None, None, key)
+
+    def window(state, data):
+        return state, {"images": data[None]}
+
     def runner(digest):
-        own = make_lifetime(SMALL, IMAGES)._replace(identity={"images": digest})
+        own = Lifetime(
+            init, window, 1, 1, ("images",), True, jnp.ones(()), identity={"images": digest}
+        )
         return Runner(own, 1, 0, 2, tmp_path)
 
     first = runner("a")

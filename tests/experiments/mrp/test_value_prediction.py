@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,10 @@ def test_targets_are_the_printed_formula(form):
                 expected[i] += discount[j] ** (j - i + 1) * rewards[j]
             else:
                 expected[i] += np.prod(discount[i : j + 1]) * rewards[j]
-    np.testing.assert_allclose(mrp.targets(rewards, discount, form), expected, rtol=1e-9)
+    found = jax.jit(mrp.targets, static_argnums=2)(rewards, discount, form)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
     returns = [rewards[i:].sum() for i in range(10)]
-    np.testing.assert_allclose(mrp.undiscounted(rewards), returns, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(mrp.undiscounted)(rewards), returns, rtol=1e-9)
 
 
 @pytest.mark.usefixtures("doubles")
@@ -42,39 +44,48 @@ def test_the_gradient_is_that_of_every_episodes_squared_error():
     """Against each episode's own target, as the losses are written; the mean target serves."""
     config = MrpConfig(batch_size=6)
     network = mrp.make_network(config)
-    params = network.init(KEY)
-    discount = jnp.linspace(0.2, 0.9, 10)
-    episodes = markov_reward.episodes(markov_reward.make_params(), KEY, 6)
 
-    def written(params):
+    def written(params, discount, episodes):
         errors = [
             mrp.targets(rewards, discount, "power") - mrp.values(network, params)
             for rewards in episodes
         ]
         return 0.5 * jnp.mean(jnp.square(jnp.stack(errors)))
 
-    def used(params):
+    def used(params, discount, episodes):
         target = mrp.targets(jnp.mean(episodes, axis=0), discount, "power")
         return mrp.squared_error(mrp.values(network, params), target)
 
-    for a, b in zip(*map(jax.tree.leaves, (jax.grad(written)(params), jax.grad(used)(params)))):
+    @jax.jit
+    def both(key):
+        params, discount = network.init(key), jnp.linspace(0.2, 0.9, 10)
+        episodes = markov_reward.episodes(markov_reward.make_params(), key, 6)
+        return [jax.grad(loss)(params, discount, episodes) for loss in (written, used)]
+
+    for a, b in zip(*map(jax.tree.leaves, both(KEY)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.heavy
 @pytest.mark.usefixtures("doubles")
-@pytest.mark.parametrize(("objective", "steps"), [("n-step", 1), ("n-step", 3), ("mixed", 3)])
+@pytest.mark.parametrize(("objective", "steps"), [("n-step", 1), ("n-step", 2), ("mixed", 2)])
 def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
     """Through Adam and its moments, on the data that the key draws."""
     config = MrpConfig(objective=objective, inner_steps=steps, activation="tanh")
     network = mrp.make_network(config)
     optimizer = mrp.make_optimizer(config)
     step = mrp.make_step(network, optimizer, config)
-    params = network.init(KEY)
-    agent = mrp.Agent(params, optimizer.init(params))
-    logits = jnp.linspace(-0.5, 0.7, 10)
-    for i in range(3):  # moments that are not zero
-        agent, _ = step(logits, agent, None, jax.random.PRNGKey(i))
+    logits = np.linspace(-0.5, 0.7, 10)
+
+    @jax.jit
+    def some_agent(key):
+        params = network.init(key)
+        agent = mrp.Agent(params, optimizer.init(params))
+        for i in range(2):  # moments that are not zero
+            agent, _ = step(logits, agent, None, jax.random.PRNGKey(i))
+        return agent
+
+    agent = some_agent(KEY)
     compute = mrp.make_meta_gradient(network, optimizer, config)
     batches, batch = unrolled_batches(config), objective_batch(config)
     loss = jax.jit(lambda logits: compute(logits, agent, batches, batch, jax.random.PRNGKey(9)))
@@ -87,53 +98,67 @@ def test_the_meta_gradient_agrees_with_finite_differences(objective, steps):
         np.testing.assert_allclose(gradient[i], slope, rtol=1e-4, atol=1e-10)
 
 
+def learning(objective: str) -> MrpConfig:
+    """With large steps of the discounts."""
+    return MrpConfig(objective=objective, inner_steps=2, meta_learning_rate=5e-2, estimates=32)
+
+
+@functools.cache
+def programs(config: MrpConfig):
+    """(init, window) of a lifetime."""
+    lifetime = mrp.make_lifetime(config)
+    return jax.jit(lifetime.init), jax.jit(lifetime.window)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["n-step", "mixed", "bmg", "mixed-bmg"])
 def test_what_is_kept_is_the_first_update(objective):
     """Agent and optimiser go on from one update under the old meta-parameters."""
-    config = MrpConfig(objective=objective, inner_steps=3, estimates=4)
-    network = mrp.make_network(config)
-    optimizer = mrp.make_optimizer(config)
-    lifetime = mrp.make_lifetime(config)
-    state = lifetime.init(KEY)
-    after, _ = jax.jit(lifetime.window)(state, None)
-    step = mrp.make_step(network, optimizer, config)
-    expected, _ = step(state.meta.params, state.agent, None, jax.random.split(state.key, 3)[1])
-    for a, b in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected)):
+    init, window = programs(learning(objective))
+    state = init(KEY)
+    after, _ = window(state, None)
+    _, key, _ = jax.random.split(state.key, 3)
+    expected, _ = update(state.meta.params, state.agent, None, key)
+    for a, b in zip(jax.tree.leaves(after.agent), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
     assert int(optax.tree.get(after.agent.opt_state, "count")) == 1
     assert np.all(after.meta.params != state.meta.params)
 
 
+@jax.jit
+def update(*arguments):
+    """The agent's, of every objective."""
+    config = MrpConfig()
+    return mrp.make_step(mrp.make_network(config), mrp.make_optimizer(config), config)(*arguments)
+
+
 def test_the_agents_optimizer_is_adam():
     config = MrpConfig(learning_rate=0.1, adam_momentum=0.0)
     optimizer = mrp.make_optimizer(config)
-    state, expected, second = optimizer.init(jnp.zeros(2)), np.zeros(2), np.zeros(2)
+    update, state = jax.jit(optimizer.update), jax.jit(optimizer.init)(np.zeros(2))
+    second = np.zeros(2)
     for t, gradient in enumerate([np.array([1.0, -3.0]), np.array([-2.0, 0.5])], 1):
-        update, state = optimizer.update(jnp.asarray(gradient), state)
+        found, state = update(gradient, state)
         second = 0.999 * second + 0.001 * gradient**2
         expected = -0.1 * gradient / (np.sqrt(second / (1 - 0.999**t) + 1e-8) + 1e-8)
-        np.testing.assert_allclose(update, expected, rtol=1e-4)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def discounts_learned(objective, **changes):
-    """Discounts after 200 updates with a large step size; the values' error before and after."""
-    config = MrpConfig(
-        objective=objective, inner_steps=3, meta_learning_rate=5e-2, estimates=64, **changes
-    )
-    lifetime = mrp.make_lifetime(config)
-    window = lifetime.window
-    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: window(s, None), state, length=200))
-    _, columns = run(lifetime.init(KEY))
-    assert set(columns) == set(lifetime.columns)
-    error = columns["value_error"][:, 0]
-    return np.stack([columns[f"discount_{i}"][-1, 0] for i in range(10)]), error[0], error[-1]
+def discounts_learned(config: MrpConfig):
+    """Discounts after 200 updates; the values' error before and after."""
+    init, window = programs(config)
+    state, errors = init(jax.random.PRNGKey(2)), []
+    for _ in range(200):
+        state, columns = window(state, None)
+        errors.append(columns["value_error"][0])
+    assert set(columns) == set(mrp.COLUMNS)
+    return np.stack([columns[f"discount_{i}"][0] for i in range(10)]), errors[0], errors[-1]
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("objective", ["n-step", "mixed"])
 def test_discounts_of_noise_fall_and_the_others_rise(objective):
-    discounts, before, after = discounts_learned(objective)
+    discounts, before, after = discounts_learned(learning(objective))
     assert np.all(discounts[::2] > 0.9) and np.all(discounts[1::2] < 0.5), discounts
     assert after < before / 2
 
@@ -142,16 +167,18 @@ def test_discounts_of_noise_fall_and_the_others_rise(objective):
 @pytest.mark.parametrize("objective", ["bmg", "mixed-bmg"])
 def test_bootstrapped_discounts_of_noise_fall_without_momentum(objective):
     """With it the target goes on along the noise of the update before, and they rise."""
-    discounts, before, after = discounts_learned(objective, adam_momentum=0.0)
+    config = learning(objective)
+    without = dataclasses.replace(config, adam_momentum=0.0)
+    discounts, before, after = discounts_learned(without)
     assert np.all(discounts[::2] > 0.9) and np.mean(discounts[1::2]) < 0.45, discounts
     assert after < before / 2
-    with_momentum, *_ = discounts_learned(objective)
+    with_momentum, *_ = discounts_learned(config)
     assert np.mean(with_momentum[1::2]) > np.mean(discounts[1::2]) + 0.05, with_momentum
 
 
 def test_nothing_is_meta_learned_where_it_is_fixed():
-    lifetime = mrp.make_lifetime(MrpConfig(objective="fixed", discount=0.8))
-    _, records = jax.jit(lifetime.window)(lifetime.init(KEY), None)
+    init, window = programs(MrpConfig(objective="fixed", discount=0.8))
+    _, records = window(init(KEY), None)
     np.testing.assert_allclose(records["discount_3"], 0.8, rtol=1e-6)
     assert records["meta_gradient_norm"] == 0
 
