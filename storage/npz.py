@@ -26,12 +26,12 @@ _LENGTH = slice(8, 10)  # bytes that hold how many follow them before the data
 MOST_HEAD_BYTES = 10 + 2**16
 
 
-def packed(arrays: Mapping[str, np.ndarray]) -> memoryview:
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     """An archive's bytes. They are to be written at once: where a disk is full, `np.savez` would
     leave its archive open."""
     archive = io.BytesIO()
     np.savez(archive, **arrays)
-    return archive.getbuffer()
+    return archive.getvalue()
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

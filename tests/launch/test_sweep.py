@@ -205,6 +205,7 @@ parallel = 2
 [options]
 runtime = "in-graph"
 frames = {frames}
+learner.log_interval = 0.5
 evaluator.episodes = 4
 evaluator.num_evaluators = {evaluators}
 agent.algorithm = "impala"
