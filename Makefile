@@ -44,7 +44,7 @@ lint: setup ## check format and lint, with ruff
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-check: lint ## check format and lint and run the fast tests, in five minutes or less
+check: lint ## check format and lint and run the fast tests, in about five minutes
 	$(VENV)/bin/python $(PYTEST) $(QUICK) $(FAST) $(TESTS)
 
 # mkdocstrings reads the package as it is installed; here its parts are folders at the top.
