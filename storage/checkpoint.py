@@ -124,7 +124,7 @@ def write(path: pathlib.Path, state, header: dict) -> None:
         file.write(archive)
 
 
-def _archive(state, header: dict) -> memoryview:
+def _archive(state, header: dict) -> bytes:
     text = json.dumps({"format": FORMAT, **header}).encode()
     if len(text) > _MOST_HEADER_BYTES:
         raise ValueError(f"a header of {len(text)} bytes; give at most {_MOST_HEADER_BYTES}.")

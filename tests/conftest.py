@@ -128,23 +128,22 @@ def kept_programs():
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    from bmg.storage.compiled import FOLDER, keeping_compiled_programs
+    from bmg.storage.compiled import keeping_compiled_programs
 
     kept = keeping_compiled_programs(os.environ)
     if not kept:
         yield
         return
-    seconds, jax_name = kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"], FOLDER.lower()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
-    # Without it JAX notes no times of use, and the next command removes what it takes for
-    # unfinished.
-    size = int(kept["JAX_COMPILATION_CACHE_MAX_SIZE"])
-    jax.config.update("jax_compilation_cache_max_size", size)
-    jax.config.update(jax_name, kept[FOLDER])
+    # All of them: without the size JAX notes no times of use, and the next command removes what it
+    # takes for unfinished.
+    before = {name: getattr(jax.config, name.lower()) for name in kept}
+    for name, value in kept.items():
+        was = before[name]
+        jax.config.update(name.lower(), value if was is None else type(was)(value))
     compilation_cache.reset_cache()  # it has looked for a folder once, and found none
     yield
-    jax.config.update("jax_compilation_cache_max_size", -1)
-    jax.config.update(jax_name, None)
+    for name, was in before.items():
+        jax.config.update(name.lower(), was)
     compilation_cache.reset_cache()
 
 

@@ -74,9 +74,11 @@ class Run:
     def kill(self) -> None:
         """It and all its descendants, at once."""
         self.watch()
-        for process in [psutil.Process(self.process.pid), *self.children]:
+        for child in self.children:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def wait_for_the_end_of_all(self, timeout: float = DEADLINE) -> None:
         """Waits until the command, which was killed, and all its descendants are gone."""
@@ -123,12 +125,7 @@ def started_as(
     try:
         yield run
     finally:
-        run.watch()
-        for child in run.children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        run.kill()
         process.communicate(timeout=DEADLINE)
 
 

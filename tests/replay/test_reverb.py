@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("bmg.replay.backend", reason="needs Reverb")  # without TensorFlow
 
-
 from bmg.replay.client import Client
 from bmg.replay.interface import ONLINE, REPLAY
 from bmg.replay.sampler import Sampler

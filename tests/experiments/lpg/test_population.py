@@ -30,7 +30,6 @@ SMALL = LpgConfig(
 )  # fmt: skip
 COUNT = 2
 TABLES = SMALL.worlds
-NETWORKS = ("random-small", "random-sparse")
 GROUPS = ("chain-short-noisy", "random-dense", "cliff", "chain-distractor")
 RATES = {True: (4.0, 8.0), False: (0.01, 0.02)}  # of SGD, of Adam
 ARM, GAMMA, COST = (1, 2), (0.9, 0.99), (1.0, 0.5)
